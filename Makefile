@@ -1,0 +1,41 @@
+# `make help` lists the targets.
+
+# All packages of all modules of go.work; ./... alone would leave the nested modules out.
+PACKAGES = $(shell go list -m -f '{{.Dir}}/...')
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+FUZZTIME = 10s
+
+.DEFAULT_GOAL := help
+.PHONY: help check fmt-check vet staticcheck test fuzz servers
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+check: fmt-check vet staticcheck test ## everything that CI runs
+
+fmt-check: ## fail on Go files that gofmt would change
+	@files=$$(git ls-files -z '*.go' | xargs -0 gofmt -l) && \
+	if [ -n "$$files" ]; then printf 'run gofmt -w on:\n%s\n' "$$files" >&2; exit 1; fi
+
+vet: ## go vet
+	go vet $(PACKAGES)
+
+staticcheck: ## staticcheck (needs Go 1.26)
+	go run $(STATICCHECK) $(PACKAGES)
+
+# Everything is built first, on all cores; then one package is tested at a time, because tests measure latencies.
+# What does not build is reported by the second command.
+test: servers ## install the servers that the tests run, then test everything with the race detector
+	@go test -race -run '^$$' $(PACKAGES) >/dev/null 2>&1 || true
+	go test -race -p 1 $(PACKAGES)
+
+servers: # installs what is missing and nothing else
+	@scripts/install-servers
+
+fuzz: ## fuzz each target for FUZZTIME (10s)
+	@for package in $$(go list $(PACKAGES)); do \
+		for target in $$(go test -list '^Fuzz' $$package | grep '^Fuzz'); do \
+			echo "$$package $$target"; \
+			go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$package || exit 1; \
+		done; \
+	done
