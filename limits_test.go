@@ -1,0 +1,320 @@
+package lifeguard
+
+import (
+	"fmt"
+	"reflect"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestDefaultConfigIsValid(t *testing.T) {
+	if err := DefaultConfig().validate(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Every field has a parameter, and no two parameters write the same field.
+func TestParametersCoverConfig(t *testing.T) {
+	var c Config
+	fields := map[any]string{}
+	for _, p := range parameters {
+		f := p.field(&c)
+		if other, taken := fields[f]; taken {
+			t.Errorf("%s and %s write the same field", p.name, other)
+		}
+		fields[f] = p.name
+	}
+	v := reflect.ValueOf(&c).Elem()
+	for i := range v.NumField() {
+		if _, ok := fields[v.Field(i).Addr().Interface()]; !ok {
+			t.Errorf("no parameter for %s", v.Type().Field(i).Name)
+		}
+	}
+}
+
+// What the table calls a default is what DefaultConfig has, in every field but
+// the two whose default is derived.
+func TestParameterDefaults(t *testing.T) {
+	want := DefaultConfig()
+	got := Config{MaxIdleConnections: want.ConnectionLimit}
+	for _, p := range parameters {
+		if p.name == "max_idle_connections" || p.name == "pool_name" {
+			continue
+		}
+		if err := p.parse(&got, p.fallback, false); err != nil {
+			t.Error(err)
+		}
+	}
+	if got != want {
+		t.Errorf("the table's defaults give\n%+v, want\n%+v", got, want)
+	}
+}
+
+func TestParameterExamples(t *testing.T) {
+	for _, p := range parameters {
+		cfg, rest, err := ParseDSN("host=h "+p.name+"="+p.example, DefaultConfig())
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if rest != "host=h" {
+			t.Errorf("%s: driver DSN %q", p.name, rest)
+		}
+		if cfg == DefaultConfig() {
+			t.Errorf("%s=%s changes nothing", p.name, p.example)
+		}
+	}
+}
+
+func TestRecommendedLimit(t *testing.T) {
+	for _, tt := range []struct{ cores, spindles, want int }{
+		{4, 1, 9},
+		{1, 0, 2},
+		{16, 8, 40},
+		{0, 0, 1},
+		{-3, -1, 1},
+		{-3, 5, 5},
+		{1 << 62, 1 << 62, 65535},
+	} {
+		if got := RecommendedLimit(tt.cores, tt.spindles); got != tt.want {
+			t.Errorf("RecommendedLimit(%d, %d) = %d, want %d", tt.cores, tt.spindles, got, tt.want)
+		}
+	}
+}
+
+func TestParseValues(t *testing.T) {
+	for _, tt := range []struct {
+		text string // name=value
+		want func(*Config)
+	}{
+		{"connection_limit=1", func(c *Config) { c.ConnectionLimit, c.MaxIdleConnections = 1, 1 }},
+		{"connection_limit=65535", func(c *Config) { c.ConnectionLimit, c.MaxIdleConnections = 65535, 65535 }},
+		{"connection_limit=007", func(c *Config) { c.ConnectionLimit, c.MaxIdleConnections = 7, 7 }},
+		{"connection_limit=auto", func(c *Config) {
+			c.ConnectionLimit = RecommendedLimit(runtime.NumCPU(), 1)
+			c.MaxIdleConnections = c.ConnectionLimit
+		}},
+		{"pool_timeout=0", func(c *Config) { c.PoolTimeout = 0 }},
+		{"pool_timeout=7", func(c *Config) { c.PoolTimeout = 7 * time.Second }},
+		{"pool_timeout=0.25", func(c *Config) { c.PoolTimeout = 250 * time.Millisecond }},
+		{"pool_timeout=0.000000001", func(c *Config) { c.PoolTimeout = 1 }},
+		{"pool_timeout=1.9999999999", func(c *Config) { c.PoolTimeout = 2*time.Second - 1 }},
+		{"pool_timeout=500ms", func(c *Config) { c.PoolTimeout = 500 * time.Millisecond }},
+		{"pool_timeout=1h30m", func(c *Config) { c.PoolTimeout = 90 * time.Minute }},
+		{"pool_timeout=.5s", func(c *Config) { c.PoolTimeout = 500 * time.Millisecond }},
+		{"pool_timeout=20µs", func(c *Config) { c.PoolTimeout = 20 * time.Microsecond }},
+		{"pool_timeout=876000h", func(c *Config) { c.PoolTimeout = 876000 * time.Hour }},
+		{"pool_timeout=3153600000", func(c *Config) { c.PoolTimeout = 876000 * time.Hour }},
+		{"max_idle_connections=0", func(c *Config) { c.MaxIdleConnections = 0 }},
+		{"max_connection_lifetime=0", func(c *Config) { c.MaxConnectionLifetime = 0 }},
+		{"max_idle_connection_lifetime=1m", func(c *Config) { c.MaxIdleConnectionLifetime = time.Minute }},
+		{"min_connections=10", func(c *Config) { c.MinConnections = 10 }},
+		{"socket_timeout=3", func(c *Config) { c.SocketTimeout = 3 * time.Second }},
+		{"statement_cache_size=0", func(c *Config) { c.StatementCacheSize = 0 }},
+		{"pgbouncer=true", func(c *Config) { c.PgBouncer = true }},
+		{"pgbouncer=false", func(c *Config) {}},
+		{"slow_query_threshold=2", func(c *Config) { c.SlowQueryThreshold = 2 * time.Second }},
+		{"trace=all", func(c *Config) { c.Trace = TraceAll }},
+		{"trace=off", func(c *Config) { c.Trace = TraceOff }},
+		{"query_log=slow", func(c *Config) { c.QueryLog = QueryLogSlow }},
+		{"query_log=all", func(c *Config) { c.QueryLog = QueryLogAll }},
+		{"leak_threshold=0", func(c *Config) { c.LeakThreshold = 0 }},
+		{"leak_reclaim_after=60", func(c *Config) { c.LeakReclaimAfter = time.Minute }},
+		{"pool_name='köln orders/eu-1'", func(c *Config) { c.PoolName = "köln orders/eu-1" }},
+	} {
+		want := DefaultConfig()
+		tt.want(&want)
+		got, rest, err := ParseDSN(tt.text, DefaultConfig())
+		if err != nil || got != want || rest != "" {
+			t.Errorf("ParseDSN(%q) = %+v, %q, %v\nwant %+v", tt.text, got, rest, err, want)
+		}
+	}
+}
+
+// A refused value is named with its parameter and what to write instead.
+func TestRefusedValues(t *testing.T) {
+	periods := []string{"pool_timeout", "max_connection_lifetime", "max_idle_connection_lifetime", "socket_timeout",
+		"slow_query_threshold", "leak_threshold", "leak_reclaim_after"}
+	type refusal struct{ name, value, problem string }
+	refusals := []refusal{
+		{"connection_limit", "0", "out of range"},
+		{"connection_limit", "65536", "out of range"},
+		{"connection_limit", "99999999999999999999", "out of range"},
+		{"connection_limit", "-1", "not a whole number"},
+		{"connection_limit", "+1", "not a whole number"},
+		{"connection_limit", "1.0", "not a whole number"},
+		{"connection_limit", "1e3", "not a whole number"},
+		{"connection_limit", "1_000", "not a whole number"},
+		{"connection_limit", "ten", "not a whole number"},
+		{"connection_limit", "AUTO", "not a whole number"},
+		{"connection_limit", "٣", "not a whole number"},
+		{"max_idle_connections", "auto", "not a whole number"},
+		{"min_connections", "-2", "not a whole number"},
+		{"statement_cache_size", "65536", "out of range"},
+		{"pgbouncer", "1", "neither"},
+		{"pgbouncer", "True", "neither"},
+		{"pgbouncer", "yes", "neither"},
+		{"trace", "Slow", "none of them"},
+		{"trace", "on", "none of them"},
+		{"query_log", "true", "none of them"},
+		{"pool_name", strings.Repeat("x", 256), "too long"},
+		{"pool_name", "' x'", "space"},
+		{"pool_name", "a\x00b", "cannot be printed"},
+		{"pool_name", "a\u202eb", "cannot be printed"},
+		{"pool_name", "a\xffb", "cannot be printed"},
+	}
+	for _, name := range periods {
+		refusals = append(refusals,
+			refusal{name, "-1", "negative"},
+			refusal{name, "-1s", "negative"},
+			refusal{name, "-0", "negative"},
+			refusal{name, "soon", "not a duration"},
+			refusal{name, "5.", "not a duration"},
+			refusal{name, ".5", "not a duration"},
+			refusal{name, "1e999", "not a duration"},
+			refusal{name, "1e3", "not a duration"},
+			refusal{name, "1_000", "not a duration"},
+			refusal{name, "1_000s", "not a duration"},
+			refusal{name, "0x1p3", "not a duration"},
+			refusal{name, "NaN", "not a duration"},
+			refusal{name, "Inf", "not a duration"},
+			refusal{name, "1d", "not a duration"},
+			refusal{name, "+5s", "sign"},
+			refusal{name, "99999999999999999999", "too long"},
+			refusal{name, "9223372037", "too long"},
+			refusal{name, "3153600000.1", "too long"},
+			refusal{name, "876001h", "too long"},
+			refusal{name, "99999999999h", "not a duration"},
+			refusal{name, "0.0000000001", "shorter than a nanosecond"},
+			refusal{name, "0.1ns", "shorter than a nanosecond"},
+		)
+	}
+	for _, p := range parameters {
+		refusals = append(refusals, refusal{p.name, "", "has no value"}, refusal{p.name, "''", "has no value"})
+	}
+	for _, r := range refusals {
+		_, rest, err := ParseDSN("password=geheim "+r.name+"="+r.value, DefaultConfig())
+		if err == nil || rest != "" {
+			t.Errorf("%s=%s is accepted", r.name, r.value)
+			continue
+		}
+		text := err.Error()
+		p := parameterNamed(r.name)
+		for _, part := range []string{"lifeguard: ", r.name, r.problem, p.accepts, p.name + "=" + p.example} {
+			if !strings.Contains(text, part) {
+				t.Errorf("%s=%s: error %q lacks %q", r.name, r.value, text, part)
+			}
+		}
+		if len(r.value) > 2 && shown(r.value) != "its value" && !strings.Contains(text, fmt.Sprintf("%q", r.value)) {
+			t.Errorf("%s=%s: error %q does not name the value", r.name, r.value, text)
+		}
+		if strings.Contains(text, "geheim") {
+			t.Errorf("%s=%s: error %q shows the password", r.name, r.value, text)
+		}
+	}
+}
+
+func TestRefusedCombinations(t *testing.T) {
+	leaky := DefaultConfig()
+	leaky.LeakReclaimAfter = 90 * time.Second
+	few := DefaultConfig()
+	few.MaxIdleConnections = 2
+	for _, tt := range []struct {
+		dsn  string
+		base Config
+		want string // space-separated pieces of the error
+	}{
+		{"max_idle_connections=11", DefaultConfig(), "max_idle_connections=11 connection_limit=10"},
+		{"connection_limit=5 max_idle_connections=6", DefaultConfig(), "max_idle_connections=6 connection_limit=5"},
+		{"min_connections=11", DefaultConfig(), "min_connections=11 connection_limit=10"},
+		{"min_connections=6 connection_limit=5", DefaultConfig(), "min_connections=6 connection_limit=5"},
+		{"min_connections=6 max_idle_connections=5", DefaultConfig(), "min_connections=6 max_idle_connections=5"},
+		{"min_connections=3", few, "min_connections=3 max_idle_connections=2"},
+		{"leak_reclaim_after=59", DefaultConfig(), "leak_reclaim_after=59s leak_threshold=1m0s shorter"},
+		{"leak_reclaim_after=90 leak_threshold=0", DefaultConfig(), "leak_reclaim_after=1m30s needs leak_threshold"},
+		{"leak_threshold=0", leaky, "leak_reclaim_after=1m30s needs leak_threshold"},
+		{"leak_threshold=2m", leaky, "leak_reclaim_after=1m30s leak_threshold=2m0s shorter"},
+		{"connection_limit=5 connection_limit=5", DefaultConfig(), "connection_limit twice"},
+		{"", Config{}, "connection_limit \"0\" out of range"},
+	} {
+		_, _, err := ParseDSN(tt.dsn, tt.base)
+		if err == nil {
+			t.Errorf("%q is accepted", tt.dsn)
+			continue
+		}
+		for piece := range strings.FieldsSeq(tt.want) {
+			if !strings.Contains(err.Error(), piece) {
+				t.Errorf("%q: error %q lacks %q", tt.dsn, err, piece)
+			}
+		}
+	}
+}
+
+func TestLimitsFollow(t *testing.T) {
+	base := func(limit, idle, minimum int) Config {
+		return Config{ConnectionLimit: limit, MaxIdleConnections: idle, MinConnections: minimum}
+	}
+	for _, tt := range []struct {
+		dsn        string
+		base, want Config
+	}{
+		{"", base(10, 4, 2), base(10, 4, 2)},
+		{"connection_limit=20", base(10, 10, 2), base(20, 20, 2)},
+		{"connection_limit=20", base(10, 4, 2), base(20, 4, 2)},
+		{"connection_limit=3", base(10, 10, 5), base(3, 3, 3)},
+		{"connection_limit=3", base(10, 8, 5), base(3, 3, 3)},
+		{"connection_limit=6", base(10, 8, 5), base(6, 6, 5)},
+		{"connection_limit=3", base(10, 0, 0), base(3, 0, 0)},
+		{"connection_limit=8 max_idle_connections=2", base(10, 10, 5), base(8, 2, 2)},
+		{"max_idle_connections=2", base(10, 10, 5), base(10, 2, 2)},
+		{"max_idle_connections=7", base(10, 10, 5), base(10, 7, 5)},
+		{"connection_limit=5", base(0, 0, 0), base(5, 5, 0)},
+		{"min_connections=3 connection_limit=3", base(10, 10, 0), base(3, 3, 3)},
+	} {
+		got, _, err := ParseDSN(tt.dsn, tt.base)
+		if err != nil || got != tt.want {
+			t.Errorf("ParseDSN(%q, %+v)\n= %+v, %v\nwant %+v", tt.dsn, tt.base, got, err, tt.want)
+		}
+	}
+}
+
+// A Config made in code has the same ranges as one from a DSN.
+func TestValidate(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(*Config)
+	}{
+		{"connection_limit", func(c *Config) { c.ConnectionLimit = 0 }},
+		{"connection_limit", func(c *Config) { c.ConnectionLimit = 65536 }},
+		{"pool_timeout", func(c *Config) { c.PoolTimeout = -1 }},
+		{"pool_timeout", func(c *Config) { c.PoolTimeout = 1<<63 - 1 }},
+		{"max_idle_connections", func(c *Config) { c.MaxIdleConnections = -1 }},
+		{"max_idle_connections", func(c *Config) { c.MaxIdleConnections = 11 }},
+		{"max_connection_lifetime", func(c *Config) { c.MaxConnectionLifetime = -1 }},
+		{"max_idle_connection_lifetime", func(c *Config) { c.MaxIdleConnectionLifetime = -1 }},
+		{"min_connections", func(c *Config) { c.MinConnections = -1 }},
+		{"min_connections", func(c *Config) { c.MinConnections = 11 }},
+		{"socket_timeout", func(c *Config) { c.SocketTimeout = -1 }},
+		{"statement_cache_size", func(c *Config) { c.StatementCacheSize = -1 }},
+		{"slow_query_threshold", func(c *Config) { c.SlowQueryThreshold = -1 }},
+		{"trace", func(c *Config) { c.Trace = "some" }},
+		{"query_log", func(c *Config) { c.QueryLog = "ALL" }},
+		{"leak_threshold", func(c *Config) { c.LeakThreshold = -1 }},
+		{"leak_reclaim_after", func(c *Config) { c.LeakReclaimAfter = -1 }},
+		{"leak_reclaim_after", func(c *Config) { c.LeakReclaimAfter = time.Second }},
+		{"pool_name", func(c *Config) { c.PoolName = "a\nb" }},
+	} {
+		c := DefaultConfig()
+		tt.change(&c)
+		if err := c.validate(); err == nil || !strings.Contains(err.Error(), tt.name) {
+			t.Errorf("%s: %v for %+v", tt.name, err, c)
+		}
+	}
+
+	unset := Config{ConnectionLimit: 1}
+	if err := unset.validate(); err != nil {
+		t.Errorf("everything at none: %v", err)
+	}
+}
