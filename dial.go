@@ -1,0 +1,385 @@
+package lifeguard
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"os"
+	"reflect"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const (
+	// firstDials is how many connections are opened at once when demand comes up. Each success while somebody still
+	// waits doubles the number, as slow start does in TCP: a burst of short queries is over before the second round,
+	// and a pool that is really needed is full after a few.
+	firstDials = 2
+
+	// stalledAfter is how long a dial may take before it no longer counts against that number: one that vanished in
+	// the network must not keep others from trying.
+	stalledAfter = time.Second
+
+	// After a dial that failed the next begins no sooner than dialBackoff after it, doubled with each further failure
+	// up to maxDialBackoff, so that a dead server sees a few attempts a second and one that is back is found soon.
+	dialBackoff    = 100 * time.Millisecond
+	maxDialBackoff = 500 * time.Millisecond
+)
+
+// dialing is how the pool opens connections, guarded by Pool.mu. Dials run in goroutines of the pool and not in the
+// callers': a caller takes whatever comes first, a connection that is returned or one that is opened, and a dial
+// nobody needs any more becomes an idle connection.
+type dialing struct {
+	inFlight  int
+	stalled   int     // those of inFlight that take longer than stalledAfter
+	started   []int64 // pool clock; when those in flight began, oldest first
+	window    int     // most that may be in flight without being stalled
+	failures  int     // since the last success
+	notBefore int64   // pool clock; when the next may begin
+	err       error   // of the last one, if it failed
+	later     *time.Timer
+	laterSet  bool
+}
+
+// dialKey marks the context of a dial that the pool itself asked for; its value is a *dialRequest.
+type dialKey struct{}
+
+type dialRequest struct {
+	pool  *Pool
+	spare []*session // idle connections the inner pool offered instead of dialling
+}
+
+// giveBack returns the spare connections, as soon as the inner pool has turned to dialling.
+func (r *dialRequest) giveBack() {
+	for _, s := range r.spare {
+		r.pool.release(s, notHeld)
+	}
+	r.spare = nil
+}
+
+// errNoDial answers every other attempt of the inner pool to open a connection.
+var errNoDial = errors.New("lifeguard: no idle connection")
+
+// innerConnector opens the physical connections of the inner pool.
+type innerConnector struct {
+	pool   *Pool
+	parent driver.Connector
+}
+
+var (
+	_ driver.Connector = (*innerConnector)(nil)
+	_ io.Closer        = (*innerConnector)(nil)
+)
+
+// Connect opens a connection if the pool asked for one. The inner pool is also asked for whatever it has idle, and
+// must not dial in that caller's time when it has nothing.
+func (c *innerConnector) Connect(ctx context.Context) (_ driver.Conn, err error) {
+	request, ok := ctx.Value(dialKey{}).(*dialRequest)
+	if !ok || request.pool != c.pool {
+		return nil, errNoDial
+	}
+	request.giveBack()
+	// A panic must not pass through the inner pool, which would count the connection as open for ever.
+	finished := false
+	defer func() {
+		if finished {
+			return
+		}
+		v := recover()
+		if v == nil {
+			v = "runtime.Goexit was called"
+		}
+		err = &driverPanic{value: v, stack: debug.Stack()}
+	}()
+	conn, err := c.parent.Connect(ctx)
+	finished = true
+	if err != nil {
+		// The inner pool would answer ErrBadConn with two more dials of its own.
+		return nil, hideBadConn(err)
+	}
+	s := newSession(c.pool, conn)
+	c.pool.opened(s)
+	return s, nil
+}
+
+func (c *innerConnector) Driver() driver.Driver { return c.parent.Driver() }
+
+// Close is called once, by the inner pool's Close.
+func (c *innerConnector) Close() error {
+	if closer, ok := c.parent.(io.Closer); ok {
+		return closer.Close()
+	}
+	return nil
+}
+
+// opened and closedSession keep the list of physical connections. It is copied at each change, so that Stats and the
+// search for idle leases read it without a lock; connections come and go rarely.
+func (p *Pool) opened(s *session) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	next := append(slices.Clip(*p.sessions.Load()), s)
+	p.sessions.Store(&next)
+	p.counters.opened.Add(1)
+}
+
+func (p *Pool) closedSession(s *session) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	next := slices.DeleteFunc(slices.Clone(*p.sessions.Load()), func(x *session) bool { return x == s })
+	p.sessions.Store(&next)
+	p.counters.closed.Add(1)
+	if s.stored.Load() {
+		s.stored.Store(false)
+		p.idle--
+	}
+	p.dialLocked(p.ctx) // min_connections
+}
+
+// dialForLocked starts the dials that the queue needs. They run with the values of ctx, but go on when it ends.
+func (p *Pool) dialForLocked(ctx context.Context) { p.dialLocked(context.WithoutCancel(ctx)) }
+
+func (p *Pool) dialLocked(ctx context.Context) {
+	d := &p.dialing
+	if p.closed {
+		return
+	}
+	for {
+		open := len(*p.sessions.Load())
+		trying := d.inFlight - d.stalled
+		wanted := max(p.queue.len, p.cfg.MinConnections-open)
+		if wanted <= trying || p.places >= p.limit || trying >= d.window {
+			return
+		}
+		now := p.now()
+		if wait := d.notBefore - now; wait > 0 {
+			if !d.laterSet {
+				d.laterSet = true
+				d.later = time.AfterFunc(time.Duration(wait), func() {
+					p.mu.Lock()
+					defer p.mu.Unlock()
+					d.laterSet = false
+					p.dialLocked(p.ctx)
+				})
+			}
+			return
+		}
+		d.inFlight++
+		p.places++
+		d.started = append(d.started, now)
+		// Ends with the driver's Connect, whose context ends with pool_timeout and with the pool.
+		go p.dial(ctx, now, p.queue.len <= trying)
+	}
+}
+
+func (d *dialing) stopLocked() {
+	if d.later != nil {
+		d.later.Stop()
+	}
+}
+
+// dial opens a connection on the pool's behalf, in a place of its own. One that is to serve a waiter takes what has
+// come free in the inner pool meanwhile; one for min_connections has to be new.
+func (p *Pool) dial(ctx context.Context, started int64, fresh bool) {
+	var finished, stalled bool // guarded by p.mu
+	stall := time.AfterFunc(stalledAfter, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if !finished {
+			stalled = true
+			p.dialing.stalled++
+			p.dialLocked(ctx)
+		}
+	})
+	s, err := p.connect(ctx, fresh)
+	stall.Stop()
+
+	p.mu.Lock()
+	d := &p.dialing
+	finished = true
+	if stalled {
+		d.stalled--
+	}
+	d.inFlight--
+	i := slices.Index(d.started, started)
+	d.started = slices.Delete(d.started, i, i+1)
+	if err != nil {
+		p.places--
+		p.dialFailedLocked(err)
+		p.mu.Unlock()
+		return
+	}
+	recovered := d.failures > 0
+	d.failures, d.notBefore, d.err = 0, 0, nil
+	granted := !p.closed && p.places <= p.limit && p.grantLocked(s, p.now())
+	if p.queue.len > 0 {
+		d.window = min(2*d.window, p.limit)
+	} else {
+		d.window = firstDials
+	}
+	if granted {
+		p.dialLocked(p.ctx)
+	}
+	p.mu.Unlock()
+	if recovered {
+		p.log.Info("lifeguard: connecting works again", slog.String("pool", p.name))
+	}
+	if !granted {
+		p.store(s)
+	}
+}
+
+func (p *Pool) connect(ctx context.Context, fresh bool) (*session, error) {
+	request := &dialRequest{pool: p}
+	defer request.giveBack()
+	ctx, cancel := context.WithCancel(context.WithValue(ctx, dialKey{}, request))
+	defer cancel()
+	defer context.AfterFunc(p.ctx, cancel)()
+	if limit := p.cfg.PoolTimeout; limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
+	for {
+		c, err := p.inner.Conn(ctx)
+		switch {
+		case err == nil:
+			s, first := p.adopt(c)
+			if first || !fresh {
+				return s, nil
+			}
+			p.mu.Lock()
+			p.places++ // its own, until it is given back
+			p.mu.Unlock()
+			request.spare = append(request.spare, s)
+		case errors.Is(err, errNoDial):
+			// The inner pool's own opener answered, in place of a connection that was just being closed.
+		case ctx.Err() != nil && p.ctx.Err() == nil:
+			return nil, &connectError{
+				text: fmt.Sprintf("connecting to %s was given up after %s: %v",
+					p.target.poolName(), readableDuration(p.cfg.PoolTimeout), err),
+				err: err,
+			}
+		default:
+			return nil, err
+		}
+	}
+}
+
+// dialFailedLocked decides what a failed dial means to those who wait.
+func (p *Pool) dialFailedLocked(err error) {
+	d := &p.dialing
+	if p.closed {
+		return
+	}
+	d.window = 1
+	backoff := min(dialBackoff<<min(d.failures, 8), maxDialBackoff)
+	backoff -= time.Duration(rand.Int64N(int64(backoff / 5))) // so that many services do not come in step
+	d.failures++
+	d.err = p.redactor.connectError(err)
+	d.notBefore = p.now() + int64(backoff)
+	if d.failures == 1 {
+		// Once for each time it begins; who waits gets the error of his own attempt.
+		go p.log.Warn("lifeguard: cannot open a connection", slog.String("pool", p.name), slog.Any("error", d.err))
+	}
+	var crash *driverPanic
+	switch {
+	case errors.As(err, &crash):
+		if w := p.queue.next(p.now()); w != nil {
+			w.ready <- grant{err: err}
+		} else {
+			go p.log.Error("lifeguard: the driver panicked while it opened a connection", slog.String("pool", p.name),
+				slog.Any("panic", crash.value), slog.String("stack", string(crash.stack)))
+		}
+	case !temporary(err) && len(*p.sessions.Load()) == 0:
+		// Waiting cannot help: no connection will be returned, and the next dial would fail like this one.
+		p.queue.fail(d.err, func(*waiter) bool { return true })
+	}
+	p.waiting.Store(int32(p.queue.len))
+	p.dialLocked(p.ctx)
+}
+
+// troubleLocked is what a caller who waited in vain is told about the dials; nil if the pool was simply full.
+func (d *dialing) troubleLocked(p *Pool, room bool) error {
+	switch {
+	case !room:
+		return nil
+	case d.err != nil:
+		return d.err
+	case len(d.started) > 0:
+		age := time.Duration(p.now() - d.started[0])
+		if age < stalledAfter && age < p.cfg.PoolTimeout/2 {
+			return nil
+		}
+		return &connectError{text: fmt.Sprintf("connecting to %s has not finished after %s",
+			p.target.poolName(), readableDuration(age))}
+	}
+	return nil
+}
+
+// temporary says whether a dial that failed with err may well succeed a little later: the server is down, starting,
+// full, or out of reach. Everything else (a wrong password, a database that does not exist, a name that cannot be
+// resolved) is told to the caller at once, as the plain driver does.
+func temporary(err error) bool {
+	var dns *net.DNSError
+	if errors.As(err, &dns) && dns.IsNotFound {
+		return false
+	}
+	switch code := serverCode(err); {
+	case code == "":
+	case strings.HasPrefix(code, "08"), strings.HasPrefix(code, "53"), strings.HasPrefix(code, "57P"):
+		return true // connection exception, insufficient resources, server going down or coming up
+	case code == "1040", code == "1203", code == "1053":
+		return true // too many connections, too many of this user, shutdown in progress
+	default:
+		return false
+	}
+	var bad *connectError
+	var netErr net.Error
+	var errno syscall.Errno
+	return errors.As(err, &bad) || errors.As(err, &netErr) || errors.As(err, &errno) ||
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
+		errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)
+}
+
+// connectHint says what to change when a server refuses connections because it has too many.
+func connectHint(err error, limit int) string {
+	switch serverCode(err) {
+	case "53300", "1040", "1203":
+		return fmt.Sprintf("the server has no room for this pool of up to %d connections: lower connection_limit, "+
+			"or raise max_connections on the server", limit)
+	}
+	return ""
+}
+
+// serverCode is the SQLSTATE or the error number in err, "" if it has none.
+func serverCode(err error) string {
+	// lib/pq and pgx have this method, and so do several others.
+	if e, ok := errorAs[interface{ SQLState() string }](err); ok {
+		return e.SQLState()
+	}
+	// go-sql-driver/mysql has a field instead. Its package is not imported for the sake of one number.
+	for e := err; e != nil; e = errors.Unwrap(e) {
+		v := reflect.Indirect(reflect.ValueOf(e))
+		if v.Kind() == reflect.Struct && v.Type().Name() == "MySQLError" {
+			if n := v.FieldByName("Number"); n.IsValid() && n.CanUint() {
+				return fmt.Sprint(n.Uint())
+			}
+		}
+	}
+	return ""
+}
+
+// errorAs is errors.As for an interface type.
+func errorAs[T any](err error) (T, bool) {
+	var target T
+	ok := errors.As(err, &target)
+	return target, ok
+}

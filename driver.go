@@ -1,0 +1,376 @@
+package lifeguard
+
+import (
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"reflect"
+	"sync"
+
+	"github.com/lib/pq"
+)
+
+func init() {
+	Register("lifeguard", pqDriver{})
+}
+
+// pqDriver is lib/pq with a connector, which the driver that it registers itself does not offer: without one,
+// connecting could not be cancelled.
+type pqDriver struct{ pq.Driver }
+
+func (pqDriver) OpenConnector(dsn string) (driver.Connector, error) { return pq.NewConnector(dsn) }
+
+// An Option changes what [Register], [Open] and [OpenDB] set up.
+type Option func(*options)
+
+type options struct {
+	config *Config
+	log    *slog.Logger
+}
+
+func newOptions(opts []Option) *options {
+	o := &options{}
+	for _, opt := range opts {
+		opt(o)
+	}
+	return o
+}
+
+func (o *options) base() Config {
+	if o.config != nil {
+		return *o.config
+	}
+	return DefaultConfig()
+}
+
+func (o *options) logger() *slog.Logger {
+	if o.log != nil {
+		return o.log
+	}
+	return slog.Default()
+}
+
+// WithConfig replaces the defaults. The settings are used exactly as they stand, 0 meaning none; start from
+// [DefaultConfig] to change a few. Parameters in the DSN win over them.
+func WithConfig(c Config) Option { return func(o *options) { o.config = &c } }
+
+// WithLogger sets where the pool reports its own trouble: dials that fail, and connecting that works again.
+// The default is [slog.Default] at the time the handle is opened.
+func WithLogger(l *slog.Logger) Option { return func(o *options) { o.log = l } }
+
+// Register makes d, wrapped, available to [database/sql.Open] under name. Like [database/sql.Register] it panics if d is
+// nil or the name is taken.
+func Register(name string, d driver.Driver, opts ...Option) {
+	if d == nil {
+		panic("lifeguard: Register driver is nil")
+	}
+	w := &wrappedDriver{name: name, parent: d, options: newOptions(opts)}
+	sql.Register(name, w)
+	registered.Store(name, w)
+}
+
+// registered are the drivers that Register made, for Open: name to *wrappedDriver.
+var registered sync.Map
+
+// Open opens a handle on the driver registered as driverName, any driver, wrapped. Unlike [database/sql.Open] with a
+// driver wrapped by [Register] it can also let the handle keep connection_limit idle leases (database/sql keeps two by
+// default), which spares a busy service the handing back and forth.
+//
+// Settings are the defaults, then [WithConfig], then the DSN, the later winning. An error names the parameter that is
+// wrong and never shows the DSN. No connection is opened, except for min_connections in the background.
+func Open(driverName, dsn string, opts ...Option) (*sql.DB, error) {
+	if driverName == "" {
+		return nil, errors.New(`lifeguard: Open needs the name of a registered driver, such as "postgres" or "pgx"`)
+	}
+	w, err := wrappedFor(driverName, dsn, opts)
+	if err != nil {
+		return nil, err
+	}
+	h, err := w.open(dsn)
+	if err != nil {
+		return nil, err
+	}
+	return h.handle(), nil
+}
+
+// wrappedFor gives the driver registered as name, wrapped. One that was wrapped by Register already is not wrapped
+// twice: it only gets the further options.
+func wrappedFor(name, dsn string, opts []Option) (*wrappedDriver, error) {
+	if d, ok := registered.Load(name); ok {
+		w := d.(*wrappedDriver)
+		o := *w.options
+		for _, opt := range opts {
+			opt(&o)
+		}
+		return &wrappedDriver{name: w.name, parent: w.parent, options: &o}, nil
+	}
+	o := newOptions(opts)
+	_, driverDSN, err := ParseDSN(dsn, o.base())
+	if err != nil {
+		return nil, err
+	}
+	// database/sql gives a driver away only behind a handle.
+	db, err := sql.Open(name, driverDSN)
+	if err != nil {
+		return nil, newRedactor(driverDSN).connectError(err)
+	}
+	parent := db.Driver()
+	if err := db.Close(); err != nil {
+		return nil, fmt.Errorf("lifeguard: closing the handle that was opened to find driver %q: %w", name, err)
+	}
+	switch parent.(type) {
+	case pq.Driver, *pq.Driver:
+		parent = pqDriver{}
+	}
+	return &wrappedDriver{name: name, parent: parent, options: o}, nil
+}
+
+// OpenDB opens a handle on a connector, for drivers that are configured in code. c's Close, if it has one, is called
+// when the handle is closed. Settings are the defaults, then [WithConfig].
+func OpenDB(c driver.Connector, opts ...Option) (*sql.DB, error) {
+	if c == nil {
+		return nil, errors.New("lifeguard: OpenDB needs a connector, got nil")
+	}
+	o := newOptions(opts)
+	cfg := o.base()
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	if cfg.PoolName == "" {
+		cfg.PoolName = fmt.Sprintf("%T", c.Driver())
+	}
+	p := newPool(c, cfg.PoolName, target{}, "", cfg, o)
+	return newConnector(p, c.Driver()).handle(), nil
+}
+
+// Unwrap gives the wrapped driver's own connection, from what [database/sql.Conn.Raw] passes to its function:
+//
+//	conn.Raw(func(dc any) error {
+//		pgxConn := lifeguard.Unwrap(dc).(*stdlib.Conn).Conn()
+//		…
+//	})
+//
+// Anything that is not a connection of lifeguard's is returned as it is.
+func Unwrap(driverConn any) any {
+	if c, ok := driverConn.(interface{ unwrap() driver.Conn }); ok {
+		return c.unwrap()
+	}
+	return driverConn
+}
+
+// PoolOf gives the pool behind a handle; false if the handle was not opened through lifeguard.
+func PoolOf(db *sql.DB) (*Pool, bool) {
+	if db == nil {
+		return nil, false
+	}
+	d, ok := db.Driver().(*poolDriver)
+	if !ok {
+		return nil, false
+	}
+	return d.pool, true
+}
+
+// wrappedDriver is what Register gives to database/sql.
+type wrappedDriver struct {
+	name    string
+	parent  driver.Driver
+	options *options
+}
+
+var _ driver.DriverContext = (*wrappedDriver)(nil)
+
+// Open is not called by database/sql, which prefers OpenConnector. A pool for one connection would serve nobody.
+func (d *wrappedDriver) Open(string) (driver.Conn, error) {
+	return nil, errors.New("lifeguard: use sql.Open, or the driver's OpenConnector")
+}
+
+// OpenConnector is called by sql.Open.
+func (d *wrappedDriver) OpenConnector(dsn string) (driver.Connector, error) { return d.open(dsn) }
+
+func (d *wrappedDriver) open(dsn string) (*connector, error) {
+	base := d.options.base()
+	cfg, driverDSN, err := ParseDSN(dsn, base)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.PoolName != "" {
+		return shared.open(d, cfg, dsn, driverDSN)
+	}
+	p, err := d.newPool(cfg, driverDSN)
+	if err != nil {
+		return nil, err
+	}
+	return newConnector(p, d.parent), nil
+}
+
+func (d *wrappedDriver) newPool(cfg Config, driverDSN string) (*Pool, error) {
+	parent, err := d.connector(driverDSN)
+	if err != nil {
+		return nil, err
+	}
+	t := dsnTarget(d.systemName(), driverDSN)
+	name := cfg.PoolName
+	if name == "" {
+		name = t.poolName()
+	}
+	return newPool(parent, name, t, driverDSN, cfg, d.options), nil
+}
+
+// systemName is the driver name from which the kind of database is known; "lifeguard" itself is lib/pq.
+func (d *wrappedDriver) systemName() string {
+	if _, ok := d.parent.(pqDriver); ok {
+		return "postgres"
+	}
+	return d.name
+}
+
+func (d *wrappedDriver) connector(dsn string) (driver.Connector, error) {
+	dc, ok := d.parent.(driver.DriverContext)
+	if !ok {
+		return dsnConnector{dsn: dsn, driver: d.parent}, nil
+	}
+	c, err := dc.OpenConnector(dsn)
+	if err != nil {
+		return nil, newRedactor(dsn).connectError(err)
+	}
+	return c, nil
+}
+
+// dsnConnector is the connector of a driver that has none.
+type dsnConnector struct {
+	dsn    string
+	driver driver.Driver
+}
+
+func (c dsnConnector) Connect(context.Context) (driver.Conn, error) { return c.driver.Open(c.dsn) }
+func (c dsnConnector) Driver() driver.Driver                        { return c.driver }
+
+// connector stands between one handle and its pool.
+type connector struct {
+	pool   *Pool
+	driver *poolDriver
+	closed bool // guarded by pool.mu
+
+	mu sync.Mutex
+	db *sql.DB // guarded by mu; nil for handles that sql.Open made, which never shows them
+}
+
+var (
+	_ driver.Connector = (*connector)(nil)
+	_ io.Closer        = (*connector)(nil)
+)
+
+func newConnector(p *Pool, parent driver.Driver) *connector {
+	h := &connector{pool: p, driver: &poolDriver{Driver: parent, pool: p}}
+	p.join(h)
+	return h
+}
+
+// handle makes the *sql.DB of a connector that lifeguard opens itself.
+func (h *connector) handle() *sql.DB {
+	db := sql.OpenDB(h)
+	h.mu.Lock()
+	h.db = db
+	h.mu.Unlock()
+	h.keepIdle(h.pool.Config().ConnectionLimit)
+	return db
+}
+
+// keepIdle lets the handle keep n idle leases, if it is one that can be told.
+func (h *connector) keepIdle(n int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.db != nil {
+		h.db.SetMaxIdleConns(n)
+	}
+}
+
+// Connect gives the handle a lease.
+func (h *connector) Connect(ctx context.Context) (driver.Conn, error) {
+	s, err := h.pool.acquire(ctx, h)
+	if err != nil {
+		return nil, err
+	}
+	return newLease(h, s, ctx).asDriverConn(), nil
+}
+
+// Driver leads [PoolOf] to the pool.
+func (h *connector) Driver() driver.Driver { return h.driver }
+
+// Close is called by sql.DB.Close.
+func (h *connector) Close() error { return h.pool.leave(h) }
+
+// poolDriver is what sql.DB.Driver gives: the wrapped driver, and the way back to the pool.
+type poolDriver struct {
+	driver.Driver
+	pool *Pool
+}
+
+// shared are the pools that were opened under an explicit pool_name.
+var shared = sharedPools{pools: map[string]*Pool{}}
+
+type sharedPools struct {
+	mu    sync.Mutex
+	pools map[string]*Pool // guarded by mu
+}
+
+// sharedKey is what must be the same in two opens for them to share a pool. The DSN is kept as a hash, so that no
+// password stays in memory for longer than the driver itself keeps it.
+type sharedKey struct {
+	dsn    [sha256.Size]byte
+	parent driver.Driver
+	config Config
+}
+
+// forget takes the pool, which is closing, out of the shared ones: the next open under its name makes a new one.
+func (sp *sharedPools) forget(p *Pool) {
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	if sp.pools[p.name] == p {
+		delete(sp.pools, p.name)
+	}
+}
+
+func (k *sharedKey) differs(other *sharedKey) string {
+	switch {
+	case k.dsn != other.dsn:
+		return "a different DSN"
+	case !sameDriver(k.parent, other.parent):
+		return "a different driver"
+	case k.config != other.config:
+		return "a different configuration"
+	}
+	return ""
+}
+
+// sameDriver compares drivers that may be of a type that cannot be compared.
+func sameDriver(a, b driver.Driver) bool {
+	ta := reflect.TypeOf(a)
+	return ta == reflect.TypeOf(b) && (!ta.Comparable() || a == b)
+}
+
+// open joins the pool of that name, or makes it.
+func (sp *sharedPools) open(d *wrappedDriver, cfg Config, dsn, driverDSN string) (*connector, error) {
+	key := &sharedKey{dsn: sha256.Sum256([]byte(dsn)), parent: d.parent, config: cfg}
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	if p := sp.pools[cfg.PoolName]; p != nil {
+		if diff := key.differs(p.sharedAs); diff != "" {
+			return nil, fmt.Errorf("lifeguard: pool_name=%s is in use in this process with %s; "+
+				"opens that share a pool must be the same in all, so give this one another pool_name", cfg.PoolName, diff)
+		}
+		return newConnector(p, d.parent), nil
+	}
+	p, err := d.newPool(cfg, driverDSN)
+	if err != nil {
+		return nil, err
+	}
+	p.sharedAs = key
+	sp.pools[cfg.PoolName] = p
+	return newConnector(p, d.parent), nil
+}

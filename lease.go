@@ -1,0 +1,460 @@
+package lifeguard
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"io"
+	"runtime"
+	"sync/atomic"
+)
+
+// States of a lease. Whoever moves it out of leaseIdle, by compare-and-swap, owns the session from then on; out of the
+// other states only the holder's goroutine moves it, except that leaseHeld and leaseBusy may turn into leaseLocked, and
+// back, at any moment.
+const (
+	leaseIdle   uint64 = iota // in the handle's free list
+	leaseHeld                 // checked out
+	leaseBusy                 // checked out, and an operation runs
+	leaseLocked               // checked out, and a report is reading lease.hold: for a few instructions
+	leaseEnding               // the handle was told that it is not valid, and is about to close it
+	leaseGone                 // closed, or taken back while it was idle; the handle may still have the husk
+
+	leaseStates   uint64 = 7  // mask
+	leaseActivity uint64 = 8  // which of hold.activity is the present one
+	leaseCheckout uint64 = 16 // the bits above count checkouts, which makes counting free
+)
+
+// leaseState is the state of a lease. It is one word, because each further atomic write would be felt: a checkout, an
+// operation's begin and end, and a return are one each, and about the only thing that lifeguard adds to an idle pool.
+type leaseState struct{ word atomic.Uint64 }
+
+func (s *leaseState) load() uint64      { return s.word.Load() & leaseStates }
+func (s *leaseState) checkouts() uint64 { return s.word.Load() / leaseCheckout }
+
+// try goes from one state to another if nothing is in the way, which is nearly always so. It is small enough to be
+// inlined, move is not.
+func (s *leaseState) try(from, to uint64) bool {
+	word := s.word.Load()
+	return word&leaseStates == from && s.word.CompareAndSwap(word, word-from+to)
+}
+
+// move goes from one state to another, waiting while the lease is locked; false if it is in neither of the two.
+func (s *leaseState) move(from, to uint64) bool {
+	for !s.try(from, to) {
+		switch s.load() {
+		case from: // changed back in this moment
+		case leaseLocked:
+			runtime.Gosched()
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// lock keeps the holder from changing the lease while a report reads its hold, and returns what to give to unlock;
+// false if it is not checked out.
+func (s *leaseState) lock() (word uint64, ok bool) {
+	for {
+		word := s.word.Load()
+		switch state := word & leaseStates; state {
+		case leaseHeld, leaseBusy:
+			if s.word.CompareAndSwap(word, word-state+leaseLocked) {
+				return word, true
+			}
+		case leaseLocked:
+			runtime.Gosched()
+		default:
+			return 0, false
+		}
+	}
+}
+
+func (s *leaseState) unlock(word uint64) { s.word.Store(word) }
+
+// lease is what a handle's *sql.DB has for a connection: the right to one session, from Connect until the handle
+// closes it or, while it is idle, until somebody needs the connection more.
+//
+// What of it is a driver.Conn is one of the types at the end of this file, by what the wrapped connection can do.
+type lease struct {
+	pool    *Pool
+	handle  *connector
+	session *session
+	born    int64 // pool clock
+	recalls int64 // Pool.recalls when it was given
+	state   leaseState
+	inTx    atomic.Bool
+	hold    hold
+
+	// A query's rows are those of the lease as long as they are the only ones open, as they nearly always are:
+	// database/sql does not touch them after their Close.
+	rows     rows
+	rowsOpen bool
+}
+
+// hold is what is known about the present holder of a lease, for reports that are made while he works. A report reads it
+// with the lease locked. The holder writes it without: all of it before the checkout, and later the activity that is not
+// the present one; the change of state that follows publishes what was written.
+type hold struct {
+	since    int64           // pool clock; when it was checked out
+	ctx      context.Context // of the checkout; stays until the next one, or until the lease ends a second later
+	stack    stack
+	activity [2]activity
+}
+
+// activity is the last operation of a holder.
+type activity struct {
+	query      string // last one
+	began      int64  // pool clock
+	operations int    // up to this one
+}
+
+// newLease puts a session into ctx's hands.
+func newLease(h *connector, s *session, ctx context.Context) *lease {
+	p := h.pool
+	l := &lease{pool: p, handle: h, session: s, born: p.now(), recalls: p.recalls.Load()}
+	l.prepareHold(ctx, l.born, 0)
+	l.state.word.Store(leaseCheckout + leaseHeld)
+	s.used, s.sawEnd = true, false
+	s.lease.Store(l)
+	p.mu.Lock()
+	p.armSweepLocked()
+	p.mu.Unlock()
+	return l
+}
+
+// prepareHold writes the hold of a checkout that is about to be tried, which nobody reads unless it succeeds.
+func (l *lease) prepareHold(ctx context.Context, now int64, word uint64) {
+	h := &l.hold
+	h.since, h.ctx = now, ctx
+	h.activity[word/leaseActivity&1] = activity{began: now}
+	h.stack.capture(&l.pool.capture, now)
+}
+
+// ResetSession is called by the handle when it checks out a connection that was idle.
+func (l *lease) ResetSession(ctx context.Context) error {
+	s, p := l.session, l.pool
+	word := l.state.word.Load()
+	if word&leaseStates != leaseIdle {
+		return driver.ErrBadConn // taken back; the handle closes the husk and looks further
+	}
+	now := p.now()
+	l.prepareHold(ctx, now, word)
+	if !l.state.word.CompareAndSwap(word, word+leaseCheckout+leaseHeld) {
+		return driver.ErrBadConn
+	}
+	s.used, s.sawEnd = true, false
+	if s.expires != 0 && now >= s.expires || s.suspect() || l.recalled() {
+		if err := s.makeReady(ctx, p.patience(now)); err != nil {
+			// Whatever it was, the connection is not to be used, and this is how to say so.
+			s.bad = true
+			return driver.ErrBadConn
+		}
+		return nil
+	}
+	if s.resetter != nil {
+		err := s.resetter.ResetSession(ctx)
+		if err != nil && errors.Is(err, driver.ErrBadConn) {
+			s.broke()
+		}
+		return err
+	}
+	return nil
+}
+
+// recalled says whether the pool was reset or made smaller since the lease was given.
+func (l *lease) recalled() bool { return l.recalls != l.pool.recalls.Load() }
+
+// IsValid is called by the handle when a connection is returned: true keeps the lease in the handle, false has the
+// handle close it. It may be called twice in a row for one return.
+func (l *lease) IsValid() bool {
+	switch l.state.load() {
+	case leaseIdle:
+		return true
+	case leaseEnding, leaseGone:
+		return false
+	}
+	s, p := l.session, l.pool
+	if !s.bad && !s.valid() {
+		s.broke()
+	}
+	// The checkout stands for now, here and in usedAt: it saves a look at the clock, and errs by one hold on the side
+	// of an earlier end and of a ping too many.
+	if s.bad || l.hold.since-l.born > leaseLifetime || p.waiting.Load() > 0 || l.recalled() {
+		l.state.move(leaseHeld, leaseEnding)
+		return false
+	}
+	s.usedAt = l.hold.since
+	return l.putBack(leaseEnding)
+}
+
+// putBack makes a held lease idle, unless somebody waits: then the lease goes to state otherwise, the caller keeps the
+// session, and the answer is false.
+func (l *lease) putBack(otherwise uint64) bool {
+	if !l.state.try(leaseHeld, leaseIdle) {
+		l.state.move(leaseHeld, leaseIdle)
+	}
+	// Idle first, then the look: see Pool.waiting. If the move fails, a waiter was faster and has the session.
+	return l.pool.waiting.Load() == 0 || !l.state.move(leaseIdle, otherwise)
+}
+
+// Close gives the session back. A handle that closes a connection without having been told that it is not valid any
+// more considers it broken: that ends the physical connection, as it would without lifeguard.
+func (l *lease) Close() error {
+	held := int64(notHeld)
+	switch {
+	case l.state.move(leaseEnding, leaseGone):
+		held = l.pool.now() - l.hold.since
+	case l.state.move(leaseIdle, leaseGone):
+		// The handle keeps fewer idle connections, or is closing.
+	case l.state.move(leaseHeld, leaseGone):
+		l.session.bad = true
+	default:
+		return nil
+	}
+	l.giveUp(held)
+	return nil
+}
+
+// giveUp ends the right of a lease that is gone already, by a caller who owns its session.
+func (l *lease) giveUp(held int64) {
+	s, p := l.session, l.pool
+	l.end()
+	if s.bad {
+		s.statements = nil // they go with the connection
+		p.discard(s)
+		return
+	}
+	l.closeStatements()
+	p.release(s, held)
+}
+
+// end takes a lease that is gone off its session.
+func (l *lease) end() {
+	l.session.lease.Store(nil)
+	l.pool.counters.acquired.Add(l.state.checkouts())
+}
+
+// closeStatements closes what the handle still has open on the session, or a caller forgot to close.
+func (l *lease) closeStatements() {
+	s := l.session
+	for _, st := range s.statements {
+		_ = st.parent.Close() // nobody is left who could be told
+	}
+	s.statements = nil
+}
+
+// start begins an operation of the holder. Exactly one call of done follows if it returns nil.
+func (l *lease) start(query string) error {
+	for {
+		word := l.state.word.Load()
+		switch word & leaseStates {
+		case leaseHeld:
+		case leaseLocked:
+			runtime.Gosched()
+			continue
+		default:
+			return driver.ErrBadConn
+		}
+		last, next := &l.hold.activity[word/leaseActivity&1], &l.hold.activity[word/leaseActivity&1^1]
+		next.query, next.began, next.operations = query, last.began, last.operations+1
+		if query == "" {
+			next.query = last.query
+		}
+		if last.operations > 0 { // the first begins when the checkout ends, and saves a look at the clock
+			next.began = l.pool.now()
+		}
+		if l.state.word.CompareAndSwap(word, (word-leaseHeld+leaseBusy)^leaseActivity) {
+			return nil
+		}
+	}
+}
+
+// done is deferred to the end of an operation with the error it returns. If the driver panicked instead, returned is
+// false: then the connection is closed and its place freed, where database/sql would have lost it for good.
+func (l *lease) done(ctx context.Context, err *error, returned *bool) {
+	switch {
+	case !*returned:
+		if l.state.move(leaseBusy, leaseGone) || l.state.move(leaseHeld, leaseGone) {
+			l.session.bad = true
+			l.giveUp(notHeld)
+		}
+		return
+	case *err != nil:
+		l.failed(ctx, *err)
+	}
+	if !l.state.try(leaseBusy, leaseHeld) {
+		l.state.move(leaseBusy, leaseHeld)
+	}
+}
+
+// fetched is done for what is done with rows, which belongs to the query that gave them.
+func (l *lease) fetched(ctx context.Context, err *error, returned *bool) {
+	if *returned && (*err == nil || *err == io.EOF) { //nolint:errorlint // database/sql compares by identity, too
+		return
+	}
+	l.done(ctx, err, returned)
+}
+
+// gone says whether the connection is no longer its holder's.
+func (l *lease) gone() bool { return l.state.load() == leaseGone }
+
+// failed looks at the error of an operation for what it says about the connection.
+func (l *lease) failed(ctx context.Context, err error) {
+	s := l.session
+	if ctx.Err() != nil {
+		s.sawEnd = true
+	}
+	if errors.Is(err, driver.ErrBadConn) {
+		s.broke()
+	}
+}
+
+// Ping is what sql.DB.Ping calls. As on a driver without it, it is no error if the wrapped one cannot ping.
+func (l *lease) Ping(ctx context.Context) (err error) {
+	if l.session.pinger == nil {
+		return nil
+	}
+	if err := l.start(""); err != nil {
+		return err
+	}
+	returned := false
+	defer l.done(ctx, &err, &returned)
+	err = l.session.pinger.Ping(ctx)
+	returned = true
+	return err
+}
+
+// CheckNamedValue asks the wrapped connection, if it wants to be asked.
+func (l *lease) CheckNamedValue(v *driver.NamedValue) error {
+	if l.session.checker == nil {
+		return driver.ErrSkip
+	}
+	return l.session.checker.CheckNamedValue(v)
+}
+
+// Prepare is not called by database/sql, which prefers PrepareContext.
+func (l *lease) Prepare(query string) (driver.Stmt, error) {
+	return l.PrepareContext(context.Background(), query)
+}
+
+func (l *lease) PrepareContext(ctx context.Context, query string) (_ driver.Stmt, err error) {
+	if err := l.start(query); err != nil {
+		return nil, err
+	}
+	returned := false
+	defer l.done(ctx, &err, &returned)
+	parent, err := l.session.prepare(ctx, query)
+	returned = true
+	if err != nil {
+		return nil, err
+	}
+	return newStmt(l, parent, query), nil
+}
+
+// Begin is not called by database/sql, which prefers BeginTx.
+func (l *lease) Begin() (driver.Tx, error) {
+	return l.BeginTx(context.Background(), driver.TxOptions{})
+}
+
+func (l *lease) BeginTx(ctx context.Context, opts driver.TxOptions) (_ driver.Tx, err error) {
+	if err := l.start(""); err != nil {
+		return nil, err
+	}
+	returned := false
+	defer l.done(ctx, &err, &returned)
+	parent, err := l.session.begin(ctx, opts)
+	returned = true
+	if err != nil {
+		return nil, err
+	}
+	l.inTx.Store(true)
+	return &tx{lease: l, parent: parent, ctx: ctx}, nil
+}
+
+func (l *lease) exec(ctx context.Context, query string, args []driver.NamedValue) (_ driver.Result, err error) {
+	if err := l.start(query); err != nil {
+		return nil, err
+	}
+	returned := false
+	defer l.done(ctx, &err, &returned)
+	res, err := l.session.exec(ctx, query, args)
+	returned = true
+	return res, err
+}
+
+func (l *lease) query(ctx context.Context, query string, args []driver.NamedValue) (_ driver.Rows, err error) {
+	if err := l.start(query); err != nil {
+		return nil, err
+	}
+	returned := false
+	defer l.done(ctx, &err, &returned)
+	parent, err := l.session.query(ctx, query, args)
+	returned = true
+	if err != nil {
+		return nil, err
+	}
+	return newRows(ctx, l, parent), nil
+}
+
+// unwrap is how [Unwrap] finds the wrapped driver's connection.
+func (l *lease) unwrap() driver.Conn { return l.session.conn }
+
+// asDriverConn gives the lease the methods that the wrapped connection has. ExecerContext and QueryerContext are
+// claimed only if the wrapped connection has them (or their legacy forms): for a connection that has not, database/sql
+// prepares a statement and converts the arguments by what the statement says, which claiming the interface and
+// answering driver.ErrSkip would change.
+func (l *lease) asDriverConn() driver.Conn {
+	s := l.session
+	exec := s.execer != nil || s.oldExecer != nil
+	query := s.queryer != nil || s.oldQueryer != nil
+	switch {
+	case exec && query:
+		return execQueryConn{l}
+	case exec:
+		return execConn{l}
+	case query:
+		return queryConn{l}
+	default:
+		return l
+	}
+}
+
+type (
+	execConn      struct{ *lease }
+	queryConn     struct{ *lease }
+	execQueryConn struct{ *lease }
+)
+
+func (c execConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	return c.exec(ctx, query, args)
+}
+
+func (c queryConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	return c.query(ctx, query, args)
+}
+
+func (c execQueryConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	return c.exec(ctx, query, args)
+}
+
+func (c execQueryConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	return c.query(ctx, query, args)
+}
+
+var (
+	_ driver.Conn               = (*lease)(nil)
+	_ driver.ConnPrepareContext = (*lease)(nil)
+	_ driver.ConnBeginTx        = (*lease)(nil)
+	_ driver.Pinger             = (*lease)(nil)
+	_ driver.NamedValueChecker  = (*lease)(nil)
+	_ driver.SessionResetter    = (*lease)(nil)
+	_ driver.Validator          = (*lease)(nil)
+	_ driver.ExecerContext      = execConn{}
+	_ driver.QueryerContext     = queryConn{}
+	_ driver.ExecerContext      = execQueryConn{}
+	_ driver.QueryerContext     = execQueryConn{}
+	// Not driver.ColumnConverter, driver.Execer and driver.Queryer: the first belongs to statements, the others are
+	// what database/sql falls back to.
+)

@@ -1,0 +1,5 @@
+//go:build !race
+
+package lifeguard_test
+
+const raceEnabled = false

@@ -1,0 +1,661 @@
+package lifeguard
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-lifeguard/lifeguard/internal/sqltext"
+)
+
+// leaseLifetime is how long a lease may stay with its handle. An idle lease keeps its connection from the inner pool,
+// whose rules for idle and old connections must go on working; once a second per connection costs nothing.
+const leaseLifetime = int64(time.Second)
+
+// Pool is the pool behind one handle, or behind several that were opened with the same pool_name and DSN.
+// All its methods are safe for concurrent use.
+//
+// A place is the right to one physical connection outside of the inner pool's idle list: every lease has one, every
+// dial under way, and every connection on its way between them. There are never more places than connection_limit
+// (until, after SetConnectionLimit made it smaller, those above it have come back), so the inner pool, whose own
+// limit is the same, never has to make anybody wait.
+type Pool struct {
+	name     string
+	target   target
+	dialect  sqltext.Dialect
+	log      *slog.Logger
+	cfg      Config          // as it was at the start; the limits of today are limit and maxIdle
+	epoch    time.Time       // the pool clock counts nanoseconds from here
+	inner    *sql.DB         // the pool of physical connections
+	ctx      context.Context // ends when the pool closes
+	stop     context.CancelFunc
+	redactor redactor
+	sharedAs *sharedKey // nil if the pool is not shared under a pool_name
+
+	// waiting mirrors queue.len for returners, who must not take the lock: a waiter raises it before it looks for an
+	// idle lease, a returner makes its lease idle before it reads it, so one of the two always sees the other.
+	waiting  atomic.Int32
+	resets   atomic.Int64 // counts Reset; connections of an earlier count are closed at their return
+	recalls  atomic.Int64 // counts Reset and SetConnectionLimit; leases of an earlier count end at their return
+	brokenAt atomic.Int64 // pool clock; connections idle since before it are pinged before they are handed out
+	limitNow atomic.Int64 // mirrors limit for Stats
+	sessions atomic.Pointer[[]*session]
+	counters counters
+	capture  captureBudget
+
+	mu       sync.Mutex // guards everything below; never held during a call into a driver or the inner pool
+	limit    int
+	maxIdle  int
+	places   int // places taken
+	idle     int // sessions stored in the inner pool
+	queue    queue
+	dialing  dialing
+	handles  map[*connector]struct{}
+	closed   bool
+	sweeping bool // sweepTimer is armed
+	timers   struct{ sweep, keepMin *time.Timer }
+}
+
+// counters are those of Stats. A checkout is counted in its lease's state, and here when the lease ends.
+type counters struct {
+	acquired, waits, timeouts, canceled, opened, closed atomic.Uint64
+	waited                                              atomic.Int64
+}
+
+// newPool makes the pool and its inner pool, and starts to open min_connections.
+func newPool(parent driver.Connector, name string, t target, dsn string, cfg Config, o *options) *Pool {
+	ctx, stop := context.WithCancel(context.Background())
+	p := &Pool{
+		name:     name,
+		target:   t,
+		dialect:  t.dialect(),
+		log:      o.logger(),
+		epoch:    time.Now(),
+		ctx:      ctx,
+		stop:     stop,
+		redactor: newRedactor(dsn),
+		cfg:      cfg,
+		limit:    cfg.ConnectionLimit,
+		maxIdle:  cfg.MaxIdleConnections,
+		handles:  map[*connector]struct{}{},
+	}
+	p.cfg.PoolName = name
+	p.limitNow.Store(int64(p.limit))
+	p.sessions.Store(new([]*session))
+	p.dialing.window = firstDials
+	p.brokenAt.Store(-1)
+	p.inner = sql.OpenDB(&innerConnector{pool: p, parent: parent})
+	p.inner.SetMaxOpenConns(cfg.ConnectionLimit)
+	p.setMaxIdle(cfg.MaxIdleConnections)
+	p.inner.SetConnMaxLifetime(cfg.MaxConnectionLifetime)
+	p.inner.SetConnMaxIdleTime(cfg.MaxIdleConnectionLifetime)
+	p.mu.Lock()
+	p.dialLocked(ctx)
+	p.mu.Unlock()
+	p.keepMinimum()
+	return p
+}
+
+// setMaxIdle bridges the one difference in meaning: in database/sql 0 stands for its default of 2.
+func (p *Pool) setMaxIdle(n int) {
+	if n == 0 {
+		n = -1
+	}
+	p.inner.SetMaxIdleConns(n)
+}
+
+// now is the pool clock in nanoseconds. A difference to a fixed time is one read of the monotonic clock, half of what
+// time.Now costs.
+func (p *Pool) now() int64 { return int64(time.Since(p.epoch)) }
+
+func (p *Pool) timeOf(clock int64) time.Time { return p.epoch.Add(time.Duration(clock)) }
+
+// acquire gives the caller a session for itself, with the place that belongs to it.
+func (p *Pool) acquire(ctx context.Context, h *connector) (*session, error) {
+	start := p.now()
+	for {
+		s, err := p.take(ctx, h, start)
+		if err != nil {
+			return nil, err
+		}
+		err = s.makeReady(ctx, p.patience(start))
+		if err == nil {
+			return s, nil
+		}
+		// The connection died while it was idle. That is no reason to fail: the wait goes on from where it began.
+		p.discard(s)
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// patience is the end of pool_timeout on the pool clock for a wait that began at start, 0 if there is none.
+func (p *Pool) patience(start int64) int64 {
+	if p.cfg.PoolTimeout <= 0 {
+		return 0
+	}
+	return start + int64(p.cfg.PoolTimeout)
+}
+
+// take takes a session: an idle one of the inner pool, an idle lease, or, after a wait, whichever comes first of a
+// returned connection and a finished dial.
+func (p *Pool) take(ctx context.Context, h *connector, start int64) (*session, error) {
+	p.mu.Lock()
+	if err := p.refusalLocked(ctx, h); err != nil {
+		p.mu.Unlock()
+		return nil, err
+	}
+	if p.queue.len == 0 {
+		if p.idle > 0 && p.places < p.limit {
+			p.places++
+			p.mu.Unlock()
+			if s := p.takeIdle(ctx); s != nil {
+				return s, nil
+			}
+			p.mu.Lock()
+			p.places--
+			if err := p.refusalLocked(ctx, h); err != nil {
+				p.serveLocked()
+				p.mu.Unlock()
+				return nil, err
+			}
+		}
+		if p.queue.len == 0 && p.places <= p.limit {
+			p.waiting.Store(1) // before the look: see Pool.waiting
+			if l := p.revokeIdle(nil); l != nil {
+				p.waiting.Store(0)
+				p.mu.Unlock()
+				l.closeStatements()
+				return l.session, nil
+			}
+		}
+	}
+	return p.wait(ctx, h, start)
+}
+
+// refusalLocked says why a checkout cannot even begin.
+func (p *Pool) refusalLocked(ctx context.Context, h *connector) error {
+	if p.closed || h.closed {
+		return ErrPoolClosed
+	}
+	return ctx.Err()
+}
+
+// wait is entered with p.mu held and leaves with it released.
+func (p *Pool) wait(ctx context.Context, h *connector, start int64) (*session, error) {
+	now := p.now()
+	patience := p.patience(start)
+	w := &waiter{handle: h, ctx: ctx, deadline: patience, ready: make(chan grant, 1)}
+	if t, ok := ctx.Deadline(); ok {
+		if d := now + int64(time.Until(t)); w.deadline == 0 || d < w.deadline {
+			w.deadline = d
+		}
+	}
+	p.queue.push(w)
+	p.waiting.Store(int32(p.queue.len))
+	p.dialForLocked(ctx)
+	p.mu.Unlock()
+	p.counters.waits.Add(1)
+
+	var timeout <-chan time.Time
+	if patience != 0 {
+		timer := time.NewTimer(time.Duration(patience - now))
+		defer timer.Stop()
+		timeout = timer.C
+	}
+	var g grant
+	select {
+	case g = <-w.ready:
+	case <-ctx.Done():
+		g = p.abandon(w, ctx.Err())
+	case <-timeout:
+		g = p.abandon(w, ErrPoolTimeout)
+	}
+	waited := p.now() - start
+	p.counters.waited.Add(waited)
+	if g.err == nil && ctx.Err() != nil {
+		// The connection and the end of the context came together.
+		p.release(g.session, notHeld)
+		g = grant{err: ctx.Err()}
+	}
+	switch {
+	case g.err == nil:
+		return g.session, nil
+	case g.err == ErrPoolTimeout: //nolint:errorlint // the sentinel of abandon
+		p.counters.timeouts.Add(1)
+		return nil, p.timeoutError(time.Duration(waited))
+	case g.err == ctx.Err(): //nolint:errorlint // a context's error is handed on as it is
+		p.counters.canceled.Add(1)
+	}
+	var crash *driverPanic
+	if errors.As(g.err, &crash) {
+		// The driver panicked while it dialled for this caller: as on the plain driver, it is the caller who sees it.
+		panic(crash.value)
+	}
+	return nil, g.err
+}
+
+// abandon takes w out of the queue. If somebody was faster, that is what the caller gets.
+func (p *Pool) abandon(w *waiter, err error) grant {
+	p.mu.Lock()
+	if !w.queued {
+		p.mu.Unlock()
+		return <-w.ready
+	}
+	p.queue.remove(w)
+	p.waiting.Store(int32(p.queue.len))
+	p.mu.Unlock()
+	return grant{err: err}
+}
+
+// timeoutError describes the pool to somebody who waited in vain.
+func (p *Pool) timeoutError(waited time.Duration) *PoolTimeoutError {
+	st := p.Stats()
+	e := &PoolTimeoutError{
+		Pool: p.name, Waited: waited, Limit: st.Limit, InUse: st.InUse, Waiting: st.Waiting,
+		Holders: p.holders(holdersInError),
+	}
+	p.mu.Lock()
+	e.Err = p.dialing.troubleLocked(p, st.Open < st.Limit)
+	p.mu.Unlock()
+	return e
+}
+
+// revokeIdle takes an idle lease away from its handle, nil if there is none that match agrees to (nil: any). The
+// caller owns the lease's session then. Needs no lock: whoever wins the compare-and-swap has the lease.
+func (p *Pool) revokeIdle(match func(*lease) bool) *lease {
+	for _, s := range *p.sessions.Load() {
+		l := s.lease.Load()
+		if l != nil && l.state.load() == leaseIdle && (match == nil || match(l)) && l.state.move(leaseIdle, leaseGone) {
+			l.end()
+			return l
+		}
+	}
+	return nil
+}
+
+// takeIdle takes a connection out of the inner pool without opening one (see innerConnector.Connect); the caller has a
+// place for it. It returns nil if there is none, or if ctx is over.
+func (p *Pool) takeIdle(ctx context.Context) *session {
+	c, err := p.inner.Conn(ctx)
+	if err != nil {
+		return nil
+	}
+	s, _ := p.adopt(c)
+	return s
+}
+
+// adopt notes that the session under c is no longer idle in the inner pool, and says whether it is a new one.
+func (p *Pool) adopt(c *sql.Conn) (s *session, first bool) {
+	// Raw fails only on a connection that was returned already, and this one has just been taken.
+	_ = c.Raw(func(dc any) error { s = dc.(*session); return nil })
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	first = !s.adopted
+	s.taken, s.adopted = c, true
+	if s.stored.Load() {
+		s.stored.Store(false)
+		p.idle--
+	}
+	return s, first
+}
+
+// notHeld is given to release for a session that nobody has worked with, so that it says nothing about holds.
+const notHeld = -1
+
+// release gives up a session: to the waiter whose turn it is, else to the inner pool. The caller owned it, and a
+// holder had it for held nanoseconds.
+func (p *Pool) release(s *session, held int64) {
+	now := p.now()
+	p.mu.Lock()
+	if p.queue.len > 0 {
+		if held > 0 {
+			p.queue.holds.observe(held)
+		}
+		if s.fit(now) && !p.closed && p.places <= p.limit && p.grantLocked(s, now) {
+			p.mu.Unlock()
+			return
+		}
+	}
+	p.mu.Unlock()
+	p.store(s)
+}
+
+// grantLocked hands s to the waiter whose turn it is, if there is one.
+func (p *Pool) grantLocked(s *session, now int64) bool {
+	w := p.queue.next(now)
+	p.waiting.Store(int32(p.queue.len))
+	if w == nil {
+		return false
+	}
+	w.ready <- grant{session: s}
+	return true
+}
+
+// store returns a session to the inner pool, which keeps it or closes it by its rules, and frees its place.
+func (p *Pool) store(s *session) {
+	c := s.taken
+	p.mu.Lock()
+	s.stored.Store(true)
+	p.idle++
+	p.mu.Unlock()
+	_ = c.Close() // the error is the driver's from closing a connection that is not kept; nobody can act on it
+	p.freePlace()
+}
+
+// discard has the inner pool close a session, and frees its place.
+func (p *Pool) discard(s *session) {
+	_ = s.taken.Raw(func(any) error { return driver.ErrBadConn })
+	p.freePlace()
+}
+
+func (p *Pool) freePlace() {
+	p.mu.Lock()
+	p.places--
+	p.serveLocked()
+	p.mu.Unlock()
+}
+
+// serveLocked gives what has come free to who waits: connections that are idle in the inner pool, else new ones.
+// It releases p.mu while it takes a connection from the inner pool.
+func (p *Pool) serveLocked() {
+	for p.queue.len > 0 && p.idle > 0 && p.places < p.limit && !p.closed {
+		p.places++
+		p.mu.Unlock()
+		s := p.takeIdle(context.Background())
+		now := p.now()
+		var fit bool
+		if s != nil {
+			fit = s.fit(now)
+		}
+		p.mu.Lock()
+		if s == nil {
+			// Another caller was faster, or the inner pool is just closing that one.
+			p.places--
+			break
+		}
+		if !fit || p.closed || !p.grantLocked(s, now) {
+			p.mu.Unlock()
+			p.store(s) // serves whoever came meanwhile
+			p.mu.Lock()
+			return
+		}
+	}
+	p.dialLocked(p.ctx)
+}
+
+// sweep takes back leases that have been idle in their handles for longer than leaseLifetime, so that the inner pool's
+// rules apply to their connections. It runs once a second, as long as there are leases.
+func (p *Pool) sweep() {
+	now := p.now()
+	old := func(l *lease) bool { return now-l.born > leaseLifetime }
+	for l := p.revokeIdle(old); l != nil; l = p.revokeIdle(old) {
+		l.closeStatements()
+		p.release(l.session, notHeld)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.sweeping = false
+	if p.closed {
+		return
+	}
+	for _, s := range *p.sessions.Load() {
+		if s.lease.Load() != nil {
+			p.armSweepLocked()
+			return
+		}
+	}
+}
+
+func (p *Pool) armSweepLocked() {
+	if p.sweeping || p.closed {
+		return
+	}
+	p.sweeping = true
+	if p.timers.sweep == nil {
+		p.timers.sweep = time.AfterFunc(time.Duration(leaseLifetime), p.sweep)
+	} else {
+		p.timers.sweep.Reset(time.Duration(leaseLifetime))
+	}
+}
+
+// keepMinimum keeps min_connections from being closed as idle: twice within max_idle_connection_lifetime it takes that
+// many idle connections out of the inner pool and returns them, which makes them the most recently used.
+func (p *Pool) keepMinimum() {
+	if p.cfg.MinConnections == 0 || p.cfg.MaxIdleConnectionLifetime == 0 {
+		return
+	}
+	every := p.cfg.MaxIdleConnectionLifetime / 2
+	touch := func() {
+		for _, s := range slices.Backward(p.takeIdles(p.cfg.MinConnections)) {
+			p.release(s, notHeld)
+		}
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if !p.closed {
+			p.timers.keepMin.Reset(every)
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.timers.keepMin = time.AfterFunc(every, touch)
+}
+
+// takeIdles takes up to n idle connections out of the inner pool, the most recently used first.
+func (p *Pool) takeIdles(n int) []*session {
+	var taken []*session
+	for len(taken) < n {
+		p.mu.Lock()
+		room := p.idle > 0 && p.places < p.limit && !p.closed
+		if room {
+			p.places++
+		}
+		p.mu.Unlock()
+		if !room {
+			break
+		}
+		s := p.takeIdle(p.ctx)
+		if s == nil {
+			p.freePlace()
+			break
+		}
+		taken = append(taken, s)
+	}
+	return taken
+}
+
+// join adds a handle.
+func (p *Pool) join(h *connector) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.handles[h] = struct{}{}
+}
+
+// leave takes a handle out; the last one to leave closes the pool.
+func (p *Pool) leave(h *connector) error {
+	p.mu.Lock()
+	if h.closed {
+		p.mu.Unlock()
+		return nil
+	}
+	h.closed = true
+	delete(p.handles, h)
+	last := len(p.handles) == 0
+	p.queue.fail(ErrPoolClosed, func(w *waiter) bool { return last || w.handle == h })
+	p.waiting.Store(int32(p.queue.len))
+	if last {
+		p.closeLocked()
+	}
+	p.mu.Unlock()
+
+	own := func(l *lease) bool { return l.handle == h }
+	for l := p.revokeIdle(own); l != nil; l = p.revokeIdle(own) {
+		l.closeStatements()
+		p.release(l.session, notHeld)
+	}
+	if !last {
+		return nil
+	}
+	return p.inner.Close()
+}
+
+// closeLocked refuses new work and ends the timers and dials; connections in use close as they come back.
+func (p *Pool) closeLocked() {
+	p.closed = true
+	if p.sharedAs != nil {
+		shared.forget(p)
+	}
+	p.stop()
+	p.dialing.stopLocked()
+	if p.timers.sweep != nil {
+		p.timers.sweep.Stop()
+	}
+	if p.timers.keepMin != nil {
+		p.timers.keepMin.Stop()
+	}
+}
+
+// Config returns the settings the pool works with; ConnectionLimit is the present one, and PoolName the name in use,
+// also where it was derived from the DSN.
+func (p *Pool) Config() Config {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.configLocked()
+}
+
+func (p *Pool) configLocked() Config {
+	cfg := p.cfg
+	cfg.ConnectionLimit, cfg.MaxIdleConnections = p.limit, p.maxIdle
+	return cfg
+}
+
+// SetConnectionLimit changes connection_limit at run time. n must be at least 1 and not less than min_connections; the
+// idle limit follows if it was equal to the limit, and is cut to n otherwise. When n is smaller than before, idle
+// connections above it close at once and those in use as they come back; nothing under way is cut, and nobody who
+// waits is dropped.
+func (p *Pool) SetConnectionLimit(n int) error {
+	p.mu.Lock()
+	cfg := p.configLocked()
+	if cfg.MaxIdleConnections == cfg.ConnectionLimit {
+		cfg.MaxIdleConnections = n
+	}
+	cfg.MaxIdleConnections = min(cfg.MaxIdleConnections, n)
+	cfg.ConnectionLimit = n
+	if err := cfg.validate(); err != nil {
+		p.mu.Unlock()
+		return err
+	}
+	p.limit, p.maxIdle = n, cfg.MaxIdleConnections
+	p.limitNow.Store(int64(n))
+	handles := make([]*connector, 0, len(p.handles))
+	for h := range p.handles {
+		handles = append(handles, h)
+	}
+	p.mu.Unlock()
+
+	p.inner.SetMaxOpenConns(n)
+	p.setMaxIdle(cfg.MaxIdleConnections)
+	for _, h := range handles {
+		h.keepIdle(n)
+	}
+	// Leases above the limit would otherwise stay with their handles.
+	p.recalls.Add(1)
+	over := func(*lease) bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.places > p.limit
+	}
+	for l := p.revokeIdle(over); l != nil; l = p.revokeIdle(over) {
+		l.closeStatements()
+		p.release(l.session, notHeld)
+	}
+	p.mu.Lock()
+	p.serveLocked()
+	p.mu.Unlock()
+	return nil
+}
+
+// Reset closes every connection that was opened before now instead of using it again: idle ones at once, those in use
+// when they come back. Use it after something changed on the server that old connections do not know about.
+func (p *Pool) Reset() {
+	p.resets.Add(1)
+	p.recalls.Add(1)
+	for l := p.revokeIdle(nil); l != nil; l = p.revokeIdle(nil) {
+		l.closeStatements()
+		p.release(l.session, notHeld)
+	}
+	// The inner pool asks each of them whether it is valid, and closes those that are not.
+	for _, s := range p.takeIdles(math.MaxInt) {
+		p.release(s, notHeld)
+	}
+}
+
+// Stats is a snapshot of a pool. The counters count since the pool was opened.
+type Stats struct {
+	Limit   int // connection_limit
+	Open    int // physical connections: InUse + Idle
+	InUse   int // checked out
+	Idle    int // kept for the next checkout
+	Waiting int // callers waiting for a connection
+
+	Acquired        uint64        // checkouts
+	Waits           uint64        // checkouts that had to wait, whatever came of it
+	Timeouts        uint64        // waits that ended with ErrPoolTimeout
+	Canceled        uint64        // waits that ended with the error of the caller's context
+	Opened          uint64        // connections opened
+	Closed          uint64        // connections closed
+	Leaks           uint64        // connections reported as held too long
+	LostRows        uint64        // rows dropped without Close, found by the garbage collector
+	Reclaimed       uint64        // connections taken back from their holders
+	SlowQueries     uint64        // operations of at least slow_query_threshold
+	StatementHits   uint64        // operations that ran on a kept statement
+	StatementMisses uint64        // operations that had to prepare one
+	WaitDuration    time.Duration // sum of all waits
+}
+
+// Stats takes no lock that a checkout or a return takes, so it may be called as often as one likes. Its figures are
+// read one after another and can be apart by what happened meanwhile.
+func (p *Pool) Stats() Stats {
+	st := Stats{
+		Limit:        int(p.limitNow.Load()),
+		Waiting:      int(p.waiting.Load()),
+		Acquired:     p.counters.acquired.Load(),
+		Waits:        p.counters.waits.Load(),
+		Timeouts:     p.counters.timeouts.Load(),
+		Canceled:     p.counters.canceled.Load(),
+		Opened:       p.counters.opened.Load(),
+		Closed:       p.counters.closed.Load(),
+		WaitDuration: time.Duration(p.counters.waited.Load()),
+	}
+	for _, s := range *p.sessions.Load() {
+		st.Open++
+		if l := s.lease.Load(); l != nil {
+			st.Acquired += l.state.checkouts()
+		}
+		if s.idle() {
+			st.Idle++
+		} else {
+			st.InUse++
+		}
+	}
+	return st
+}
+
+// driverPanic carries a panic of the wrapped driver from the goroutine that dialled to the caller it dialled for.
+type driverPanic struct {
+	value any
+	stack []byte
+}
+
+func (e *driverPanic) Error() string {
+	return fmt.Sprintf("lifeguard: the driver panicked while it opened a connection: %v", e.value)
+}

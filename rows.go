@@ -1,0 +1,123 @@
+package lifeguard
+
+import (
+	"context"
+	"database/sql/driver"
+	"io"
+	"reflect"
+)
+
+// rows is the result of a query, whatever optional interfaces the driver's rows have: for each of them database/sql has
+// a value that stands for "not there", which the fallbacks here give.
+type rows struct {
+	lease  *lease
+	parent driver.Rows
+	ctx    context.Context
+}
+
+var (
+	_ driver.Rows                           = (*rows)(nil)
+	_ driver.RowsNextResultSet              = (*rows)(nil)
+	_ driver.RowsColumnTypeScanType         = (*rows)(nil)
+	_ driver.RowsColumnTypeDatabaseTypeName = (*rows)(nil)
+	_ driver.RowsColumnTypeLength           = (*rows)(nil)
+	_ driver.RowsColumnTypeNullable         = (*rows)(nil)
+	_ driver.RowsColumnTypePrecisionScale   = (*rows)(nil)
+)
+
+func newRows(ctx context.Context, l *lease, parent driver.Rows) driver.Rows {
+	r := &l.rows
+	if l.rowsOpen {
+		r = new(rows)
+	} else {
+		l.rowsOpen = true
+	}
+	*r = rows{lease: l, parent: parent, ctx: ctx}
+	return r.asDriverRows()
+}
+
+func (r *rows) Columns() []string { return r.parent.Columns() }
+
+func (r *rows) Close() (err error) {
+	l := r.lease
+	if l.gone() {
+		return nil // closed with the connection
+	}
+	returned := false
+	defer l.fetched(r.ctx, &err, &returned)
+	err = r.parent.Close()
+	returned = true
+	if r == &l.rows {
+		l.rowsOpen = false
+		r.ctx = nil
+	}
+	return err
+}
+
+func (r *rows) Next(dest []driver.Value) (err error) {
+	if r.lease.gone() {
+		return driver.ErrBadConn
+	}
+	returned := false
+	defer r.lease.fetched(r.ctx, &err, &returned)
+	err = r.parent.Next(dest)
+	returned = true
+	return err
+}
+
+func (r *rows) HasNextResultSet() bool {
+	if p, ok := r.parent.(driver.RowsNextResultSet); ok {
+		return p.HasNextResultSet()
+	}
+	return false
+}
+
+func (r *rows) NextResultSet() (err error) {
+	p, ok := r.parent.(driver.RowsNextResultSet)
+	if !ok {
+		return io.EOF
+	}
+	if r.lease.gone() {
+		return driver.ErrBadConn
+	}
+	returned := false
+	defer r.lease.fetched(r.ctx, &err, &returned)
+	err = p.NextResultSet()
+	returned = true
+	return err
+}
+
+func (r *rows) ColumnTypeScanType(index int) reflect.Type {
+	if p, ok := r.parent.(driver.RowsColumnTypeScanType); ok {
+		return p.ColumnTypeScanType(index)
+	}
+	return reflect.TypeFor[any]()
+}
+
+func (r *rows) ColumnTypeDatabaseTypeName(index int) string {
+	if p, ok := r.parent.(driver.RowsColumnTypeDatabaseTypeName); ok {
+		return p.ColumnTypeDatabaseTypeName(index)
+	}
+	return ""
+}
+
+func (r *rows) ColumnTypeLength(index int) (length int64, ok bool) {
+	if p, ok := r.parent.(driver.RowsColumnTypeLength); ok {
+		return p.ColumnTypeLength(index)
+	}
+	return 0, false
+}
+
+func (r *rows) ColumnTypeNullable(index int) (nullable, ok bool) {
+	if p, ok := r.parent.(driver.RowsColumnTypeNullable); ok {
+		return p.ColumnTypeNullable(index)
+	}
+	return false, false
+}
+
+func (r *rows) ColumnTypePrecisionScale(index int) (precision, scale int64, ok bool) {
+	if p, ok := r.parent.(driver.RowsColumnTypePrecisionScale); ok {
+		return p.ColumnTypePrecisionScale(index)
+	}
+	return 0, 0, false
+}

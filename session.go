@@ -1,0 +1,244 @@
+package lifeguard
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync/atomic"
+)
+
+// session is a physical connection. To the inner pool it is a driver.Conn; whoever takes it out of there, a lease as a
+// rule, uses the wrapped connection through it, alone.
+type session struct {
+	pool *Pool
+	conn driver.Conn // the wrapped driver's
+
+	// What the wrapped connection can do, found once.
+	pinger     driver.Pinger
+	execer     driver.ExecerContext
+	oldExecer  driver.Execer //nolint:staticcheck // what a driver has must go on working
+	queryer    driver.QueryerContext
+	oldQueryer driver.Queryer //nolint:staticcheck // likewise
+	preparer   driver.ConnPrepareContext
+	beginner   driver.ConnBeginTx
+	resetter   driver.SessionResetter
+	validator  driver.Validator
+	checker    driver.NamedValueChecker
+
+	reset   int64 // Pool.resets when it was opened
+	expires int64 // pool clock; fixed at birth, 0 for never
+
+	// Owned by whoever took the session; handed on through Pool.mu or a compare-and-swap of lease.state.
+	taken      *sql.Conn // the inner pool's hold on this session
+	usedAt     int64     // pool clock; when it was last returned, opened or pinged
+	adopted    bool      // it has been taken out of the inner pool before
+	used       bool      // the wrapped driver must reset it before the next holder
+	bad        bool      // it must not be used again
+	sawEnd     bool      // an operation of this holder met the end of its context
+	statements []*stmt   // open ones of the present lease
+
+	stored atomic.Bool // it is idle in the inner pool; written under Pool.mu
+	lease  atomic.Pointer[lease]
+}
+
+var (
+	_ driver.Conn      = (*session)(nil)
+	_ driver.Validator = (*session)(nil)
+	// Not driver.SessionResetter: a session is made ready by the pool, in the time of the caller it is for.
+)
+
+func newSession(p *Pool, conn driver.Conn) *session {
+	born := p.now()
+	s := &session{pool: p, conn: conn, reset: p.resets.Load(), usedAt: born}
+	if life := int64(p.cfg.MaxConnectionLifetime); life > 0 {
+		// Connections opened together must not all have to be replaced together.
+		s.expires = born + life - rand.Int64N(life/10+1)
+	}
+	s.pinger, _ = conn.(driver.Pinger)
+	s.execer, _ = conn.(driver.ExecerContext)
+	s.queryer, _ = conn.(driver.QueryerContext)
+	if s.execer == nil {
+		s.oldExecer, _ = conn.(driver.Execer) //nolint:staticcheck // see the field
+	}
+	if s.queryer == nil {
+		s.oldQueryer, _ = conn.(driver.Queryer) //nolint:staticcheck // see the field
+	}
+	s.preparer, _ = conn.(driver.ConnPrepareContext)
+	s.beginner, _ = conn.(driver.ConnBeginTx)
+	s.resetter, _ = conn.(driver.SessionResetter)
+	s.validator, _ = conn.(driver.Validator)
+	s.checker, _ = conn.(driver.NamedValueChecker)
+	return s
+}
+
+// fit says whether the session may be handed to another holder as far as the pool's rules go.
+func (s *session) fit(now int64) bool {
+	return !s.bad && (s.expires == 0 || now < s.expires) && s.reset == s.pool.resets.Load()
+}
+
+// valid asks the wrapped driver whether the connection can be used again.
+func (s *session) valid() bool { return s.validator == nil || s.validator.IsValid() }
+
+// suspect says whether the connection may be dead, because another broke since it was last known to be alive.
+func (s *session) suspect() bool { return s.usedAt <= s.pool.brokenAt.Load() }
+
+// broke notes that the server, or the network, ended a connection: the idle ones have probably gone the same way.
+// A connection that its driver gave up because a context ended says nothing about the others.
+func (s *session) broke() {
+	s.bad = true
+	if !s.sawEnd {
+		s.pool.brokenAt.Store(s.pool.now())
+	}
+}
+
+// makeReady brings a session into the state in which a new connection would be. An error means that it is dead, or
+// that ctx is over.
+func (s *session) makeReady(ctx context.Context, patience int64) error {
+	if !s.fit(s.pool.now()) {
+		return driver.ErrBadConn
+	}
+	if s.suspect() {
+		if err := s.verify(ctx, patience); err != nil {
+			return err
+		}
+	}
+	if s.used && s.resetter != nil {
+		if err := s.resetter.ResetSession(ctx); errors.Is(err, driver.ErrBadConn) {
+			s.broke()
+			return err // other errors are ignored, as database/sql does
+		}
+	}
+	return nil
+}
+
+// verify pings a connection that may be dead.
+func (s *session) verify(ctx context.Context, patience int64) error {
+	if s.pinger == nil {
+		s.bad = true
+		return driver.ErrBadConn
+	}
+	if patience != 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, s.pool.timeOf(patience))
+		defer cancel()
+	}
+	if err := s.pinger.Ping(ctx); err != nil {
+		s.bad = true
+		return err
+	}
+	s.usedAt = s.pool.now()
+	return nil
+}
+
+// IsValid is asked by the inner pool when a session is returned to it.
+func (s *session) IsValid() bool { return s.fit(s.pool.now()) }
+
+// Close is called by the inner pool, once.
+func (s *session) Close() (err error) {
+	s.pool.closedSession(s)
+	// A panic must not pass through the inner pool, which would count the connection as open for ever.
+	finished := false
+	defer func() {
+		if finished {
+			return
+		}
+		v := recover()
+		s.pool.log.Error("lifeguard: the driver panicked while it closed a connection",
+			slog.String("pool", s.pool.name), slog.Any("panic", v))
+		err = fmt.Errorf("lifeguard: the driver panicked while it closed a connection: %v", v)
+	}()
+	err = s.conn.Close()
+	finished = true
+	return err
+}
+
+// errInner answers what nobody asks of a session: the inner pool hands out connections and runs nothing on them.
+var errInner = errors.New("lifeguard: sessions are used through leases")
+
+func (s *session) Prepare(string) (driver.Stmt, error) { return nil, errInner }
+func (s *session) Begin() (driver.Tx, error)           { return nil, errInner }
+
+// idle says whether nobody holds the session.
+func (s *session) idle() bool {
+	if l := s.lease.Load(); l != nil {
+		return l.state.load() == leaseIdle
+	}
+	return s.stored.Load()
+}
+
+// prepare, exec, query and begin run on the wrapped connection what database/sql would have run, with the fallbacks it
+// has for connections that lack the methods with a context.
+
+func (s *session) prepare(ctx context.Context, query string) (driver.Stmt, error) {
+	if s.preparer != nil {
+		return s.preparer.PrepareContext(ctx, query)
+	}
+	st, err := s.conn.Prepare(query)
+	if err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		_ = st.Close()
+		return nil, err
+	}
+	return st, nil
+}
+
+func (s *session) exec(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	if s.execer != nil {
+		return s.execer.ExecContext(ctx, query, args)
+	}
+	values, err := positional(ctx, args)
+	if err != nil {
+		return nil, err
+	}
+	return s.oldExecer.Exec(query, values)
+}
+
+func (s *session) query(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	if s.queryer != nil {
+		return s.queryer.QueryContext(ctx, query, args)
+	}
+	values, err := positional(ctx, args)
+	if err != nil {
+		return nil, err
+	}
+	return s.oldQueryer.Query(query, values)
+}
+
+func (s *session) begin(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
+	if s.beginner != nil {
+		return s.beginner.BeginTx(ctx, opts)
+	}
+	if opts.Isolation != driver.IsolationLevel(sql.LevelDefault) {
+		return nil, errors.New("sql: driver does not support non-default isolation level")
+	}
+	if opts.ReadOnly {
+		return nil, errors.New("sql: driver does not support read-only transactions")
+	}
+	tx, err := s.conn.Begin() //nolint:staticcheck // all that this connection has
+	if err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		_ = tx.Rollback()
+		return nil, err
+	}
+	return tx, nil
+}
+
+// positional turns arguments into what the driver methods without a context take.
+func positional(ctx context.Context, args []driver.NamedValue) ([]driver.Value, error) {
+	values := make([]driver.Value, len(args))
+	for i, a := range args {
+		if a.Name != "" {
+			return nil, errors.New("sql: driver does not support the use of Named Parameters")
+		}
+		values[i] = a.Value
+	}
+	return values, ctx.Err()
+}

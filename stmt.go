@@ -1,0 +1,161 @@
+package lifeguard
+
+import (
+	"context"
+	"database/sql/driver"
+)
+
+// stmt is a statement that a handle prepared on a lease.
+type stmt struct {
+	lease  *lease
+	parent driver.Stmt
+	text   string
+	index  int // in session.statements
+	closed bool
+
+	execer  driver.StmtExecContext
+	queryer driver.StmtQueryContext
+	checker driver.NamedValueChecker
+}
+
+var (
+	_ driver.Stmt              = (*stmt)(nil)
+	_ driver.StmtExecContext   = (*stmt)(nil)
+	_ driver.StmtQueryContext  = (*stmt)(nil)
+	_ driver.NamedValueChecker = (*stmt)(nil)
+	_ driver.ColumnConverter   = convertingStmt{} //nolint:staticcheck // what a driver has must go on working
+)
+
+// convertingStmt is stmt for a driver whose statements convert arguments.
+type convertingStmt struct {
+	*stmt
+	converter driver.ColumnConverter //nolint:staticcheck // see above
+}
+
+func (st convertingStmt) ColumnConverter(i int) driver.ValueConverter {
+	return st.converter.ColumnConverter(i)
+}
+
+func newStmt(l *lease, parent driver.Stmt, text string) driver.Stmt {
+	s := l.session
+	st := &stmt{lease: l, parent: parent, text: text, index: len(s.statements)}
+	st.execer, _ = parent.(driver.StmtExecContext)
+	st.queryer, _ = parent.(driver.StmtQueryContext)
+	st.checker, _ = parent.(driver.NamedValueChecker)
+	s.statements = append(s.statements, st)
+	if cc, ok := parent.(driver.ColumnConverter); ok { //nolint:staticcheck // see above
+		return convertingStmt{st, cc}
+	}
+	return st
+}
+
+// Close closes the statement if it still exists. A handle keeps statements of idle connections, and closes them at any
+// time: also when the connection was taken back and is in somebody else's hands, whose business must not be disturbed.
+func (st *stmt) Close() error {
+	l := st.lease
+	switch l.state.load() {
+	case leaseGone:
+		return nil // closed when the lease ended
+	case leaseIdle:
+		if !l.state.move(leaseIdle, leaseHeld) {
+			return nil
+		}
+		err := st.close()
+		if !l.putBack(leaseGone) {
+			l.giveUp(notHeld)
+		}
+		return err
+	default:
+		return st.close()
+	}
+}
+
+// close is called by the owner of the session.
+func (st *stmt) close() error {
+	if st.closed {
+		return nil
+	}
+	st.closed = true
+	open := st.lease.session.statements
+	last := open[len(open)-1]
+	open[st.index] = last
+	last.index = st.index
+	open[len(open)-1] = nil
+	st.lease.session.statements = open[:len(open)-1]
+	return st.parent.Close()
+}
+
+func (st *stmt) NumInput() int { return st.parent.NumInput() }
+
+// CheckNamedValue asks the statement and then the connection, the order in which database/sql looks for a checker.
+func (st *stmt) CheckNamedValue(v *driver.NamedValue) error {
+	if st.checker != nil {
+		return st.checker.CheckNamedValue(v)
+	}
+	return st.lease.CheckNamedValue(v)
+}
+
+// Exec and Query are not called by database/sql, which prefers the methods with a context.
+
+func (st *stmt) Exec(args []driver.Value) (driver.Result, error) {
+	return st.ExecContext(context.Background(), ordinal(args))
+}
+
+func (st *stmt) Query(args []driver.Value) (driver.Rows, error) {
+	return st.QueryContext(context.Background(), ordinal(args))
+}
+
+func ordinal(args []driver.Value) []driver.NamedValue {
+	named := make([]driver.NamedValue, len(args))
+	for i, v := range args {
+		named[i] = driver.NamedValue{Ordinal: i + 1, Value: v}
+	}
+	return named
+}
+
+func (st *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (_ driver.Result, err error) {
+	if err := st.lease.start(st.text); err != nil {
+		return nil, err
+	}
+	returned := false
+	defer st.lease.done(ctx, &err, &returned)
+	res, err := st.exec(ctx, args)
+	returned = true
+	return res, err
+}
+
+func (st *stmt) exec(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
+	if st.execer != nil {
+		return st.execer.ExecContext(ctx, args)
+	}
+	values, err := positional(ctx, args)
+	if err != nil {
+		return nil, err
+	}
+	return st.parent.Exec(values) //nolint:staticcheck // all that this statement has
+}
+
+func (st *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (_ driver.Rows, err error) {
+	if err := st.lease.start(st.text); err != nil {
+		return nil, err
+	}
+	returned := false
+	defer st.lease.done(ctx, &err, &returned)
+	parent, err := st.query(ctx, args)
+	returned = true
+	if err != nil {
+		return nil, err
+	}
+	return newRows(ctx, st.lease, parent), nil
+}
+
+func (st *stmt) query(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
+	if st.queryer != nil {
+		return st.queryer.QueryContext(ctx, args)
+	}
+	values, err := positional(ctx, args)
+	if err != nil {
+		return nil, err
+	}
+	return st.parent.Query(values) //nolint:staticcheck // all that this statement has
+}
