@@ -13,6 +13,8 @@ import (
 	"sync"
 
 	"github.com/lib/pq"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/trace"
 )
 
 func init() {
@@ -29,8 +31,10 @@ func (pqDriver) OpenConnector(dsn string) (driver.Connector, error) { return pq.
 type Option func(*options)
 
 type options struct {
-	config *Config
-	log    *slog.Logger
+	config      *Config
+	log         *slog.Logger
+	leakHandler func(Leak)
+	tracers     trace.TracerProvider
 }
 
 func newOptions(opts []Option) *options {
@@ -55,11 +59,18 @@ func (o *options) logger() *slog.Logger {
 	return slog.Default()
 }
 
+func (o *options) tracerProvider() trace.TracerProvider {
+	if o.tracers != nil {
+		return o.tracers
+	}
+	return otel.GetTracerProvider()
+}
+
 // WithConfig replaces the defaults. The settings are used exactly as they stand, 0 meaning none; start from
 // [DefaultConfig] to change a few. Parameters in the DSN win over them.
 func WithConfig(c Config) Option { return func(o *options) { o.config = &c } }
 
-// WithLogger sets where the pool reports its own trouble: dials that fail, and connecting that works again.
+// WithLogger sets where the pool reports leaks and its own trouble: dials that fail, and connecting that works again.
 // The default is [slog.Default] at the time the handle is opened.
 func WithLogger(l *slog.Logger) Option { return func(o *options) { o.log = l } }
 
@@ -155,9 +166,10 @@ func OpenDB(c driver.Connector, opts ...Option) (*sql.DB, error) {
 //		…
 //	})
 //
-// Anything that is not a connection of lifeguard's is returned as it is.
+// Anything that is not a connection of lifeguard's is returned as it is. A connection that was unwrapped is never taken
+// back by leak_reclaim_after until it was returned; of one that was taken back before, [ErrReclaimed] is all there is.
 func Unwrap(driverConn any) any {
-	if c, ok := driverConn.(interface{ unwrap() driver.Conn }); ok {
+	if c, ok := driverConn.(interface{ unwrap() any }); ok {
 		return c.unwrap()
 	}
 	return driverConn

@@ -11,18 +11,21 @@ import (
 
 // States of a lease. Whoever moves it out of leaseIdle, by compare-and-swap, owns the session from then on; out of the
 // other states only the holder's goroutine moves it, except that leaseHeld and leaseBusy may turn into leaseLocked, and
-// back, at any moment.
+// back, at any moment, and that the janitor may turn leaseHeld into leaseReclaimed, and owns the session from then on.
 const (
-	leaseIdle   uint64 = iota // in the handle's free list
-	leaseHeld                 // checked out
-	leaseBusy                 // checked out, and an operation runs
-	leaseLocked               // checked out, and a report is reading lease.hold: for a few instructions
-	leaseEnding               // the handle was told that it is not valid, and is about to close it
-	leaseGone                 // closed, or taken back while it was idle; the handle may still have the husk
+	leaseIdle      uint64 = iota // in the handle's free list
+	leaseHeld                    // checked out
+	leaseBusy                    // checked out, and an operation runs
+	leaseLocked                  // checked out, and a report is reading lease.hold: for a few instructions
+	leaseEnding                  // the handle was told that it is not valid, and is about to close it
+	leaseGone                    // closed, or taken back while it was idle; the handle may still have the husk
+	leaseReclaimed               // taken back from its holder, who does not know yet
 
 	leaseStates   uint64 = 7  // mask
 	leaseActivity uint64 = 8  // which of hold.activity is the present one
-	leaseCheckout uint64 = 16 // the bits above count checkouts, which makes counting free
+	leaseRaw      uint64 = 16 // the holder got the driver's connection, whose use cannot be seen: see Unwrap
+	leaseTouched  uint64 = 32 // the holder did something since the janitor last looked
+	leaseCheckout uint64 = 64 // the bits above count checkouts, which makes counting free
 )
 
 // leaseState is the state of a lease. It is one word, because each further atomic write would be felt: a checkout, an
@@ -73,6 +76,23 @@ func (s *leaseState) lock() (word uint64, ok bool) {
 
 func (s *leaseState) unlock(word uint64) { s.word.Store(word) }
 
+// enter is move(leaseHeld, leaseBusy) by the holder, and tells the janitor that he is there.
+func (s *leaseState) enter() bool {
+	for {
+		word := s.word.Load()
+		switch word & leaseStates {
+		case leaseHeld:
+			if s.word.CompareAndSwap(word, (word-leaseHeld+leaseBusy)|leaseTouched) {
+				return true
+			}
+		case leaseLocked:
+			runtime.Gosched()
+		default:
+			return false
+		}
+	}
+}
+
 // lease is what a handle's *sql.DB has for a connection: the right to one session, from Connect until the handle
 // closes it or, while it is idle, until somebody needs the connection more.
 //
@@ -81,16 +101,16 @@ type lease struct {
 	pool    *Pool
 	handle  *connector
 	session *session
-	born    int64 // pool clock
-	recalls int64 // Pool.recalls when it was given
+	number  uint64 // among the leases of the session
+	born    int64  // pool clock
+	recalls int64  // Pool.recalls when it was given
 	state   leaseState
 	inTx    atomic.Bool
 	hold    hold
+	leaked  uint64 // the checkout that was reported as a leak; guarded by leaseLocked
+	watch   watch  // the janitor's
 
-	// A query's rows are those of the lease as long as they are the only ones open, as they nearly always are:
-	// database/sql does not touch them after their Close.
-	rows     rows
-	rowsOpen bool
+	openRows int // the holder's; rows that were not closed yet
 }
 
 // hold is what is known about the present holder of a lease, for reports that are made while he works. A report reads it
@@ -100,6 +120,7 @@ type hold struct {
 	since    int64           // pool clock; when it was checked out
 	ctx      context.Context // of the checkout; stays until the next one, or until the lease ends a second later
 	stack    stack
+	byOpener bool // database/sql opened the connection on a goroutine of its own: ctx and stack say nothing
 	activity [2]activity
 }
 
@@ -108,18 +129,25 @@ type activity struct {
 	query      string // last one
 	began      int64  // pool clock
 	operations int    // up to this one
+	endless    bool   // its context never ends, so that rows it left open may be lost
 }
 
 // newLease puts a session into ctx's hands.
 func newLease(h *connector, s *session, ctx context.Context) *lease {
 	p := h.pool
 	l := &lease{pool: p, handle: h, session: s, born: p.now(), recalls: p.recalls.Load()}
+	s.leases++
+	l.number = s.leases
 	l.prepareHold(ctx, l.born, 0)
+	if l.hold.stack.isOpener() {
+		l.hold.stack.n, l.hold.byOpener = 0, true
+	}
 	l.state.word.Store(leaseCheckout + leaseHeld)
 	s.used, s.sawEnd = true, false
 	s.lease.Store(l)
 	p.mu.Lock()
 	p.armSweepLocked()
+	p.janitor.wakeLocked()
 	p.mu.Unlock()
 	return l
 }
@@ -127,7 +155,7 @@ func newLease(h *connector, s *session, ctx context.Context) *lease {
 // prepareHold writes the hold of a checkout that is about to be tried, which nobody reads unless it succeeds.
 func (l *lease) prepareHold(ctx context.Context, now int64, word uint64) {
 	h := &l.hold
-	h.since, h.ctx = now, ctx
+	h.since, h.ctx, h.byOpener = now, ctx, false
 	h.activity[word/leaseActivity&1] = activity{began: now}
 	h.stack.capture(&l.pool.capture, now)
 }
@@ -141,8 +169,15 @@ func (l *lease) ResetSession(ctx context.Context) error {
 	}
 	now := p.now()
 	l.prepareHold(ctx, now, word)
-	if !l.state.word.CompareAndSwap(word, word+leaseCheckout+leaseHeld) {
+	state := leaseHeld
+	if p.reclaims {
+		state = leaseBusy // the driver's ResetSession must not be cut
+	}
+	if !l.state.word.CompareAndSwap(word, word&^(leaseRaw|leaseTouched)+leaseCheckout+state) {
 		return driver.ErrBadConn
+	}
+	if p.reclaims {
+		defer l.leave()
 	}
 	s.used, s.sawEnd = true, false
 	if s.expires != 0 && now >= s.expires || s.suspect() || l.recalled() {
@@ -172,28 +207,34 @@ func (l *lease) IsValid() bool {
 	switch l.state.load() {
 	case leaseIdle:
 		return true
-	case leaseEnding, leaseGone:
+	case leaseEnding, leaseGone, leaseReclaimed:
 		return false
 	}
 	s, p := l.session, l.pool
+	state := leaseHeld
+	if p.reclaims {
+		if state = leaseBusy; !l.state.enter() {
+			return false
+		}
+	}
 	if !s.bad && !s.valid() {
 		s.broke()
 	}
 	// The checkout stands for now, here and in usedAt: it saves a look at the clock, and errs by one hold on the side
 	// of an earlier end and of a ping too many.
 	if s.bad || l.hold.since-l.born > leaseLifetime || p.waiting.Load() > 0 || l.recalled() {
-		l.state.move(leaseHeld, leaseEnding)
+		l.state.move(state, leaseEnding)
 		return false
 	}
 	s.usedAt = l.hold.since
-	return l.putBack(leaseEnding)
+	return l.putBack(state, leaseEnding)
 }
 
-// putBack makes a held lease idle, unless somebody waits: then the lease goes to state otherwise, the caller keeps the
-// session, and the answer is false.
-func (l *lease) putBack(otherwise uint64) bool {
-	if !l.state.try(leaseHeld, leaseIdle) {
-		l.state.move(leaseHeld, leaseIdle)
+// putBack makes a lease in state from idle, unless somebody waits: then the lease goes to state otherwise, the caller
+// keeps the session, and the answer is false.
+func (l *lease) putBack(from, otherwise uint64) bool {
+	if !l.state.try(from, leaseIdle) {
+		l.state.move(from, leaseIdle)
 	}
 	// Idle first, then the look: see Pool.waiting. If the move fails, a waiter was faster and has the session.
 	return l.pool.waiting.Load() == 0 || !l.state.move(leaseIdle, otherwise)
@@ -246,7 +287,7 @@ func (l *lease) closeStatements() {
 }
 
 // start begins an operation of the holder. Exactly one call of done follows if it returns nil.
-func (l *lease) start(query string) error {
+func (l *lease) start(ctx context.Context, query string) error {
 	for {
 		word := l.state.word.Load()
 		switch word & leaseStates {
@@ -254,20 +295,49 @@ func (l *lease) start(query string) error {
 		case leaseLocked:
 			runtime.Gosched()
 			continue
+		case leaseReclaimed:
+			return ErrReclaimed
 		default:
 			return driver.ErrBadConn
 		}
 		last, next := &l.hold.activity[word/leaseActivity&1], &l.hold.activity[word/leaseActivity&1^1]
 		next.query, next.began, next.operations = query, last.began, last.operations+1
+		next.endless = ctx.Done() == nil
 		if query == "" {
 			next.query = last.query
 		}
 		if last.operations > 0 { // the first begins when the checkout ends, and saves a look at the clock
 			next.began = l.pool.now()
 		}
-		if l.state.word.CompareAndSwap(word, (word-leaseHeld+leaseBusy)^leaseActivity) {
+		if l.hold.stack.n == 0 && (l.hold.byOpener || next.began-l.hold.since > lateAfter) {
+			l.captureLate(ctx, next.began)
+		}
+		if l.state.word.CompareAndSwap(word, ((word-leaseHeld+leaseBusy)^leaseActivity)|leaseTouched) {
 			return nil
 		}
+	}
+}
+
+// enter begins a call into the driver that is no operation of its own, such as fetching a row. Exactly one call of
+// fetched, or of leave, follows if it returns nil. Only where connections are taken back from holders does the janitor
+// have to know of it, and the two compare-and-swaps for each row are spent.
+func (l *lease) enter() error {
+	if l.pool.reclaims && l.state.enter() {
+		return nil
+	}
+	switch l.state.load() {
+	case leaseGone:
+		return driver.ErrBadConn
+	case leaseReclaimed:
+		return ErrReclaimed
+	}
+	return nil
+}
+
+// leave ends what enter began.
+func (l *lease) leave() {
+	if l.pool.reclaims {
+		l.state.move(leaseBusy, leaseHeld)
 	}
 }
 
@@ -292,13 +362,11 @@ func (l *lease) done(ctx context.Context, err *error, returned *bool) {
 // fetched is done for what is done with rows, which belongs to the query that gave them.
 func (l *lease) fetched(ctx context.Context, err *error, returned *bool) {
 	if *returned && (*err == nil || *err == io.EOF) { //nolint:errorlint // database/sql compares by identity, too
+		l.leave()
 		return
 	}
 	l.done(ctx, err, returned)
 }
-
-// gone says whether the connection is no longer its holder's.
-func (l *lease) gone() bool { return l.state.load() == leaseGone }
 
 // failed looks at the error of an operation for what it says about the connection.
 func (l *lease) failed(ctx context.Context, err error) {
@@ -314,9 +382,12 @@ func (l *lease) failed(ctx context.Context, err error) {
 // Ping is what sql.DB.Ping calls. As on a driver without it, it is no error if the wrapped one cannot ping.
 func (l *lease) Ping(ctx context.Context) (err error) {
 	if l.session.pinger == nil {
+		if l.state.load() == leaseReclaimed {
+			return ErrReclaimed
+		}
 		return nil
 	}
-	if err := l.start(""); err != nil {
+	if err := l.start(ctx, ""); err != nil {
 		return err
 	}
 	returned := false
@@ -331,6 +402,10 @@ func (l *lease) CheckNamedValue(v *driver.NamedValue) error {
 	if l.session.checker == nil {
 		return driver.ErrSkip
 	}
+	if err := l.enter(); err != nil {
+		return err
+	}
+	defer l.leave()
 	return l.session.checker.CheckNamedValue(v)
 }
 
@@ -340,7 +415,7 @@ func (l *lease) Prepare(query string) (driver.Stmt, error) {
 }
 
 func (l *lease) PrepareContext(ctx context.Context, query string) (_ driver.Stmt, err error) {
-	if err := l.start(query); err != nil {
+	if err := l.start(ctx, query); err != nil {
 		return nil, err
 	}
 	returned := false
@@ -359,7 +434,10 @@ func (l *lease) Begin() (driver.Tx, error) {
 }
 
 func (l *lease) BeginTx(ctx context.Context, opts driver.TxOptions) (_ driver.Tx, err error) {
-	if err := l.start(""); err != nil {
+	if l.hold.stack.n == 0 {
+		l.captureLate(ctx, l.hold.since) // what begins here will be kept for a while
+	}
+	if err := l.start(ctx, ""); err != nil {
 		return nil, err
 	}
 	returned := false
@@ -374,7 +452,7 @@ func (l *lease) BeginTx(ctx context.Context, opts driver.TxOptions) (_ driver.Tx
 }
 
 func (l *lease) exec(ctx context.Context, query string, args []driver.NamedValue) (_ driver.Result, err error) {
-	if err := l.start(query); err != nil {
+	if err := l.start(ctx, query); err != nil {
 		return nil, err
 	}
 	returned := false
@@ -385,7 +463,7 @@ func (l *lease) exec(ctx context.Context, query string, args []driver.NamedValue
 }
 
 func (l *lease) query(ctx context.Context, query string, args []driver.NamedValue) (_ driver.Rows, err error) {
-	if err := l.start(query); err != nil {
+	if err := l.start(ctx, query); err != nil {
 		return nil, err
 	}
 	returned := false
@@ -398,8 +476,25 @@ func (l *lease) query(ctx context.Context, query string, args []driver.NamedValu
 	return newRows(ctx, l, parent), nil
 }
 
-// unwrap is how [Unwrap] finds the wrapped driver's connection.
-func (l *lease) unwrap() driver.Conn { return l.session.conn }
+// unwrap is how [Unwrap] finds the wrapped driver's connection. What its holder does with it cannot be seen, so from
+// here on it is not taken back from him.
+func (l *lease) unwrap() any {
+	for {
+		word := l.state.word.Load()
+		switch word & leaseStates {
+		case leaseHeld, leaseBusy:
+			if !l.state.word.CompareAndSwap(word, word|leaseRaw) {
+				continue
+			}
+		case leaseLocked:
+			runtime.Gosched()
+			continue
+		case leaseReclaimed:
+			return ErrReclaimed
+		}
+		return l.session.conn
+	}
+}
 
 // asDriverConn gives the lease the methods that the wrapped connection has. ExecerContext and QueryerContext are
 // claimed only if the wrapped connection has them (or their legacy forms): for a connection that has not, database/sql

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/go-lifeguard/lifeguard/internal/sqltext"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // leaseLifetime is how long a lease may stay with its handle. An idle lease keeps its connection from the inner pool,
@@ -38,6 +39,9 @@ type Pool struct {
 	ctx      context.Context // ends when the pool closes
 	stop     context.CancelFunc
 	redactor redactor
+	tracers  trace.TracerProvider
+	janitor  *janitor   // nil without a leak_threshold
+	reclaims bool       // connections are taken back from holders
 	sharedAs *sharedKey // nil if the pool is not shared under a pool_name
 
 	// waiting mirrors queue.len for returners, who must not take the lock: a waiter raises it before it looks for an
@@ -50,6 +54,8 @@ type Pool struct {
 	sessions atomic.Pointer[[]*session]
 	counters counters
 	capture  captureBudget
+	late     captureBudget              // for holders who got no stack out of capture and turn out to stay
+	lost     atomic.Pointer[lostTicket] // rows that the garbage collector found, linked
 
 	mu       sync.Mutex // guards everything below; never held during a call into a driver or the inner pool
 	limit    int
@@ -67,6 +73,7 @@ type Pool struct {
 // counters are those of Stats. A checkout is counted in its lease's state, and here when the lease ends.
 type counters struct {
 	acquired, waits, timeouts, canceled, opened, closed atomic.Uint64
+	leaks, lostRows, reclaimed                          atomic.Uint64
 	waited                                              atomic.Int64
 }
 
@@ -82,6 +89,8 @@ func newPool(parent driver.Connector, name string, t target, dsn string, cfg Con
 		ctx:      ctx,
 		stop:     stop,
 		redactor: newRedactor(dsn),
+		tracers:  o.tracerProvider(),
+		reclaims: cfg.LeakReclaimAfter > 0,
 		cfg:      cfg,
 		limit:    cfg.ConnectionLimit,
 		maxIdle:  cfg.MaxIdleConnections,
@@ -101,6 +110,7 @@ func newPool(parent driver.Connector, name string, t target, dsn string, cfg Con
 	p.dialLocked(ctx)
 	p.mu.Unlock()
 	p.keepMinimum()
+	p.startJanitor(o.leakHandler)
 	return p
 }
 
@@ -203,6 +213,7 @@ func (p *Pool) wait(ctx context.Context, h *connector, start int64) (*session, e
 	p.queue.push(w)
 	p.waiting.Store(int32(p.queue.len))
 	p.dialForLocked(ctx)
+	p.janitor.alertLocked()
 	p.mu.Unlock()
 	p.counters.waits.Add(1)
 
@@ -634,6 +645,9 @@ func (p *Pool) Stats() Stats {
 		Canceled:     p.counters.canceled.Load(),
 		Opened:       p.counters.opened.Load(),
 		Closed:       p.counters.closed.Load(),
+		Leaks:        p.counters.leaks.Load(),
+		LostRows:     p.counters.lostRows.Load(),
+		Reclaimed:    p.counters.reclaimed.Load(),
 		WaitDuration: time.Duration(p.counters.waited.Load()),
 	}
 	for _, s := range *p.sessions.Load() {

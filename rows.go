@@ -5,14 +5,21 @@ import (
 	"database/sql/driver"
 	"io"
 	"reflect"
+	"runtime"
 )
 
 // rows is the result of a query, whatever optional interfaces the driver's rows have: for each of them database/sql has
 // a value that stands for "not there", which the fallbacks here give.
 type rows struct {
-	lease  *lease
-	parent driver.Rows
-	ctx    context.Context
+	lease   *lease
+	parent  driver.Rows
+	ctx     context.Context
+	open    bool
+	columns []string // what Columns said last, where the connection may be taken back meanwhile
+
+	// For rows that are watched for loss: see lostTicket.
+	ticket  *lostTicket
+	cleanup runtime.Cleanup
 }
 
 var (
@@ -25,38 +32,69 @@ var (
 	_ driver.RowsColumnTypePrecisionScale   = (*rows)(nil)
 )
 
+// newRows is called while the query is still the operation in progress. A session's rows are used again and again:
+// database/sql does not touch them after their Close.
 func newRows(ctx context.Context, l *lease, parent driver.Rows) driver.Rows {
-	r := &l.rows
-	if l.rowsOpen {
-		r = new(rows)
-	} else {
-		l.rowsOpen = true
+	s := l.session
+	r := s.rows
+	if r != nil {
+		s.rows = nil
+	} else if r = new(rows); l.pool.janitor != nil {
+		r.watchForLoss(s)
 	}
-	*r = rows{lease: l, parent: parent, ctx: ctx}
+	r.lease, r.parent, r.ctx, r.open = l, parent, ctx, true
+	if r.ticket != nil {
+		r.ticket.fill(l)
+	}
+	l.openRows++
 	return r.asDriverRows()
 }
 
-func (r *rows) Columns() []string { return r.parent.Columns() }
+// closed is called by the owner of the session when the driver's rows are closed.
+func (r *rows) closed() {
+	if !r.open {
+		return
+	}
+	r.open, r.ctx, r.columns = false, nil, nil
+	r.lease.openRows--
+	switch s := r.lease.session; {
+	case s.rows == nil:
+		s.rows = r
+	case r.ticket != nil:
+		// Others were opened beside these, and came back first.
+		r.cleanup.Stop()
+		runtime.KeepAlive(r)
+	}
+}
+
+func (r *rows) Columns() []string {
+	if !r.lease.pool.reclaims {
+		return r.parent.Columns()
+	}
+	// Scan looks a name up for an error about a row that it has got already.
+	if r.lease.enter() == nil {
+		defer r.lease.leave()
+		r.columns = r.parent.Columns()
+	}
+	return r.columns
+}
 
 func (r *rows) Close() (err error) {
 	l := r.lease
-	if l.gone() {
+	if l.enter() != nil {
 		return nil // closed with the connection
 	}
 	returned := false
 	defer l.fetched(r.ctx, &err, &returned)
 	err = r.parent.Close()
 	returned = true
-	if r == &l.rows {
-		l.rowsOpen = false
-		r.ctx = nil
-	}
+	r.closed()
 	return err
 }
 
 func (r *rows) Next(dest []driver.Value) (err error) {
-	if r.lease.gone() {
-		return driver.ErrBadConn
+	if err := r.lease.enter(); err != nil {
+		return err
 	}
 	returned := false
 	defer r.lease.fetched(r.ctx, &err, &returned)
@@ -66,7 +104,8 @@ func (r *rows) Next(dest []driver.Value) (err error) {
 }
 
 func (r *rows) HasNextResultSet() bool {
-	if p, ok := r.parent.(driver.RowsNextResultSet); ok {
+	if p, ok := r.parent.(driver.RowsNextResultSet); ok && r.lease.enter() == nil {
+		defer r.lease.leave()
 		return p.HasNextResultSet()
 	}
 	return false
@@ -77,8 +116,8 @@ func (r *rows) NextResultSet() (err error) {
 	if !ok {
 		return io.EOF
 	}
-	if r.lease.gone() {
-		return driver.ErrBadConn
+	if err := r.lease.enter(); err != nil {
+		return err
 	}
 	returned := false
 	defer r.lease.fetched(r.ctx, &err, &returned)
@@ -88,35 +127,40 @@ func (r *rows) NextResultSet() (err error) {
 }
 
 func (r *rows) ColumnTypeScanType(index int) reflect.Type {
-	if p, ok := r.parent.(driver.RowsColumnTypeScanType); ok {
+	if p, ok := r.parent.(driver.RowsColumnTypeScanType); ok && r.lease.enter() == nil {
+		defer r.lease.leave()
 		return p.ColumnTypeScanType(index)
 	}
 	return reflect.TypeFor[any]()
 }
 
 func (r *rows) ColumnTypeDatabaseTypeName(index int) string {
-	if p, ok := r.parent.(driver.RowsColumnTypeDatabaseTypeName); ok {
+	if p, ok := r.parent.(driver.RowsColumnTypeDatabaseTypeName); ok && r.lease.enter() == nil {
+		defer r.lease.leave()
 		return p.ColumnTypeDatabaseTypeName(index)
 	}
 	return ""
 }
 
 func (r *rows) ColumnTypeLength(index int) (length int64, ok bool) {
-	if p, ok := r.parent.(driver.RowsColumnTypeLength); ok {
+	if p, ok := r.parent.(driver.RowsColumnTypeLength); ok && r.lease.enter() == nil {
+		defer r.lease.leave()
 		return p.ColumnTypeLength(index)
 	}
 	return 0, false
 }
 
 func (r *rows) ColumnTypeNullable(index int) (nullable, ok bool) {
-	if p, ok := r.parent.(driver.RowsColumnTypeNullable); ok {
+	if p, ok := r.parent.(driver.RowsColumnTypeNullable); ok && r.lease.enter() == nil {
+		defer r.lease.leave()
 		return p.ColumnTypeNullable(index)
 	}
 	return false, false
 }
 
 func (r *rows) ColumnTypePrecisionScale(index int) (precision, scale int64, ok bool) {
-	if p, ok := r.parent.(driver.RowsColumnTypePrecisionScale); ok {
+	if p, ok := r.parent.(driver.RowsColumnTypePrecisionScale); ok && r.lease.enter() == nil {
+		defer r.lease.leave()
 		return p.ColumnTypePrecisionScale(index)
 	}
 	return 0, 0, false

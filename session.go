@@ -40,6 +40,8 @@ type session struct {
 	bad        bool      // it must not be used again
 	sawEnd     bool      // an operation of this holder met the end of its context
 	statements []*stmt   // open ones of the present lease
+	rows       *rows     // for the next query; nil while they are out, so that only their user refers to them
+	leases     uint64    // how many there were
 
 	stored atomic.Bool // it is idle in the inner pool; written under Pool.mu
 	lease  atomic.Pointer[lease]

@@ -33,6 +33,10 @@ type convertingStmt struct {
 }
 
 func (st convertingStmt) ColumnConverter(i int) driver.ValueConverter {
+	if st.lease.enter() != nil {
+		return driver.DefaultParameterConverter
+	}
+	defer st.lease.leave()
 	return st.converter.ColumnConverter(i)
 }
 
@@ -54,17 +58,23 @@ func newStmt(l *lease, parent driver.Stmt, text string) driver.Stmt {
 func (st *stmt) Close() error {
 	l := st.lease
 	switch l.state.load() {
-	case leaseGone:
+	case leaseGone, leaseReclaimed:
 		return nil // closed when the lease ended
 	case leaseIdle:
-		if !l.state.move(leaseIdle, leaseHeld) {
+		if !l.state.move(leaseIdle, leaseBusy) {
 			return nil
 		}
 		err := st.close()
-		if !l.putBack(leaseGone) {
+		if !l.putBack(leaseBusy, leaseGone) {
 			l.giveUp(notHeld)
 		}
 		return err
+	case leaseHeld, leaseLocked:
+		if l.enter() != nil {
+			return nil
+		}
+		defer l.leave()
+		return st.close()
 	default:
 		return st.close()
 	}
@@ -85,11 +95,21 @@ func (st *stmt) close() error {
 	return st.parent.Close()
 }
 
-func (st *stmt) NumInput() int { return st.parent.NumInput() }
+func (st *stmt) NumInput() int {
+	if st.lease.enter() != nil {
+		return -1 // the operation that follows says why
+	}
+	defer st.lease.leave()
+	return st.parent.NumInput()
+}
 
 // CheckNamedValue asks the statement and then the connection, the order in which database/sql looks for a checker.
 func (st *stmt) CheckNamedValue(v *driver.NamedValue) error {
 	if st.checker != nil {
+		if err := st.lease.enter(); err != nil {
+			return err
+		}
+		defer st.lease.leave()
 		return st.checker.CheckNamedValue(v)
 	}
 	return st.lease.CheckNamedValue(v)
@@ -114,7 +134,7 @@ func ordinal(args []driver.Value) []driver.NamedValue {
 }
 
 func (st *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (_ driver.Result, err error) {
-	if err := st.lease.start(st.text); err != nil {
+	if err := st.lease.start(ctx, st.text); err != nil {
 		return nil, err
 	}
 	returned := false
@@ -136,7 +156,7 @@ func (st *stmt) exec(ctx context.Context, args []driver.NamedValue) (driver.Resu
 }
 
 func (st *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (_ driver.Rows, err error) {
-	if err := st.lease.start(st.text); err != nil {
+	if err := st.lease.start(ctx, st.text); err != nil {
 		return nil, err
 	}
 	returned := false
