@@ -109,8 +109,6 @@ type lease struct {
 	hold    hold
 	leaked  uint64 // the checkout that was reported as a leak; guarded by leaseLocked
 	watch   watch  // the janitor's
-
-	openRows int // the holder's; rows that were not closed yet
 }
 
 // hold is what is known about the present holder of a lease, for reports that are made while he works. A report reads it
@@ -180,22 +178,36 @@ func (l *lease) ResetSession(ctx context.Context) error {
 		defer l.leave()
 	}
 	s.used, s.sawEnd = true, false
+	returned := false
+	defer l.survive(&returned)
 	if s.expires != 0 && now >= s.expires || s.suspect() || l.recalled() {
-		if err := s.makeReady(ctx, p.patience(now)); err != nil {
+		err := s.makeReady(ctx, p.patience(now))
+		returned = true
+		if err != nil {
 			// Whatever it was, the connection is not to be used, and this is how to say so.
 			s.bad = true
 			return driver.ErrBadConn
 		}
 		return nil
 	}
+	var err error
 	if s.resetter != nil {
-		err := s.resetter.ResetSession(ctx)
+		err = s.resetter.ResetSession(ctx)
 		if err != nil && errors.Is(err, driver.ErrBadConn) {
 			s.broke()
 		}
-		return err
 	}
-	return nil
+	returned = true
+	return err
+}
+
+// survive is deferred around calls into the driver. If one panics, the connection is closed and its place freed, where
+// database/sql would have lost it for good.
+func (l *lease) survive(returned *bool) {
+	if !*returned && (l.state.move(leaseBusy, leaseGone) || l.state.move(leaseHeld, leaseGone)) {
+		l.session.bad = true
+		l.giveUp(notHeld)
+	}
 }
 
 // recalled says whether the pool was reset or made smaller since the lease was given.
@@ -217,16 +229,17 @@ func (l *lease) IsValid() bool {
 			return false
 		}
 	}
+	returned := false
+	defer l.survive(&returned)
 	if !s.bad && !s.valid() {
 		s.broke()
 	}
-	// The checkout stands for now, here and in usedAt: it saves a look at the clock, and errs by one hold on the side
-	// of an earlier end and of a ping too many.
+	returned = true
+	// The checkout stands for now, which saves a look at the clock.
 	if s.bad || l.hold.since-l.born > leaseLifetime || p.waiting.Load() > 0 || l.recalled() {
 		l.state.move(state, leaseEnding)
 		return false
 	}
-	s.usedAt = l.hold.since
 	return l.putBack(state, leaseEnding)
 }
 
@@ -281,7 +294,7 @@ func (l *lease) end() {
 func (l *lease) closeStatements() {
 	s := l.session
 	for _, st := range s.statements {
-		_ = st.parent.Close() // nobody is left who could be told
+		_ = st.prepared.release() // nobody is left who could be told
 	}
 	s.statements = nil
 }
@@ -342,14 +355,11 @@ func (l *lease) leave() {
 }
 
 // done is deferred to the end of an operation with the error it returns. If the driver panicked instead, returned is
-// false: then the connection is closed and its place freed, where database/sql would have lost it for good.
+// false.
 func (l *lease) done(ctx context.Context, err *error, returned *bool) {
 	switch {
 	case !*returned:
-		if l.state.move(leaseBusy, leaseGone) || l.state.move(leaseHeld, leaseGone) {
-			l.session.bad = true
-			l.giveUp(notHeld)
-		}
+		l.survive(returned)
 		return
 	case *err != nil:
 		l.failed(ctx, *err)
@@ -420,12 +430,12 @@ func (l *lease) PrepareContext(ctx context.Context, query string) (_ driver.Stmt
 	}
 	returned := false
 	defer l.done(ctx, &err, &returned)
-	parent, err := l.session.prepare(ctx, query)
+	p, err := l.session.prepareFor(ctx, query)
 	returned = true
 	if err != nil {
 		return nil, err
 	}
-	return newStmt(l, parent, query), nil
+	return newStmt(l, p), nil
 }
 
 // Begin is not called by database/sql, which prefers BeginTx.
@@ -468,12 +478,12 @@ func (l *lease) query(ctx context.Context, query string, args []driver.NamedValu
 	}
 	returned := false
 	defer l.done(ctx, &err, &returned)
-	parent, err := l.session.query(ctx, query, args)
+	parent, p, err := l.session.query(ctx, query, args)
 	returned = true
 	if err != nil {
 		return nil, err
 	}
-	return newRows(ctx, l, parent), nil
+	return newRows(ctx, l, parent, p, p != nil), nil
 }
 
 // unwrap is how [Unwrap] finds the wrapped driver's connection. What its holder does with it cannot be seen, so from

@@ -23,7 +23,7 @@ type lostTicket struct {
 	lease      uint64 // its number
 	checkout   uint64
 	operations int
-	alone      bool // no others were open on the lease
+	alone      bool // no others were open on the session
 
 	next *lostTicket // in Pool.lost
 }
@@ -37,7 +37,7 @@ func (t *lostTicket) fill(l *lease) {
 	word := l.state.word.Load()
 	t.lease, t.checkout = l.number, word/leaseCheckout
 	t.operations = l.hold.activity[word/leaseActivity&1].operations
-	t.alone = l.openRows == 0
+	t.alone = l.session.kept.rows == 0
 }
 
 // collected runs on a goroutine of the runtime's, which must not be kept, and may not even wake the janitor: where the

@@ -11,11 +11,13 @@ import (
 // rows is the result of a query, whatever optional interfaces the driver's rows have: for each of them database/sql has
 // a value that stands for "not there", which the fallbacks here give.
 type rows struct {
-	lease   *lease
-	parent  driver.Rows
-	ctx     context.Context
-	open    bool
-	columns []string // what Columns said last, where the connection may be taken back meanwhile
+	lease    *lease
+	parent   driver.Rows
+	ctx      context.Context
+	prepared *prepared // the statement that gave them, if it was one
+	direct   bool      // the statement stood in for a direct query
+	open     bool
+	columns  []string // what Columns said last, where the connection may be taken back meanwhile
 
 	// For rows that are watched for loss: see lostTicket.
 	ticket  *lostTicket
@@ -34,7 +36,7 @@ var (
 
 // newRows is called while the query is still the operation in progress. A session's rows are used again and again:
 // database/sql does not touch them after their Close.
-func newRows(ctx context.Context, l *lease, parent driver.Rows) driver.Rows {
+func newRows(ctx context.Context, l *lease, parent driver.Rows, p *prepared, direct bool) driver.Rows {
 	s := l.session
 	r := s.rows
 	if r != nil {
@@ -42,11 +44,11 @@ func newRows(ctx context.Context, l *lease, parent driver.Rows) driver.Rows {
 	} else if r = new(rows); l.pool.janitor != nil {
 		r.watchForLoss(s)
 	}
-	r.lease, r.parent, r.ctx, r.open = l, parent, ctx, true
+	r.lease, r.parent, r.ctx, r.prepared, r.direct, r.open = l, parent, ctx, p, direct, true
 	if r.ticket != nil {
 		r.ticket.fill(l)
 	}
-	l.openRows++
+	s.kept.opened(r)
 	return r.asDriverRows()
 }
 
@@ -55,9 +57,11 @@ func (r *rows) closed() {
 	if !r.open {
 		return
 	}
-	r.open, r.ctx, r.columns = false, nil, nil
-	r.lease.openRows--
-	switch s := r.lease.session; {
+	s := r.lease.session
+	r.open = false
+	s.closedRows(r)
+	r.ctx, r.columns, r.prepared = nil, nil, nil
+	switch {
 	case s.rows == nil:
 		s.rows = r
 	case r.ticket != nil:
