@@ -231,6 +231,35 @@ func TestClosedRowsAreNotLost(t *testing.T) {
 	assert.EqualValues(t, 1, pool.Stats().LostRows)
 }
 
+// Of rows that were open at the same time only one is kept for the next query. The others become garbage while their
+// connection is still held.
+func TestClosedRowsOfHeldConnection(t *testing.T) {
+	db, pool, _ := openWatched(t, fakedriver.New(), limit(2))
+	c := take(t, db)
+	openAndClose(t, c, 10)
+	for range 5 {
+		runtime.GC()
+	}
+	loseRows(t, db)
+	require.Eventually(t, func() bool { runtime.GC(); return pool.Stats().LostRows > 0 }, 10*time.Second, time.Millisecond)
+	assert.EqualValues(t, 1, pool.Stats().LostRows)
+	assert.NoError(t, c.PingContext(t.Context()))
+	assert.NoError(t, c.Close())
+}
+
+//go:noinline
+func openAndClose(t *testing.T, c *sql.Conn, n int) {
+	open := make([]*sql.Rows, n)
+	for i := range open {
+		var err error
+		open[i], err = c.QueryContext(context.Background(), "rows 1")
+		require.NoError(t, err)
+	}
+	for _, rows := range open {
+		require.NoError(t, rows.Close())
+	}
+}
+
 // Losses among work that goes on, with connections that are closed for their age meanwhile.
 func TestLossesUnderLoad(t *testing.T) {
 	seed := rand.Uint64()
