@@ -17,6 +17,7 @@ const (
 	leaseHeld                 // checked out
 	leaseBusy                 // checked out, and an operation runs
 	leaseLocked               // checked out, and a report is reading lease.hold: for a few instructions
+	leaseDoomed               // checked out, but to be closed by the holder's goroutine at its next step
 	leaseEnding               // the handle was told that it is not valid, and is about to close it
 	leaseGone                 // closed, or taken back while it was idle; the handle may still have the husk
 
@@ -171,7 +172,7 @@ func (l *lease) ResetSession(ctx context.Context) error {
 // survive is deferred around calls into the driver. If one panics, the connection is closed and its place freed, where
 // database/sql would have lost it for good.
 func (l *lease) survive(returned *bool) {
-	if !*returned && (l.state.move(leaseBusy, leaseGone) || l.state.move(leaseHeld, leaseGone)) {
+	if !*returned && (l.state.move(leaseBusy, leaseGone) || l.state.move(leaseHeld, leaseGone) || l.state.move(leaseDoomed, leaseGone)) {
 		l.session.bad = true
 		l.giveUp(notHeld)
 	}
@@ -186,7 +187,7 @@ func (l *lease) IsValid() bool {
 	switch l.state.load() {
 	case leaseIdle:
 		return true
-	case leaseEnding, leaseGone:
+	case leaseDoomed, leaseEnding, leaseGone:
 		return false
 	}
 	s, p := l.session, l.pool
@@ -223,13 +224,47 @@ func (l *lease) Close() error {
 		held = l.pool.now() - l.hold.since
 	case l.state.move(leaseIdle, leaseGone):
 		// The handle keeps fewer idle connections, or is closing.
-	case l.state.move(leaseHeld, leaseGone):
+	case l.state.move(leaseHeld, leaseGone), l.state.move(leaseDoomed, leaseGone):
 		l.session.bad = true
 	default:
 		return nil
 	}
 	l.giveUp(held)
 	return nil
+}
+
+// over says whether the holder has lost the connection, and if he still has to close it, does so.
+func (l *lease) over() bool {
+	switch l.state.load() {
+	case leaseDoomed:
+		if l.state.move(leaseDoomed, leaseGone) {
+			l.session.bad = true
+			l.giveUp(notHeld)
+		}
+		return true
+	case leaseGone:
+		return true
+	}
+	return false
+}
+
+// atEnd says whether the lease is past being taken from its holder.
+func (l *lease) atEnd() bool {
+	switch l.state.load() {
+	case leaseHeld, leaseBusy, leaseLocked:
+		return false
+	}
+	return true
+}
+
+// lost is what the holder of a connection that he has lost is told.
+func (l *lease) lost() error {
+	l.pool.mu.Lock()
+	defer l.pool.mu.Unlock()
+	if l.handle.drained != nil {
+		return ErrPoolClosed
+	}
+	return driver.ErrBadConn
 }
 
 // giveUp ends the right of a lease that is gone already, by a caller who owns its session.
@@ -239,10 +274,12 @@ func (l *lease) giveUp(held int64) {
 	if s.bad {
 		s.statements = nil // they go with the connection
 		p.discard(s)
+		p.exit(l.handle)
 		return
 	}
 	l.closeStatements()
 	p.release(s, held)
+	p.exit(l.handle)
 }
 
 // end takes a lease that is gone off its session.
@@ -270,7 +307,8 @@ func (l *lease) start(query string) error {
 			runtime.Gosched()
 			continue
 		default:
-			return driver.ErrBadConn
+			l.over()
+			return l.lost()
 		}
 		last, next := &l.hold.activity[word/leaseActivity&1], &l.hold.activity[word/leaseActivity&1^1]
 		next.query, next.began, next.operations = query, last.began, last.operations+1
@@ -296,8 +334,8 @@ func (l *lease) done(ctx context.Context, err *error, returned *bool) {
 	case *err != nil:
 		l.failed(ctx, *err)
 	}
-	if !l.state.try(leaseBusy, leaseHeld) {
-		l.state.move(leaseBusy, leaseHeld)
+	if !l.state.try(leaseBusy, leaseHeld) && !l.state.move(leaseBusy, leaseHeld) {
+		l.over()
 	}
 }
 
@@ -308,9 +346,6 @@ func (l *lease) fetched(ctx context.Context, err *error, returned *bool) {
 	}
 	l.done(ctx, err, returned)
 }
-
-// gone says whether the connection is no longer its holder's.
-func (l *lease) gone() bool { return l.state.load() == leaseGone }
 
 // failed looks at the error of an operation for what it says about the connection.
 func (l *lease) failed(ctx context.Context, err error) {
@@ -333,7 +368,8 @@ func (l *lease) Ping(ctx context.Context) (err error) {
 	}
 	returned := false
 	defer l.done(ctx, &err, &returned)
-	err = l.session.pinger.Ping(ctx)
+	ctx, b := l.session.bound(ctx)
+	err = b.end(l.session.pinger.Ping(ctx))
 	returned = true
 	return err
 }
@@ -357,7 +393,9 @@ func (l *lease) PrepareContext(ctx context.Context, query string) (_ driver.Stmt
 	}
 	returned := false
 	defer l.done(ctx, &err, &returned)
+	ctx, b := l.session.bound(ctx)
 	p, err := l.session.prepareFor(ctx, query)
+	err = b.end(err)
 	returned = true
 	if err != nil {
 		return nil, err
@@ -376,7 +414,9 @@ func (l *lease) BeginTx(ctx context.Context, opts driver.TxOptions) (_ driver.Tx
 	}
 	returned := false
 	defer l.done(ctx, &err, &returned)
+	b := l.session.boundSocket(ctx)
 	parent, err := l.session.begin(ctx, opts)
+	err = b.end(err)
 	returned = true
 	if err != nil {
 		return nil, err
@@ -391,7 +431,9 @@ func (l *lease) exec(ctx context.Context, query string, args []driver.NamedValue
 	}
 	returned := false
 	defer l.done(ctx, &err, &returned)
+	ctx, b := l.session.bound(ctx)
 	res, err := l.session.exec(ctx, query, args)
+	err = b.end(err)
 	returned = true
 	return res, err
 }
@@ -402,12 +444,16 @@ func (l *lease) query(ctx context.Context, query string, args []driver.NamedValu
 	}
 	returned := false
 	defer l.done(ctx, &err, &returned)
+	ctx, b := l.session.bound(ctx)
 	parent, p, err := l.session.query(ctx, query, args)
+	if err != nil {
+		err = b.end(err)
+	}
 	returned = true
 	if err != nil {
 		return nil, err
 	}
-	return newRows(ctx, l, parent, p, p != nil), nil
+	return newRows(ctx, l, parent, p, p != nil, b), nil
 }
 
 // unwrap is how [Unwrap] finds the wrapped driver's connection.

@@ -16,6 +16,7 @@ type rows struct {
 	prepared *prepared // the statement that gave them, if it was one
 	direct   bool      // the statement stood in for a direct query
 	open     bool
+	bound    *bound
 }
 
 var (
@@ -28,14 +29,14 @@ var (
 	_ driver.RowsColumnTypePrecisionScale   = (*rows)(nil)
 )
 
-func newRows(ctx context.Context, l *lease, parent driver.Rows, p *prepared, direct bool) driver.Rows {
+func newRows(ctx context.Context, l *lease, parent driver.Rows, p *prepared, direct bool, b *bound) driver.Rows {
 	r := &l.rows
 	if l.rowsOpen {
 		r = new(rows)
 	} else {
 		l.rowsOpen = true
 	}
-	*r = rows{lease: l, parent: parent, ctx: ctx, prepared: p, direct: direct, open: true}
+	*r = rows{lease: l, parent: parent, ctx: ctx, prepared: p, direct: direct, open: true, bound: b}
 	l.session.kept.opened(r)
 	return r.asDriverRows()
 }
@@ -44,7 +45,7 @@ func (r *rows) Columns() []string { return r.parent.Columns() }
 
 func (r *rows) Close() (err error) {
 	l := r.lease
-	if l.gone() {
+	if l.over() {
 		return nil // closed with the connection
 	}
 	returned := false
@@ -56,6 +57,7 @@ func (r *rows) Close() (err error) {
 	}
 	r.open = false
 	l.session.closedRows(r)
+	err = r.bound.end(err)
 	if r == &l.rows {
 		l.rowsOpen = false
 		r.ctx = nil
@@ -64,12 +66,15 @@ func (r *rows) Close() (err error) {
 }
 
 func (r *rows) Next(dest []driver.Value) (err error) {
-	if r.lease.gone() {
-		return driver.ErrBadConn
+	if r.lease.over() {
+		return r.lease.lost()
 	}
 	returned := false
 	defer r.lease.fetched(r.ctx, &err, &returned)
 	err = r.parent.Next(dest)
+	if err != nil && err != io.EOF { //nolint:errorlint // as in fetched
+		err = r.bound.end(err)
+	}
 	returned = true
 	return err
 }
@@ -86,8 +91,8 @@ func (r *rows) NextResultSet() (err error) {
 	if !ok {
 		return io.EOF
 	}
-	if r.lease.gone() {
-		return driver.ErrBadConn
+	if r.lease.over() {
+		return r.lease.lost()
 	}
 	returned := false
 	defer r.lease.fetched(r.ctx, &err, &returned)

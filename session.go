@@ -8,14 +8,16 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"sync/atomic"
 )
 
 // session is a physical connection. To the inner pool it is a driver.Conn; whoever takes it out of there, a lease as a
 // rule, uses the wrapped connection through it, alone.
 type session struct {
-	pool *Pool
-	conn driver.Conn // the wrapped driver's
+	pool   *Pool
+	conn   driver.Conn // the wrapped driver's
+	socket net.Conn    // under it, nil where the pool does not open it
 
 	// What the wrapped connection can do, found once.
 	pinger     driver.Pinger
@@ -54,8 +56,8 @@ var (
 	// Not driver.SessionResetter: a session is made ready by the pool, in the time of the caller it is for.
 )
 
-func newSession(p *Pool, conn driver.Conn) *session {
-	s := &session{pool: p, conn: conn, reset: p.resets.Load(), breaks: p.breaks.Load()}
+func newSession(p *Pool, conn driver.Conn, socket net.Conn) *session {
+	s := &session{pool: p, conn: conn, socket: socket, reset: p.resets.Load(), breaks: p.breaks.Load()}
 	if life := int64(p.cfg.MaxConnectionLifetime); life > 0 {
 		// Connections opened together must not all have to be replaced together.
 		s.expires = p.now() + life - rand.Int64N(life/10+1)
