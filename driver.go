@@ -12,6 +12,8 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/lib/pq"
 )
@@ -273,6 +275,9 @@ type connector struct {
 	pool   *Pool
 	driver *poolDriver
 
+	// Pool clock; when the last two attempts of database/sql to check out an idle lease came to nothing.
+	wasted, wastedBefore atomic.Int64
+
 	// Guarded by pool.mu.
 	closed  bool          // the pool was left
 	out     int           // callers who are acquiring, and leases
@@ -320,6 +325,18 @@ func (h *connector) Connect(ctx context.Context) (driver.Conn, error) {
 		return nil, err
 	}
 	return newLease(h, s, ctx).asDriverConn(), nil
+}
+
+// waste notes that a lease which the handle kept turned out to be of no use. database/sql makes three attempts, of which
+// the third is a Connect whose connection has to work.
+func (h *connector) waste() {
+	h.wastedBefore.Store(h.wasted.Swap(h.pool.now()))
+}
+
+// lastAttempt says whether a Connect may be the third attempt. Two husks in a row are found within microseconds.
+func (h *connector) lastAttempt(now int64) bool {
+	before := h.wastedBefore.Load()
+	return before != 0 && now-before < int64(100*time.Millisecond)
 }
 
 // Driver leads back to this connector: see handleOf.

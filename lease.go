@@ -138,22 +138,25 @@ func (l *lease) ResetSession(ctx context.Context) error {
 	s, p := l.session, l.pool
 	word := l.state.word.Load()
 	if word&leaseStates != leaseIdle {
+		l.handle.waste()
 		return driver.ErrBadConn // taken back; the handle closes the husk and looks further
 	}
 	now := p.now()
 	l.prepareHold(ctx, now, word)
 	if !l.state.word.CompareAndSwap(word, word+leaseCheckout+leaseHeld) {
+		l.handle.waste()
 		return driver.ErrBadConn
 	}
 	s.used, s.sawEnd = true, false
 	returned := false
 	defer l.survive(&returned)
 	if s.expires != 0 && now >= s.expires || s.suspect() || l.recalled() {
-		err := s.makeReady(ctx, p.patience(now))
+		err := s.makeReady(ctx, p.patience(now), false)
 		returned = true
 		if err != nil {
 			// Whatever it was, the connection is not to be used, and this is how to say so.
 			s.bad = true
+			l.handle.waste()
 			return driver.ErrBadConn
 		}
 		return nil
@@ -303,6 +306,9 @@ func (l *lease) start(query string) error {
 		word := l.state.word.Load()
 		switch word & leaseStates {
 		case leaseHeld:
+			if l.session.spoiled {
+				return driver.ErrBadConn
+			}
 		case leaseLocked:
 			runtime.Gosched()
 			continue

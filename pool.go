@@ -49,6 +49,7 @@ type Pool struct {
 	recalls  atomic.Int64 // counts Reset and SetConnectionLimit; leases of an earlier count end at their return
 	breaks   atomic.Int64 // counts connections that broke; those idle since before the last are pinged before their use
 	schema   atomic.Int64 // counts changes of result types that statements met; those prepared before are prepared again
+	pooler   atomic.Int32 // poolerState: what was found out about a pooler that stands before the server
 	limitNow atomic.Int64 // mirrors limit for Stats
 	sessions atomic.Pointer[[]*session]
 	counters counters
@@ -138,7 +139,7 @@ func (p *Pool) acquire(ctx context.Context, h *connector) (*session, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := p.makeReady(ctx, s, start); err == nil {
+		if err := p.makeReady(ctx, s, start, h.lastAttempt(start)); err == nil {
 			acquired = true
 			return s, nil
 		}
@@ -151,14 +152,14 @@ func (p *Pool) acquire(ctx context.Context, h *connector) (*session, error) {
 
 // makeReady is session.makeReady for a session that nobody holds yet; if it fails, or the driver panics, the session and
 // its place are given up.
-func (p *Pool) makeReady(ctx context.Context, s *session, start int64) error {
+func (p *Pool) makeReady(ctx context.Context, s *session, start int64, verify bool) error {
 	ready := false
 	defer func() {
 		if !ready {
 			p.discard(s)
 		}
 	}()
-	err := s.makeReady(ctx, p.patience(start))
+	err := s.makeReady(ctx, p.patience(start), verify)
 	ready = err == nil
 	return err
 }

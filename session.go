@@ -41,6 +41,7 @@ type session struct {
 	used       bool      // the wrapped driver must reset it before the next holder
 	bad        bool      // it must not be used again
 	sawEnd     bool      // an operation of this holder met the end of its context
+	spoiled    bool      // lib/pq would have given the connection up: nothing may run on it any more
 	statements []*stmt   // open ones of the present lease
 	kept       statementCache
 
@@ -100,13 +101,13 @@ func (s *session) broke() {
 	}
 }
 
-// makeReady brings a session into the state in which a new connection would be. An error means that it is dead, or
-// that ctx is over.
-func (s *session) makeReady(ctx context.Context, patience int64) error {
+// makeReady brings a session into the state in which a new connection would be, and makes sure that it is alive if it
+// may not be, or if verify asks for it. An error means that it is dead, or that ctx is over.
+func (s *session) makeReady(ctx context.Context, patience int64, verify bool) error {
 	if !s.fit(s.pool.now()) {
 		return driver.ErrBadConn
 	}
-	if s.suspect() {
+	if s.suspect() || verify && s.used {
 		if err := s.verify(ctx, patience); err != nil {
 			return err
 		}
@@ -198,10 +199,11 @@ func (s *session) exec(ctx context.Context, query string, args []driver.NamedVal
 	if k, err := s.forQuery(ctx, query, args); err != nil {
 		return nil, err
 	} else if k != nil {
-		return s.execPrepared(ctx, k, args)
+		return s.execPrepared(ctx, k, args, true)
 	}
 	if s.execer != nil {
-		return s.execer.ExecContext(ctx, query, args)
+		res, err := s.execer.ExecContext(ctx, query, args)
+		return res, s.explainQuery(err, args)
 	}
 	values, err := positional(ctx, args)
 	if err != nil {
@@ -215,11 +217,11 @@ func (s *session) query(ctx context.Context, query string, args []driver.NamedVa
 	if k, err := s.forQuery(ctx, query, args); err != nil {
 		return nil, nil, err
 	} else if k != nil {
-		rows, err := s.queryPrepared(ctx, k, args)
+		rows, err := s.queryPrepared(ctx, k, args, true)
 		return rows, k, err
 	}
 	rows, err := s.queryDirect(ctx, query, args)
-	return rows, nil, err
+	return rows, nil, s.explainQuery(err, args)
 }
 
 func (s *session) queryDirect(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
@@ -234,6 +236,8 @@ func (s *session) queryDirect(ctx context.Context, query string, args []driver.N
 }
 
 func (s *session) begin(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
+	s.kept.inHand = false
+	s.settle()
 	if s.beginner != nil {
 		return s.beginner.BeginTx(ctx, opts)
 	}
