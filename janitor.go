@@ -272,7 +272,10 @@ func (j *janitor) takeBack(l *lease) {
 	s.bad, s.statements = true, nil
 	j.pool.counters.reclaimed.Add(1)
 	// Ends with the driver's Close, which may have to wait for the network. The janitor must not.
-	go j.pool.discard(s)
+	go func() {
+		j.pool.discard(s)
+		j.pool.exit(l.handle)
+	}()
 }
 
 func (j *janitor) remember(l *lease, leak Leak) {

@@ -17,6 +17,7 @@ const (
 	leaseHeld                    // checked out
 	leaseBusy                    // checked out, and an operation runs
 	leaseLocked                  // checked out, and a report is reading lease.hold: for a few instructions
+	leaseDoomed                  // checked out, but to be closed by the holder's goroutine at its next step
 	leaseEnding                  // the handle was told that it is not valid, and is about to close it
 	leaseGone                    // closed, or taken back while it was idle; the handle may still have the husk
 	leaseReclaimed               // taken back from its holder, who does not know yet
@@ -163,6 +164,7 @@ func (l *lease) ResetSession(ctx context.Context) error {
 	s, p := l.session, l.pool
 	word := l.state.word.Load()
 	if word&leaseStates != leaseIdle {
+		l.handle.waste()
 		return driver.ErrBadConn // taken back; the handle closes the husk and looks further
 	}
 	now := p.now()
@@ -172,6 +174,7 @@ func (l *lease) ResetSession(ctx context.Context) error {
 		state = leaseBusy // the driver's ResetSession must not be cut
 	}
 	if !l.state.word.CompareAndSwap(word, word&^(leaseRaw|leaseTouched)+leaseCheckout+state) {
+		l.handle.waste()
 		return driver.ErrBadConn
 	}
 	if p.reclaims {
@@ -181,11 +184,12 @@ func (l *lease) ResetSession(ctx context.Context) error {
 	returned := false
 	defer l.survive(&returned)
 	if s.expires != 0 && now >= s.expires || s.suspect() || l.recalled() {
-		err := s.makeReady(ctx, p.patience(now))
+		err := s.makeReady(ctx, p.patience(now), false)
 		returned = true
 		if err != nil {
 			// Whatever it was, the connection is not to be used, and this is how to say so.
 			s.bad = true
+			l.handle.waste()
 			return driver.ErrBadConn
 		}
 		return nil
@@ -204,7 +208,7 @@ func (l *lease) ResetSession(ctx context.Context) error {
 // survive is deferred around calls into the driver. If one panics, the connection is closed and its place freed, where
 // database/sql would have lost it for good.
 func (l *lease) survive(returned *bool) {
-	if !*returned && (l.state.move(leaseBusy, leaseGone) || l.state.move(leaseHeld, leaseGone)) {
+	if !*returned && (l.state.move(leaseBusy, leaseGone) || l.state.move(leaseHeld, leaseGone) || l.state.move(leaseDoomed, leaseGone)) {
 		l.session.bad = true
 		l.giveUp(notHeld)
 	}
@@ -219,7 +223,7 @@ func (l *lease) IsValid() bool {
 	switch l.state.load() {
 	case leaseIdle:
 		return true
-	case leaseEnding, leaseGone, leaseReclaimed:
+	case leaseDoomed, leaseEnding, leaseGone, leaseReclaimed:
 		return false
 	}
 	s, p := l.session, l.pool
@@ -262,13 +266,50 @@ func (l *lease) Close() error {
 		held = l.pool.now() - l.hold.since
 	case l.state.move(leaseIdle, leaseGone):
 		// The handle keeps fewer idle connections, or is closing.
-	case l.state.move(leaseHeld, leaseGone):
+	case l.state.move(leaseHeld, leaseGone), l.state.move(leaseDoomed, leaseGone):
 		l.session.bad = true
 	default:
 		return nil
 	}
 	l.giveUp(held)
 	return nil
+}
+
+// over says whether the holder has lost the connection, and if he still has to close it, does so.
+func (l *lease) over() bool {
+	switch l.state.load() {
+	case leaseDoomed:
+		if l.state.move(leaseDoomed, leaseGone) {
+			l.session.bad = true
+			l.giveUp(notHeld)
+		}
+		return true
+	case leaseGone, leaseReclaimed:
+		return true
+	}
+	return false
+}
+
+// atEnd says whether the lease is past being taken from its holder.
+func (l *lease) atEnd() bool {
+	switch l.state.load() {
+	case leaseHeld, leaseBusy, leaseLocked:
+		return false
+	}
+	return true
+}
+
+// lost is what the holder of a connection that he has lost is told.
+func (l *lease) lost() error {
+	if l.state.load() == leaseReclaimed {
+		return ErrReclaimed
+	}
+	l.pool.mu.Lock()
+	defer l.pool.mu.Unlock()
+	if l.handle.drained != nil {
+		return ErrPoolClosed
+	}
+	return driver.ErrBadConn
 }
 
 // giveUp ends the right of a lease that is gone already, by a caller who owns its session.
@@ -278,10 +319,12 @@ func (l *lease) giveUp(held int64) {
 	if s.bad {
 		s.statements = nil // they go with the connection
 		p.discard(s)
+		p.exit(l.handle)
 		return
 	}
 	l.closeStatements()
 	p.release(s, held)
+	p.exit(l.handle)
 }
 
 // end takes a lease that is gone off its session.
@@ -305,13 +348,15 @@ func (l *lease) start(ctx context.Context, query string) error {
 		word := l.state.word.Load()
 		switch word & leaseStates {
 		case leaseHeld:
+			if l.session.spoiled {
+				return driver.ErrBadConn
+			}
 		case leaseLocked:
 			runtime.Gosched()
 			continue
-		case leaseReclaimed:
-			return ErrReclaimed
 		default:
-			return driver.ErrBadConn
+			l.over()
+			return l.lost()
 		}
 		last, next := &l.hold.activity[word/leaseActivity&1], &l.hold.activity[word/leaseActivity&1^1]
 		next.query, next.began, next.operations = query, last.began, last.operations+1
@@ -338,19 +383,16 @@ func (l *lease) enter() error {
 	if l.pool.reclaims && l.state.enter() {
 		return nil
 	}
-	switch l.state.load() {
-	case leaseGone:
-		return driver.ErrBadConn
-	case leaseReclaimed:
-		return ErrReclaimed
+	if l.over() {
+		return l.lost()
 	}
 	return nil
 }
 
 // leave ends what enter began.
 func (l *lease) leave() {
-	if l.pool.reclaims {
-		l.state.move(leaseBusy, leaseHeld)
+	if l.pool.reclaims && !l.state.move(leaseBusy, leaseHeld) {
+		l.over()
 	}
 }
 
@@ -364,8 +406,8 @@ func (l *lease) done(ctx context.Context, err *error, returned *bool) {
 	case *err != nil:
 		l.failed(ctx, *err)
 	}
-	if !l.state.try(leaseBusy, leaseHeld) {
-		l.state.move(leaseBusy, leaseHeld)
+	if !l.state.try(leaseBusy, leaseHeld) && !l.state.move(leaseBusy, leaseHeld) {
+		l.over()
 	}
 }
 
@@ -402,7 +444,8 @@ func (l *lease) Ping(ctx context.Context) (err error) {
 	}
 	returned := false
 	defer l.done(ctx, &err, &returned)
-	err = l.session.pinger.Ping(ctx)
+	ctx, b := l.session.bound(ctx)
+	err = b.end(l.session.pinger.Ping(ctx))
 	returned = true
 	return err
 }
@@ -430,7 +473,9 @@ func (l *lease) PrepareContext(ctx context.Context, query string) (_ driver.Stmt
 	}
 	returned := false
 	defer l.done(ctx, &err, &returned)
+	ctx, b := l.session.bound(ctx)
 	p, err := l.session.prepareFor(ctx, query)
+	err = b.end(err)
 	returned = true
 	if err != nil {
 		return nil, err
@@ -452,7 +497,9 @@ func (l *lease) BeginTx(ctx context.Context, opts driver.TxOptions) (_ driver.Tx
 	}
 	returned := false
 	defer l.done(ctx, &err, &returned)
+	b := l.session.boundSocket(ctx)
 	parent, err := l.session.begin(ctx, opts)
+	err = b.end(err)
 	returned = true
 	if err != nil {
 		return nil, err
@@ -467,7 +514,9 @@ func (l *lease) exec(ctx context.Context, query string, args []driver.NamedValue
 	}
 	returned := false
 	defer l.done(ctx, &err, &returned)
+	ctx, b := l.session.bound(ctx)
 	res, err := l.session.exec(ctx, query, args)
+	err = b.end(err)
 	returned = true
 	return res, err
 }
@@ -478,12 +527,16 @@ func (l *lease) query(ctx context.Context, query string, args []driver.NamedValu
 	}
 	returned := false
 	defer l.done(ctx, &err, &returned)
+	ctx, b := l.session.bound(ctx)
 	parent, p, err := l.session.query(ctx, query, args)
+	if err != nil {
+		err = b.end(err)
+	}
 	returned = true
 	if err != nil {
 		return nil, err
 	}
-	return newRows(ctx, l, parent, p, p != nil), nil
+	return newRows(ctx, l, parent, p, p != nil, b), nil
 }
 
 // unwrap is how [Unwrap] finds the wrapped driver's connection. What its holder does with it cannot be seen, so from

@@ -17,6 +17,7 @@ type rows struct {
 	prepared *prepared // the statement that gave them, if it was one
 	direct   bool      // the statement stood in for a direct query
 	open     bool
+	bound    *bound
 	columns  []string // what Columns said last, where the connection may be taken back meanwhile
 
 	// For rows that are watched for loss: see lostTicket.
@@ -36,7 +37,7 @@ var (
 
 // newRows is called while the query is still the operation in progress. A session's rows are used again and again:
 // database/sql does not touch them after their Close.
-func newRows(ctx context.Context, l *lease, parent driver.Rows, p *prepared, direct bool) driver.Rows {
+func newRows(ctx context.Context, l *lease, parent driver.Rows, p *prepared, direct bool, b *bound) driver.Rows {
 	s := l.session
 	r := s.rows
 	if r != nil {
@@ -44,7 +45,8 @@ func newRows(ctx context.Context, l *lease, parent driver.Rows, p *prepared, dir
 	} else if r = new(rows); l.pool.janitor != nil {
 		r.watchForLoss(s)
 	}
-	r.lease, r.parent, r.ctx, r.prepared, r.direct, r.open = l, parent, ctx, p, direct, true
+	r.lease, r.parent, r.ctx = l, parent, ctx
+	r.prepared, r.direct, r.bound, r.open = p, direct, b, true
 	if r.ticket != nil {
 		r.ticket.fill(l)
 	}
@@ -54,13 +56,10 @@ func newRows(ctx context.Context, l *lease, parent driver.Rows, p *prepared, dir
 
 // closed is called by the owner of the session when the driver's rows are closed.
 func (r *rows) closed() {
-	if !r.open {
-		return
-	}
 	s := r.lease.session
 	r.open = false
 	s.closedRows(r)
-	r.ctx, r.columns, r.prepared = nil, nil, nil
+	r.ctx, r.columns, r.prepared, r.bound = nil, nil, nil, nil
 	switch {
 	case s.rows == nil:
 		s.rows = r
@@ -92,7 +91,11 @@ func (r *rows) Close() (err error) {
 	defer l.fetched(r.ctx, &err, &returned)
 	err = r.parent.Close()
 	returned = true
-	r.closed()
+	if r.open {
+		b := r.bound
+		r.closed()
+		err = b.end(err)
+	}
 	return err
 }
 
@@ -103,6 +106,9 @@ func (r *rows) Next(dest []driver.Value) (err error) {
 	returned := false
 	defer r.lease.fetched(r.ctx, &err, &returned)
 	err = r.parent.Next(dest)
+	if err != nil && err != io.EOF { //nolint:errorlint // as in fetched
+		err = r.bound.end(err)
+	}
 	returned = true
 	return err
 }

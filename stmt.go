@@ -129,7 +129,9 @@ func (st *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (_ dr
 	}
 	returned := false
 	defer st.lease.done(ctx, &err, &returned)
+	ctx, b := st.lease.session.bound(ctx)
 	res, err := st.lease.session.execPrepared(ctx, st.prepared, args)
+	err = b.end(err)
 	returned = true
 	return res, err
 }
@@ -140,10 +142,14 @@ func (st *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (_ d
 	}
 	returned := false
 	defer st.lease.done(ctx, &err, &returned)
+	ctx, b := st.lease.session.bound(ctx)
 	parent, err := st.lease.session.queryPrepared(ctx, st.prepared, args)
+	if err != nil {
+		err = b.end(err)
+	}
 	returned = true
 	if err != nil {
 		return nil, err
 	}
-	return newRows(ctx, st.lease, parent, st.prepared, false), nil
+	return newRows(ctx, st.lease, parent, st.prepared, false, b), nil
 }
