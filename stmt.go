@@ -130,7 +130,7 @@ func (st *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (_ dr
 	returned := false
 	defer st.lease.done(ctx, &err, &returned)
 	ctx, b := st.lease.session.bound(ctx)
-	res, err := st.lease.session.execPrepared(ctx, st.prepared, args)
+	res, err := st.lease.session.execPrepared(ctx, st.prepared, args, false)
 	err = b.end(err)
 	returned = true
 	return res, err
@@ -143,7 +143,7 @@ func (st *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (_ d
 	returned := false
 	defer st.lease.done(ctx, &err, &returned)
 	ctx, b := st.lease.session.bound(ctx)
-	parent, err := st.lease.session.queryPrepared(ctx, st.prepared, args)
+	parent, err := st.lease.session.queryPrepared(ctx, st.prepared, args, false)
 	if err != nil {
 		err = b.end(err)
 	}
