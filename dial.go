@@ -99,12 +99,14 @@ func (c *innerConnector) Connect(ctx context.Context) (_ driver.Conn, err error)
 		}
 		err = &driverPanic{value: v, stack: debug.Stack()}
 	}()
-	conn, err := c.parent.Connect(ctx)
+	started := c.pool.now()
+	conn, err := interceptedConnector{c.parent, c.pool.interceptors}.Connect(ctx)
 	finished = true
 	if err != nil {
 		// The inner pool would answer ErrBadConn with two more dials of its own.
 		return nil, hideBadConn(err)
 	}
+	c.pool.metrics.created(ctx, c.pool.now()-started)
 	s := newSession(c.pool, conn)
 	c.pool.opened(s)
 	return s, nil

@@ -13,6 +13,10 @@ import (
 	"sync"
 
 	"github.com/lib/pq"
+	"github.com/ngrok/sqlmw"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
 )
 
 func init() {
@@ -31,6 +35,12 @@ type Option func(*options)
 type options struct {
 	config *Config
 	log    *slog.Logger
+
+	interceptors   []sqlmw.Interceptor
+	tracerProvider trace.TracerProvider
+	meterProvider  metric.MeterProvider
+	attributes     []attribute.KeyValue
+	skip           []string
 }
 
 func newOptions(opts []Option) *options {
@@ -59,7 +69,8 @@ func (o *options) logger() *slog.Logger {
 // [DefaultConfig] to change a few. Parameters in the DSN win over them.
 func WithConfig(c Config) Option { return func(o *options) { o.config = &c } }
 
-// WithLogger sets where the pool reports its own trouble: dials that fail, and connecting that works again.
+// WithLogger sets where the pool reports its own trouble, dials that fail and connecting that works again, and where
+// query_log goes.
 // The default is [slog.Default] at the time the handle is opened.
 func WithLogger(l *slog.Logger) Option { return func(o *options) { o.log = l } }
 
@@ -292,11 +303,16 @@ func (h *connector) keepIdle(n int) {
 
 // Connect gives the handle a lease.
 func (h *connector) Connect(ctx context.Context) (driver.Conn, error) {
+	started := h.pool.now()
 	s, err := h.pool.acquire(ctx, h)
 	if err != nil {
+		h.pool.connectEnded(ctx, started, h.pool.now(), err)
 		return nil, err
 	}
-	return newLease(h, s, ctx).asDriverConn(), nil
+	l := newLease(h, s, ctx)
+	l.waited = l.born - started
+	h.pool.connectEnded(ctx, started, l.born, nil)
+	return l.asDriverConn(), nil
 }
 
 // Driver leads [PoolOf] to the pool.

@@ -29,6 +29,8 @@ type session struct {
 	validator  driver.Validator
 	checker    driver.NamedValueChecker
 
+	intercepted *intercepted // the way to the wrapped connection through the interceptors; nil if there are none
+
 	reset   int64 // Pool.resets when it was opened
 	expires int64 // pool clock; fixed at birth, 0 for never
 
@@ -72,6 +74,7 @@ func newSession(p *Pool, conn driver.Conn) *session {
 	s.resetter, _ = conn.(driver.SessionResetter)
 	s.validator, _ = conn.(driver.Validator)
 	s.checker, _ = conn.(driver.NamedValueChecker)
+	s.intercepted = intercept(s, p.interceptors)
 	return s
 }
 

@@ -41,9 +41,10 @@ func newStmt(l *lease, parent driver.Stmt, text string) driver.Stmt {
 	st := &stmt{lease: l, parent: parent, text: text, index: len(s.statements)}
 	st.execer, _ = parent.(driver.StmtExecContext)
 	st.queryer, _ = parent.(driver.StmtQueryContext)
-	st.checker, _ = parent.(driver.NamedValueChecker)
+	converting := statementBehind(parent)
+	st.checker, _ = converting.(driver.NamedValueChecker)
 	s.statements = append(s.statements, st)
-	if cc, ok := parent.(driver.ColumnConverter); ok { //nolint:staticcheck // see above
+	if cc, ok := converting.(driver.ColumnConverter); ok { //nolint:staticcheck // see above
 		return convertingStmt{st, cc}
 	}
 	return st
@@ -114,7 +115,7 @@ func ordinal(args []driver.Value) []driver.NamedValue {
 }
 
 func (st *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (_ driver.Result, err error) {
-	if err := st.lease.start(st.text); err != nil {
+	if err := st.lease.start(opExec, st.text); err != nil {
 		return nil, err
 	}
 	returned := false
@@ -136,7 +137,7 @@ func (st *stmt) exec(ctx context.Context, args []driver.NamedValue) (driver.Resu
 }
 
 func (st *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (_ driver.Rows, err error) {
-	if err := st.lease.start(st.text); err != nil {
+	if err := st.lease.start(opQuery, st.text); err != nil {
 		return nil, err
 	}
 	returned := false
