@@ -138,17 +138,17 @@ func (p *Pool) closedSession(s *session) {
 	next := slices.DeleteFunc(slices.Clone(*p.sessions.Load()), func(x *session) bool { return x == s })
 	p.sessions.Store(&next)
 	p.counters.closed.Add(1)
+	p.counters.hits.Add(s.hits.Load())
+	p.counters.misses.Add(s.misses.Load())
 	if s.stored.Load() {
 		s.stored.Store(false)
 		p.idle--
 	}
-	p.dialLocked(p.ctx) // min_connections
+	p.dialLocked() // min_connections
 }
 
-// dialForLocked starts the dials that the queue needs. They run with the values of ctx, but go on when it ends.
-func (p *Pool) dialForLocked(ctx context.Context) { p.dialLocked(context.WithoutCancel(ctx)) }
-
-func (p *Pool) dialLocked(ctx context.Context) {
+// dialLocked starts the dials that the queue and min_connections need.
+func (p *Pool) dialLocked() {
 	d := &p.dialing
 	if p.closed {
 		return
@@ -168,7 +168,7 @@ func (p *Pool) dialLocked(ctx context.Context) {
 					p.mu.Lock()
 					defer p.mu.Unlock()
 					d.laterSet = false
-					p.dialLocked(p.ctx)
+					p.dialLocked()
 				})
 			}
 			return
@@ -177,8 +177,21 @@ func (p *Pool) dialLocked(ctx context.Context) {
 		p.places++
 		d.started = append(d.started, now)
 		// Ends with the driver's Connect, whose context ends with pool_timeout and with the pool.
-		go p.dial(ctx, now, p.queue.len <= trying)
+		go p.dial(p.dialContextLocked(trying), now, p.queue.len <= trying)
 	}
+}
+
+// dialContextLocked is the context of a dial beside which others are under way, each for a waiter of its own: it has
+// the values of the next waiter's, but goes on when that ends.
+func (p *Pool) dialContextLocked(others int) context.Context {
+	w := p.queue.head
+	for ; w != nil && others > 0; others-- {
+		w = w.next
+	}
+	if w == nil {
+		return p.ctx
+	}
+	return context.WithoutCancel(w.ctx)
 }
 
 func (d *dialing) stopLocked() {
@@ -197,7 +210,7 @@ func (p *Pool) dial(ctx context.Context, started int64, fresh bool) {
 		if !finished {
 			stalled = true
 			p.dialing.stalled++
-			p.dialLocked(ctx)
+			p.dialLocked()
 		}
 	})
 	s, err := p.connect(ctx, fresh)
@@ -227,7 +240,7 @@ func (p *Pool) dial(ctx context.Context, started int64, fresh bool) {
 		d.window = firstDials
 	}
 	if granted {
-		p.dialLocked(p.ctx)
+		p.dialLocked()
 	}
 	p.mu.Unlock()
 	if recovered {
@@ -305,7 +318,7 @@ func (p *Pool) dialFailedLocked(err error) {
 		p.queue.fail(d.err, func(*waiter) bool { return true })
 	}
 	p.waiting.Store(int32(p.queue.len))
-	p.dialLocked(p.ctx)
+	p.dialLocked()
 }
 
 // troubleLocked is what a caller who waited in vain is told about the dials; nil if the pool was simply full.

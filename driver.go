@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"reflect"
+	"strings"
 	"sync"
 
 	"github.com/lib/pq"
@@ -220,7 +221,7 @@ func (d *wrappedDriver) open(dsn string) (*connector, error) {
 }
 
 func (d *wrappedDriver) newPool(cfg Config, driverDSN string) (*Pool, error) {
-	parent, err := d.connector(driverDSN)
+	parent, err := d.connector(driverDSN, cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -240,7 +241,10 @@ func (d *wrappedDriver) systemName() string {
 	return d.name
 }
 
-func (d *wrappedDriver) connector(dsn string) (driver.Connector, error) {
+func (d *wrappedDriver) connector(dsn string, cfg Config) (driver.Connector, error) {
+	if _, ok := d.parent.(pqDriver); ok && cfg.PgBouncer {
+		return pgBouncerConnector(dsn)
+	}
 	dc, ok := d.parent.(driver.DriverContext)
 	if !ok {
 		return dsnConnector{dsn: dsn, driver: d.parent}, nil
@@ -250,6 +254,19 @@ func (d *wrappedDriver) connector(dsn string) (driver.Connector, error) {
 		return nil, newRedactor(dsn).connectError(err)
 	}
 	return c, nil
+}
+
+// pgBouncerConnector opens lib/pq's connections for pgbouncer=true. A query with arguments takes lib/pq two round trips,
+// between which a pooler in transaction mode may change the server connection; with binary_parameters it takes one.
+func pgBouncerConnector(dsn string) (driver.Connector, error) {
+	c, err := pq.NewConfig(dsn)
+	if err != nil {
+		return nil, newRedactor(dsn).connectError(err)
+	}
+	if !strings.Contains(dsn, "binary_parameters") {
+		c.BinaryParameters = true
+	}
+	return pq.NewConnectorConfig(c)
 }
 
 // dsnConnector is the connector of a driver that has none.

@@ -85,13 +85,45 @@ func (c *intercepted) QueryContext(ctx context.Context, query string, args []dri
 	case s.queryer == nil && s.oldQueryer == nil:
 		return nil, driver.ErrSkip
 	default:
-		return s.query(ctx, query, args)
+		rows, k, err := s.query(ctx, query, args)
+		if k != nil && err == nil {
+			rows = keptRows{rows, k}
+		}
+		return rows, err
+	}
+}
+
+// keptRows are rows of a kept statement that stood in for a direct query.
+type keptRows struct {
+	driver.Rows
+	of *prepared
+}
+
+func (r keptRows) Unwrap() driver.Rows { return r.Rows }
+
+// statementOf is the kept statement that gave the rows of a direct query, behind what interceptors have put around
+// them; nil if it was none.
+func statementOf(r driver.Rows) *prepared {
+	for {
+		if k, ok := r.(keptRows); ok {
+			return k.of
+		}
+		u, ok := r.(sqlmw.RowsUnwrapper)
+		if !ok {
+			return nil
+		}
+		r = u.Unwrap()
 	}
 }
 
 func (c *intercepted) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
 	if c.by == nil {
-		return c.session.prepare(ctx, query)
+		k, err := c.session.prepareFor(ctx, query)
+		if err != nil {
+			return nil, err
+		}
+		k.refs++
+		return &sessionStmt{session: c.session, of: k}, nil
 	}
 	after, parent, err := c.by.ConnPrepareContext(ctx, c.next, query)
 	if err != nil || parent == nil {
@@ -178,6 +210,74 @@ type interceptedTx struct {
 func (t *interceptedTx) Commit() error   { return t.by.TxCommit(t.ctx, t.parent) }
 func (t *interceptedTx) Rollback() error { return t.by.TxRollback(t.ctx, t.parent) }
 
+// prepareFor prepares a statement through the interceptors. It stands for that of the session, which the last of them was
+// given, and is not kept itself.
+func (c *intercepted) prepareFor(ctx context.Context, query string) (*prepared, error) {
+	parent, err := c.PrepareContext(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	k := &prepared{text: query, parent: parent}
+	k.execer, _ = parent.(driver.StmtExecContext)
+	k.queryer, _ = parent.(driver.StmtQueryContext)
+	k.checker, _ = statementBehind(parent).(driver.NamedValueChecker)
+	return k, nil
+}
+
+// execStmt and queryStmt run a statement that the handle prepared.
+
+func (s *session) execStmt(ctx context.Context, k *prepared, args []driver.NamedValue) (driver.Result, error) {
+	if s.intercepted != nil {
+		return k.exec(ctx, args)
+	}
+	return s.execPrepared(ctx, k, args)
+}
+
+func (s *session) queryStmt(ctx context.Context, k *prepared, args []driver.NamedValue) (driver.Rows, error) {
+	if s.intercepted != nil {
+		return k.query(ctx, args)
+	}
+	return s.queryPrepared(ctx, k, args)
+}
+
+// sessionStmt is a statement of the session as the last interceptor is given it.
+type sessionStmt struct {
+	session *session
+	of      *prepared
+	closed  bool
+}
+
+var (
+	_ driver.StmtExecContext  = (*sessionStmt)(nil)
+	_ driver.StmtQueryContext = (*sessionStmt)(nil)
+)
+
+func (st *sessionStmt) NumInput() int { return st.of.parent.NumInput() }
+
+func (st *sessionStmt) Close() error {
+	if st.closed {
+		return nil
+	}
+	st.closed = true
+	return st.of.release()
+}
+
+func (st *sessionStmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
+	return st.session.execPrepared(ctx, st.of, args)
+}
+
+func (st *sessionStmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
+	return st.session.queryPrepared(ctx, st.of, args)
+}
+
+func (st *sessionStmt) Exec(args []driver.Value) (driver.Result, error) {
+	return st.ExecContext(context.Background(), ordinal(args))
+}
+
+func (st *sessionStmt) Query(args []driver.Value) (driver.Rows, error) {
+	return st.QueryContext(context.Background(), ordinal(args))
+}
+
 // interceptedStmt is a statement whose uses go through an interceptor. What else a statement can do, stmt asks of the
 // one that statementBehind finds.
 type interceptedStmt struct {
@@ -243,11 +343,14 @@ func (st contextStmt) QueryContext(ctx context.Context, args []driver.NamedValue
 // put in its place.
 func statementBehind(st driver.Stmt) driver.Stmt {
 	for {
-		i, ok := st.(*interceptedStmt)
-		if !ok {
+		switch i := st.(type) {
+		case *interceptedStmt:
+			st = i.parent
+		case *sessionStmt:
+			return i.of.parent
+		default:
 			return st
 		}
-		st = i.parent
 	}
 }
 

@@ -154,8 +154,12 @@ func (l *lease) ResetSession(ctx context.Context) error {
 	}
 	s.used, s.sawEnd = true, false
 	l.waited = 0
+	returned := false
+	defer l.survive(&returned)
 	if s.expires != 0 && now >= s.expires || s.suspect() || l.recalled() {
-		if err := s.makeReady(ctx, p.patience(now)); err != nil {
+		err := s.makeReady(ctx, p.patience(now))
+		returned = true
+		if err != nil {
 			// Whatever it was, the connection is not to be used, and this is how to say so.
 			s.bad = true
 			return driver.ErrBadConn
@@ -163,14 +167,25 @@ func (l *lease) ResetSession(ctx context.Context) error {
 	} else if s.resetter != nil {
 		// Other errors than ErrBadConn are ignored by database/sql.
 		if err := s.resetter.ResetSession(ctx); err != nil && errors.Is(err, driver.ErrBadConn) {
+			returned = true
 			s.broke()
 			return err
 		}
 	}
+	returned = true
 	if l.metrics != nil {
 		l.metrics.checkedOut(ctx, p.now()-now)
 	}
 	return nil
+}
+
+// survive is deferred around calls into the driver. If one panics, the connection is closed and its place freed, where
+// database/sql would have lost it for good.
+func (l *lease) survive(returned *bool) {
+	if !*returned && (l.state.move(leaseBusy, leaseGone) || l.state.move(leaseHeld, leaseGone)) {
+		l.session.bad = true
+		l.giveUp(notHeld)
+	}
 }
 
 // recalled says whether the pool was reset or made smaller since the lease was given.
@@ -189,16 +204,17 @@ func (l *lease) IsValid() bool {
 	if l.metrics != nil {
 		l.metrics.returned(l.hold.ctx, p.now()-l.hold.since)
 	}
+	returned := false
+	defer l.survive(&returned)
 	if !s.bad && !s.valid() {
 		s.broke()
 	}
-	// The checkout stands for now, here and in usedAt: it saves a look at the clock, and errs by one hold on the side
-	// of an earlier end and of a ping too many.
+	returned = true
+	// The checkout stands for now, which saves a look at the clock.
 	if s.bad || l.hold.since-l.born > leaseLifetime || p.waiting.Load() > 0 || l.recalled() {
 		l.state.move(leaseHeld, leaseEnding)
 		return false
 	}
-	s.usedAt = l.hold.since
 	return l.putBack(leaseEnding)
 }
 
@@ -256,7 +272,7 @@ func (l *lease) end() {
 func (l *lease) closeStatements() {
 	s := l.session
 	for _, st := range s.statements {
-		_ = st.parent.Close() // nobody is left who could be told
+		_ = st.prepared.release() // nobody is left who could be told
 	}
 	s.statements = nil
 }
@@ -292,7 +308,8 @@ func (l *lease) start(kind operationKind, query string) error {
 	}
 }
 
-// done is deferred to the end of an operation with the error it returns.
+// done is deferred to the end of an operation with the error it returns. If the driver panicked instead, returned is
+// false.
 func (l *lease) done(ctx context.Context, err *error, returned *bool) {
 	// A query that succeeded goes on until its rows are closed.
 	if *returned && (l.op.kind != opQuery || *err != nil) {
@@ -301,15 +318,11 @@ func (l *lease) done(ctx context.Context, err *error, returned *bool) {
 	l.settle(ctx, err, returned)
 }
 
-// settle looks at how an operation ended for what it means to the connection. If the driver panicked, returned is false:
-// then the connection is closed and its place freed, where database/sql would have lost it for good.
+// settle looks at how an operation ended for what it means to the connection.
 func (l *lease) settle(ctx context.Context, err *error, returned *bool) {
 	switch {
 	case !*returned:
-		if l.state.move(leaseBusy, leaseGone) || l.state.move(leaseHeld, leaseGone) {
-			l.session.bad = true
-			l.giveUp(notHeld)
-		}
+		l.survive(returned)
 		return
 	case *err != nil:
 		l.failed(ctx, *err)
@@ -379,17 +392,17 @@ func (l *lease) PrepareContext(ctx context.Context, query string) (_ driver.Stmt
 	}
 	returned := false
 	defer l.done(ctx, &err, &returned)
-	var parent driver.Stmt
+	var p *prepared
 	if c := l.session.intercepted; c != nil {
-		parent, err = c.PrepareContext(ctx, query)
+		p, err = c.prepareFor(ctx, query)
 	} else {
-		parent, err = l.session.prepare(ctx, query)
+		p, err = l.session.prepareFor(ctx, query)
 	}
 	returned = true
 	if err != nil {
 		return nil, err
 	}
-	return newStmt(l, parent, query), nil
+	return newStmt(l, p), nil
 }
 
 // Begin is not called by database/sql, which prefers BeginTx.
@@ -439,16 +452,18 @@ func (l *lease) query(ctx context.Context, query string, args []driver.NamedValu
 	returned := false
 	defer l.done(ctx, &err, &returned)
 	var parent driver.Rows
+	var p *prepared
 	if c := l.session.intercepted; c != nil {
 		parent, err = c.QueryContext(ctx, query, args)
+		p = statementOf(parent)
 	} else {
-		parent, err = l.session.query(ctx, query, args)
+		parent, p, err = l.session.query(ctx, query, args)
 	}
 	returned = true
 	if err != nil {
 		return nil, err
 	}
-	return newRows(ctx, l, parent), nil
+	return newRows(ctx, l, parent, p, p != nil), nil
 }
 
 // unwrap is how [Unwrap] finds the wrapped driver's connection.

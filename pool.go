@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,17 +30,18 @@ const leaseLifetime = int64(time.Second)
 // (until, after SetConnectionLimit made it smaller, those above it have come back), so the inner pool, whose own
 // limit is the same, never has to make anybody wait.
 type Pool struct {
-	name     string
-	target   target
-	dialect  sqltext.Dialect
-	log      *slog.Logger
-	cfg      Config          // as it was at the start; the limits of today are limit and maxIdle
-	epoch    time.Time       // the pool clock counts nanoseconds from here
-	inner    *sql.DB         // the pool of physical connections
-	ctx      context.Context // ends when the pool closes
-	stop     context.CancelFunc
-	redactor redactor
-	sharedAs *sharedKey // nil if the pool is not shared under a pool_name
+	name             string
+	target           target
+	dialect          sqltext.Dialect
+	log              *slog.Logger
+	cfg              Config          // as it was at the start; the limits of today are limit and maxIdle
+	epoch            time.Time       // the pool clock counts nanoseconds from here
+	inner            *sql.DB         // the pool of physical connections
+	ctx              context.Context // ends when the pool closes
+	stop             context.CancelFunc
+	redactor         redactor
+	binaryParameters bool       // lib/pq's binary_parameters=yes is in the DSN
+	sharedAs         *sharedKey // nil if the pool is not shared under a pool_name
 
 	interceptors []sqlmw.Interceptor
 	observer     *observer
@@ -50,7 +52,8 @@ type Pool struct {
 	waiting  atomic.Int32
 	resets   atomic.Int64 // counts Reset; connections of an earlier count are closed at their return
 	recalls  atomic.Int64 // counts Reset and SetConnectionLimit; leases of an earlier count end at their return
-	brokenAt atomic.Int64 // pool clock; connections idle since before it are pinged before they are handed out
+	breaks   atomic.Int64 // counts connections that broke; those idle since before the last are pinged before their use
+	schema   atomic.Int64 // counts changes of result types that statements met; those prepared before are prepared again
 	limitNow atomic.Int64 // mirrors limit for Stats
 	idleNow  atomic.Int64 // mirrors maxIdle for metrics
 	sessions atomic.Pointer[[]*session]
@@ -72,36 +75,34 @@ type Pool struct {
 
 // counters are those of Stats. A checkout is counted in its lease's state, and here when the lease ends.
 type counters struct {
-	acquired, waits, timeouts, canceled, opened, closed atomic.Uint64
-	slowQueries                                         atomic.Uint64
-	waited                                              atomic.Int64
+	acquired, waits, timeouts, canceled, opened, closed, hits, misses, slowQueries atomic.Uint64
+	waited                                                                         atomic.Int64
 }
 
 // newPool makes the pool and its inner pool, and starts to open min_connections.
 func newPool(parent driver.Connector, name string, t target, dsn string, cfg Config, o *options) *Pool {
 	ctx, stop := context.WithCancel(context.Background())
 	p := &Pool{
-		name:     name,
-		target:   t,
-		dialect:  t.dialect(),
-		log:      o.logger(),
-		epoch:    time.Now(),
-		ctx:      ctx,
-		stop:     stop,
-		redactor: newRedactor(dsn),
-		cfg:      cfg,
-		limit:    cfg.ConnectionLimit,
-		maxIdle:  cfg.MaxIdleConnections,
-		handles:  map[*connector]struct{}{},
-
-		interceptors: o.interceptors,
+		name:             name,
+		target:           t,
+		dialect:          t.dialect(),
+		log:              o.logger(),
+		epoch:            time.Now(),
+		ctx:              ctx,
+		stop:             stop,
+		redactor:         newRedactor(dsn),
+		binaryParameters: strings.Contains(dsn, "binary_parameters=yes"),
+		cfg:              cfg,
+		limit:            cfg.ConnectionLimit,
+		maxIdle:          cfg.MaxIdleConnections,
+		handles:          map[*connector]struct{}{},
+		interceptors:     o.interceptors,
 	}
 	p.cfg.PoolName = name
 	p.limitNow.Store(int64(p.limit))
 	p.idleNow.Store(int64(p.maxIdle))
 	p.sessions.Store(new([]*session))
 	p.dialing.window = firstDials
-	p.brokenAt.Store(-1)
 	p.observer = newObserver(p, o)
 	p.metrics = newMetrics(p, o)
 	p.inner = sql.OpenDB(&innerConnector{pool: p, parent: parent})
@@ -110,7 +111,7 @@ func newPool(parent driver.Connector, name string, t target, dsn string, cfg Con
 	p.inner.SetConnMaxLifetime(cfg.MaxConnectionLifetime)
 	p.inner.SetConnMaxIdleTime(cfg.MaxIdleConnectionLifetime)
 	p.mu.Lock()
-	p.dialLocked(ctx)
+	p.dialLocked()
 	p.mu.Unlock()
 	p.keepMinimum()
 	return p
@@ -138,16 +139,28 @@ func (p *Pool) acquire(ctx context.Context, h *connector) (*session, error) {
 		if err != nil {
 			return nil, err
 		}
-		err = s.makeReady(ctx, p.patience(start))
-		if err == nil {
+		if err := p.makeReady(ctx, s, start); err == nil {
 			return s, nil
 		}
 		// The connection died while it was idle. That is no reason to fail: the wait goes on from where it began.
-		p.discard(s)
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// makeReady is session.makeReady for a session that nobody holds yet; if it fails, or the driver panics, the session and
+// its place are given up.
+func (p *Pool) makeReady(ctx context.Context, s *session, start int64) error {
+	ready := false
+	defer func() {
+		if !ready {
+			p.discard(s)
+		}
+	}()
+	err := s.makeReady(ctx, p.patience(start))
+	ready = err == nil
+	return err
 }
 
 // patience is the end of pool_timeout on the pool clock for a wait that began at start, 0 if there is none.
@@ -214,7 +227,7 @@ func (p *Pool) wait(ctx context.Context, h *connector, start int64) (*session, e
 	}
 	p.queue.push(w)
 	p.waiting.Store(int32(p.queue.len))
-	p.dialForLocked(ctx)
+	p.dialLocked()
 	p.mu.Unlock()
 	p.counters.waits.Add(1)
 
@@ -402,7 +415,7 @@ func (p *Pool) serveLocked() {
 			return
 		}
 	}
-	p.dialLocked(p.ctx)
+	p.dialLocked()
 }
 
 // sweep takes back leases that have been idle in their handles for longer than leaseLifetime, so that the inner pool's
@@ -650,9 +663,14 @@ func (p *Pool) Stats() Stats {
 		Closed:       p.counters.closed.Load(),
 		SlowQueries:  p.counters.slowQueries.Load(),
 		WaitDuration: time.Duration(p.counters.waited.Load()),
+
+		StatementHits:   p.counters.hits.Load(),
+		StatementMisses: p.counters.misses.Load(),
 	}
 	for _, s := range *p.sessions.Load() {
 		st.Open++
+		st.StatementHits += s.hits.Load()
+		st.StatementMisses += s.misses.Load()
 		if l := s.lease.Load(); l != nil {
 			st.Acquired += l.state.checkouts()
 		}

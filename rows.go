@@ -10,12 +10,15 @@ import (
 // rows is the result of a query, whatever optional interfaces the driver's rows have: for each of them database/sql has
 // a value that stands for "not there", which the fallbacks here give.
 type rows struct {
-	lease  *lease
-	parent driver.Rows
-	ctx    context.Context
-	op     operation // the query; it ends with the rows
-	count  int       // rows returned
-	over   bool      // op has ended
+	lease    *lease
+	parent   driver.Rows
+	ctx      context.Context
+	prepared *prepared // the statement that gave them, if it was one
+	direct   bool      // the statement stood in for a direct query
+	open     bool
+	op       operation // the query; it ends with the rows
+	count    int       // rows returned
+	over     bool      // op has ended
 }
 
 var (
@@ -28,14 +31,15 @@ var (
 	_ driver.RowsColumnTypePrecisionScale   = (*rows)(nil)
 )
 
-func newRows(ctx context.Context, l *lease, parent driver.Rows) driver.Rows {
+func newRows(ctx context.Context, l *lease, parent driver.Rows, p *prepared, direct bool) driver.Rows {
 	r := &l.rows
 	if l.rowsOpen {
 		r = new(rows)
 	} else {
 		l.rowsOpen = true
 	}
-	*r = rows{lease: l, parent: parent, ctx: ctx, op: l.op}
+	*r = rows{lease: l, parent: parent, ctx: ctx, prepared: p, direct: direct, open: true, op: l.op}
+	l.session.kept.opened(r)
 	return r.asDriverRows()
 }
 
@@ -51,6 +55,11 @@ func (r *rows) Close() (err error) {
 	err = r.parent.Close()
 	returned = true
 	r.ended(err)
+	if !r.open {
+		return err
+	}
+	r.open = false
+	l.session.closedRows(r)
 	if r == &l.rows {
 		l.rowsOpen = false
 		r.ctx = nil

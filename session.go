@@ -36,12 +36,15 @@ type session struct {
 
 	// Owned by whoever took the session; handed on through Pool.mu or a compare-and-swap of lease.state.
 	taken      *sql.Conn // the inner pool's hold on this session
-	usedAt     int64     // pool clock; when it was last returned, opened or pinged
+	breaks     int64     // Pool.breaks when it was last known to be alive
 	adopted    bool      // it has been taken out of the inner pool before
 	used       bool      // the wrapped driver must reset it before the next holder
 	bad        bool      // it must not be used again
 	sawEnd     bool      // an operation of this holder met the end of its context
 	statements []*stmt   // open ones of the present lease
+	kept       statementCache
+
+	hits, misses atomic.Uint64 // of kept, written by the owner alone
 
 	stored atomic.Bool // it is idle in the inner pool; written under Pool.mu
 	lease  atomic.Pointer[lease]
@@ -54,11 +57,10 @@ var (
 )
 
 func newSession(p *Pool, conn driver.Conn) *session {
-	born := p.now()
-	s := &session{pool: p, conn: conn, reset: p.resets.Load(), usedAt: born}
+	s := &session{pool: p, conn: conn, reset: p.resets.Load(), breaks: p.breaks.Load()}
 	if life := int64(p.cfg.MaxConnectionLifetime); life > 0 {
 		// Connections opened together must not all have to be replaced together.
-		s.expires = born + life - rand.Int64N(life/10+1)
+		s.expires = p.now() + life - rand.Int64N(life/10+1)
 	}
 	s.pinger, _ = conn.(driver.Pinger)
 	s.execer, _ = conn.(driver.ExecerContext)
@@ -74,6 +76,7 @@ func newSession(p *Pool, conn driver.Conn) *session {
 	s.resetter, _ = conn.(driver.SessionResetter)
 	s.validator, _ = conn.(driver.Validator)
 	s.checker, _ = conn.(driver.NamedValueChecker)
+	s.kept = newStatementCache(p, conn)
 	s.intercepted = intercept(s, p.interceptors)
 	return s
 }
@@ -87,14 +90,14 @@ func (s *session) fit(now int64) bool {
 func (s *session) valid() bool { return s.validator == nil || s.validator.IsValid() }
 
 // suspect says whether the connection may be dead, because another broke since it was last known to be alive.
-func (s *session) suspect() bool { return s.usedAt <= s.pool.brokenAt.Load() }
+func (s *session) suspect() bool { return s.breaks != s.pool.breaks.Load() }
 
 // broke notes that the server, or the network, ended a connection: the idle ones have probably gone the same way.
 // A connection that its driver gave up because a context ended says nothing about the others.
 func (s *session) broke() {
 	s.bad = true
 	if !s.sawEnd {
-		s.pool.brokenAt.Store(s.pool.now())
+		s.pool.breaks.Add(1)
 	}
 }
 
@@ -129,11 +132,12 @@ func (s *session) verify(ctx context.Context, patience int64) error {
 		ctx, cancel = context.WithDeadline(ctx, s.pool.timeOf(patience))
 		defer cancel()
 	}
+	breaks := s.pool.breaks.Load()
 	if err := s.pinger.Ping(ctx); err != nil {
 		s.bad = true
 		return err
 	}
-	s.usedAt = s.pool.now()
+	s.breaks = breaks
 	return nil
 }
 
@@ -192,6 +196,11 @@ func (s *session) prepare(ctx context.Context, query string) (driver.Stmt, error
 }
 
 func (s *session) exec(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	if k, err := s.forQuery(ctx, query, args); err != nil {
+		return nil, err
+	} else if k != nil {
+		return s.execPrepared(ctx, k, args)
+	}
 	if s.execer != nil {
 		return s.execer.ExecContext(ctx, query, args)
 	}
@@ -202,7 +211,19 @@ func (s *session) exec(ctx context.Context, query string, args []driver.NamedVal
 	return s.oldExecer.Exec(query, values)
 }
 
-func (s *session) query(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+// query also gives the kept statement that it ran on, if it did.
+func (s *session) query(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, *prepared, error) {
+	if k, err := s.forQuery(ctx, query, args); err != nil {
+		return nil, nil, err
+	} else if k != nil {
+		rows, err := s.queryPrepared(ctx, k, args)
+		return rows, k, err
+	}
+	rows, err := s.queryDirect(ctx, query, args)
+	return rows, nil, err
+}
+
+func (s *session) queryDirect(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
 	if s.queryer != nil {
 		return s.queryer.QueryContext(ctx, query, args)
 	}

@@ -7,15 +7,10 @@ import (
 
 // stmt is a statement that a handle prepared on a lease.
 type stmt struct {
-	lease  *lease
-	parent driver.Stmt
-	text   string
-	index  int // in session.statements
-	closed bool
-
-	execer  driver.StmtExecContext
-	queryer driver.StmtQueryContext
-	checker driver.NamedValueChecker
+	lease    *lease
+	prepared *prepared
+	index    int // in session.statements
+	closed   bool
 }
 
 var (
@@ -27,25 +22,19 @@ var (
 )
 
 // convertingStmt is stmt for a driver whose statements convert arguments.
-type convertingStmt struct {
-	*stmt
-	converter driver.ColumnConverter //nolint:staticcheck // see above
-}
+type convertingStmt struct{ *stmt }
 
 func (st convertingStmt) ColumnConverter(i int) driver.ValueConverter {
-	return st.converter.ColumnConverter(i)
+	return statementBehind(st.prepared.parent).(driver.ColumnConverter).ColumnConverter(i) //nolint:staticcheck // see above
 }
 
-func newStmt(l *lease, parent driver.Stmt, text string) driver.Stmt {
+func newStmt(l *lease, p *prepared) driver.Stmt {
 	s := l.session
-	st := &stmt{lease: l, parent: parent, text: text, index: len(s.statements)}
-	st.execer, _ = parent.(driver.StmtExecContext)
-	st.queryer, _ = parent.(driver.StmtQueryContext)
-	converting := statementBehind(parent)
-	st.checker, _ = converting.(driver.NamedValueChecker)
+	st := &stmt{lease: l, prepared: p, index: len(s.statements)}
+	p.refs++
 	s.statements = append(s.statements, st)
-	if cc, ok := converting.(driver.ColumnConverter); ok { //nolint:staticcheck // see above
-		return convertingStmt{st, cc}
+	if _, ok := statementBehind(p.parent).(driver.ColumnConverter); ok { //nolint:staticcheck // see above
+		return convertingStmt{st}
 	}
 	return st
 }
@@ -83,15 +72,15 @@ func (st *stmt) close() error {
 	last.index = st.index
 	open[len(open)-1] = nil
 	st.lease.session.statements = open[:len(open)-1]
-	return st.parent.Close()
+	return st.prepared.release()
 }
 
-func (st *stmt) NumInput() int { return st.parent.NumInput() }
+func (st *stmt) NumInput() int { return st.prepared.parent.NumInput() }
 
 // CheckNamedValue asks the statement and then the connection, the order in which database/sql looks for a checker.
 func (st *stmt) CheckNamedValue(v *driver.NamedValue) error {
-	if st.checker != nil {
-		return st.checker.CheckNamedValue(v)
+	if st.prepared.checker != nil {
+		return st.prepared.checker.CheckNamedValue(v)
 	}
 	return st.lease.CheckNamedValue(v)
 }
@@ -115,48 +104,26 @@ func ordinal(args []driver.Value) []driver.NamedValue {
 }
 
 func (st *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (_ driver.Result, err error) {
-	if err := st.lease.start(opExec, st.text); err != nil {
+	if err := st.lease.start(opExec, st.prepared.text); err != nil {
 		return nil, err
 	}
 	returned := false
 	defer st.lease.done(ctx, &err, &returned)
-	res, err := st.exec(ctx, args)
+	res, err := st.lease.session.execStmt(ctx, st.prepared, args)
 	returned = true
 	return res, err
 }
 
-func (st *stmt) exec(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
-	if st.execer != nil {
-		return st.execer.ExecContext(ctx, args)
-	}
-	values, err := positional(ctx, args)
-	if err != nil {
-		return nil, err
-	}
-	return st.parent.Exec(values) //nolint:staticcheck // all that this statement has
-}
-
 func (st *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (_ driver.Rows, err error) {
-	if err := st.lease.start(opQuery, st.text); err != nil {
+	if err := st.lease.start(opQuery, st.prepared.text); err != nil {
 		return nil, err
 	}
 	returned := false
 	defer st.lease.done(ctx, &err, &returned)
-	parent, err := st.query(ctx, args)
+	parent, err := st.lease.session.queryStmt(ctx, st.prepared, args)
 	returned = true
 	if err != nil {
 		return nil, err
 	}
-	return newRows(ctx, st.lease, parent), nil
-}
-
-func (st *stmt) query(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
-	if st.queryer != nil {
-		return st.queryer.QueryContext(ctx, args)
-	}
-	values, err := positional(ctx, args)
-	if err != nil {
-		return nil, err
-	}
-	return st.parent.Query(values) //nolint:staticcheck // all that this statement has
+	return newRows(ctx, st.lease, parent, st.prepared, false), nil
 }

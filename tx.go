@@ -33,16 +33,18 @@ func (t *tx) Rollback() (err error) {
 	s := t.lease.session
 	if t.ctx.Err() != nil {
 		s.sawEnd = true
-		// database/sql keeps a connection after it rolled back at the end of a context only if the driver can say
-		// whether it is valid and can reset it. A lease can do both, so the rule is kept here.
-		if s.resetter == nil || s.validator == nil {
-			s.bad = true
-		}
 	}
 	returned := false
 	defer t.lease.done(t.ctx, &err, &returned)
 	err = t.parent.Rollback()
 	returned = true
 	t.lease.inTx.Store(false)
+	if t.ctx.Err() != nil && (s.resetter == nil || s.validator == nil) {
+		// database/sql keeps a connection after it rolled back at the end of a context only if the driver can say
+		// whether it is valid and can reset it, and gives it up in this way otherwise. A lease can do both, so the
+		// rule is kept here.
+		s.bad = true
+		return driver.ErrBadConn
+	}
 	return err
 }
