@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
-	"fmt"
 	"io"
 	"math"
 	"net"
@@ -241,6 +240,8 @@ func (o *observer) report(ctx context.Context, e ending) {
 	case errors.Is(e.err, driver.ErrBadConn) && e.kind != opConnect && repeats(e.where()):
 		repeated = true
 	case errors.Is(e.err, context.Canceled) || errors.Is(ctx.Err(), context.Canceled):
+	case e.kind == opRollback && ctx.Err() != nil && errors.Is(e.err, driver.ErrBadConn):
+		// How database/sql is told to give up a connection after it rolled back at the end of a context.
 	default:
 		e.status = statusCode(e.err)
 		e.failure = errorType(e.err, e.status)
@@ -409,19 +410,18 @@ func errorType(err error, status string) string {
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return "timeout"
 	}
-	for {
-		inner := errors.Unwrap(err)
-		if inner == nil {
-			break
+	for e := err; e != nil; e = errors.Unwrap(e) {
+		t := reflect.TypeOf(e)
+		if t.Kind() == reflect.Pointer {
+			t = t.Elem()
 		}
-		err = inner
+		switch t.PkgPath() {
+		case "errors", "fmt", scopeName: // say nothing of what happened
+		default:
+			return reflect.TypeOf(e).String()
+		}
 	}
-	switch name := fmt.Sprintf("%T", err); name {
-	case "*errors.errorString", "*fmt.wrapErrors", "*errors.joinError":
-		return semconv.ErrorTypeOther.Value.AsString()
-	default:
-		return name
-	}
+	return semconv.ErrorTypeOther.Value.AsString()
 }
 
 // shape is what all operations with the same query have in common.
