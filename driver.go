@@ -156,8 +156,22 @@ func OpenDB(c driver.Connector, opts ...Option) (*sql.DB, error) {
 	if cfg.PoolName == "" {
 		cfg.PoolName = fmt.Sprintf("%T", c.Driver())
 	}
-	p := newPool(c, cfg.PoolName, target{}, "", cfg, o)
+	t := target{system: systemOf(driverPackage(c.Driver()), "")}
+	p := newPool(c, cfg.PoolName, t, "", cfg, o)
 	return newConnector(p, c.Driver()).handle(), nil
+}
+
+// driverPackage is the import path of a driver's package, from which the kind of database can be known; lib/pq's is
+// shortened to its name.
+func driverPackage(d driver.Driver) string {
+	t := reflect.TypeOf(d)
+	if t == nil {
+		return ""
+	}
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	return strings.TrimPrefix(t.PkgPath(), "github.com/lib/")
 }
 
 // Unwrap gives the wrapped driver's own connection, from what [database/sql.Conn.Raw] passes to its function:

@@ -16,6 +16,7 @@ import (
 	"text/template"
 	"time"
 
+	"github.com/lib/pq"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel/attribute"
@@ -699,3 +700,30 @@ func TestTargetAttributes(t *testing.T) {
 		})
 	}
 }
+
+// A connector says nothing about the server, but the driver is known by its package.
+func TestSystemOfConnector(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		spans := tracetest.NewSpanRecorder()
+		db, err := lifeguard.OpenDB(pqConnector{fakedriver.New().Connector()}, quiet,
+			lifeguard.WithTracerProvider(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans))))
+		require.NoError(t, err)
+		c, err := db.Conn(t.Context())
+		require.NoError(t, err)
+		var closed driver.Conn
+		require.NoError(t, c.Raw(func(dc any) error { closed = lifeguard.Unwrap(dc).(driver.Conn); return nil }))
+		closed.(*fakedriver.Conn).Kill()
+		_, err = c.ExecContext(t.Context(), "UPDATE t SET a = $1 WHERE b = 'x'", 7)
+		require.Error(t, err)
+		_ = c.Close()
+		require.NoError(t, db.Close())
+		require.Len(t, spans.Ended(), 1)
+		assert.Contains(t, spans.Ended()[0].Attributes(), attribute.String("db.system.name", "postgresql"))
+		assert.Contains(t, spans.Ended()[0].Attributes(), attribute.String("db.query.text", "UPDATE t SET a = $1 WHERE b = ?"))
+	})
+}
+
+// pqConnector leads to a driver in memory and says that it is lib/pq's.
+type pqConnector struct{ driver.Connector }
+
+func (pqConnector) Driver() driver.Driver { return &pq.Driver{} }
