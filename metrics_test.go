@@ -333,9 +333,9 @@ func TestNoTracingAllocations(t *testing.T) {
 }
 
 // openWithSDK opens a handle on the fast driver, with tracing at its default and an SDK that samples everything.
-func openWithSDK(tb testing.TB) *sql.DB {
-	db, err := lifeguard.OpenDB(fakedriver.Fast(), lifeguard.WithTracerProvider(sdktrace.NewTracerProvider(
-		sdktrace.WithSpanProcessor(discardSpans{}))))
+func openWithSDK(tb testing.TB, opts ...lifeguard.Option) *sql.DB {
+	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(discardSpans{}))
+	db, err := lifeguard.OpenDB(fakedriver.Fast(), append(opts, lifeguard.WithTracerProvider(provider))...)
 	require.NoError(tb, err)
 	tb.Cleanup(func() { db.Close() })
 	return db
