@@ -88,6 +88,12 @@ type lease struct {
 	inTx    atomic.Bool
 	hold    hold
 
+	// The holder's own: no report reads them.
+	metrics *metrics  // nil while nobody reads them
+	timed   bool      // every operation's begin is read from the clock
+	waited  int64     // nanoseconds; how long the checkout took, until its first operation has begun
+	op      operation // present one
+
 	// A query's rows are those of the lease as long as they are the only ones open, as they nearly always are:
 	// database/sql does not touch them after their Close.
 	rows     rows
@@ -115,6 +121,8 @@ type activity struct {
 func newLease(h *connector, s *session, ctx context.Context) *lease {
 	p := h.pool
 	l := &lease{pool: p, handle: h, session: s, born: p.now(), recalls: p.recalls.Load()}
+	l.metrics = p.metrics.enabled(ctx)
+	l.timed = l.metrics != nil || p.observer.timed
 	l.prepareHold(ctx, l.born, 0)
 	l.state.word.Store(leaseCheckout + leaseHeld)
 	s.used, s.sawEnd = true, false
@@ -148,6 +156,7 @@ func (l *lease) ResetSession(ctx context.Context) error {
 		return driver.ErrBadConn
 	}
 	s.used, s.sawEnd = true, false
+	l.waited = 0
 	returned := false
 	defer l.survive(&returned)
 	if s.expires != 0 && now >= s.expires || s.suspect() || l.recalled() {
@@ -159,17 +168,19 @@ func (l *lease) ResetSession(ctx context.Context) error {
 			l.handle.waste()
 			return driver.ErrBadConn
 		}
-		return nil
-	}
-	var err error
-	if s.resetter != nil {
-		err = s.resetter.ResetSession(ctx)
-		if err != nil && errors.Is(err, driver.ErrBadConn) {
+	} else if s.resetter != nil {
+		// Other errors than ErrBadConn are ignored by database/sql.
+		if err := s.resetter.ResetSession(ctx); err != nil && errors.Is(err, driver.ErrBadConn) {
+			returned = true
 			s.broke()
+			return err
 		}
 	}
 	returned = true
-	return err
+	if l.metrics != nil {
+		l.metrics.checkedOut(ctx, p.now()-now)
+	}
+	return nil
 }
 
 // survive is deferred around calls into the driver. If one panics, the connection is closed and its place freed, where
@@ -194,6 +205,9 @@ func (l *lease) IsValid() bool {
 		return false
 	}
 	s, p := l.session, l.pool
+	if l.metrics != nil {
+		l.metrics.returned(l.hold.ctx, p.now()-l.hold.since)
+	}
 	returned := false
 	defer l.survive(&returned)
 	if !s.bad && !s.valid() {
@@ -229,6 +243,9 @@ func (l *lease) Close() error {
 		// The handle keeps fewer idle connections, or is closing.
 	case l.state.move(leaseHeld, leaseGone), l.state.move(leaseDoomed, leaseGone):
 		l.session.bad = true
+		if l.metrics != nil {
+			l.metrics.returned(l.hold.ctx, l.pool.now()-l.hold.since)
+		}
 	default:
 		return nil
 	}
@@ -301,7 +318,7 @@ func (l *lease) closeStatements() {
 }
 
 // start begins an operation of the holder. Exactly one call of done follows if it returns nil.
-func (l *lease) start(query string) error {
+func (l *lease) start(kind operationKind, query string) error {
 	for {
 		word := l.state.word.Load()
 		switch word & leaseStates {
@@ -321,10 +338,15 @@ func (l *lease) start(query string) error {
 		if query == "" {
 			next.query = last.query
 		}
-		if last.operations > 0 { // the first begins when the checkout ends, and saves a look at the clock
+		// At rates at which not even stacks are taken, the first operation begins when the checkout ends, which saves
+		// a look at the clock; see operation.assumed.
+		assumed := last.operations == 0 && !l.timed && l.hold.stack.n == 0
+		if !assumed {
 			next.began = l.pool.now()
 		}
 		if l.state.word.CompareAndSwap(word, (word-leaseHeld+leaseBusy)^leaseActivity) {
+			l.op = operation{kind: kind, query: query, began: next.began, waited: l.waited, assumed: assumed}
+			l.waited = 0
 			return nil
 		}
 	}
@@ -333,6 +355,15 @@ func (l *lease) start(query string) error {
 // done is deferred to the end of an operation with the error it returns. If the driver panicked instead, returned is
 // false.
 func (l *lease) done(ctx context.Context, err *error, returned *bool) {
+	// A query that succeeded goes on until its rows are closed.
+	if *returned && (l.op.kind != opQuery || *err != nil) {
+		l.ended(ctx, &l.op, 0, *err)
+	}
+	l.settle(ctx, err, returned)
+}
+
+// settle looks at how an operation ended for what it means to the connection.
+func (l *lease) settle(ctx context.Context, err *error, returned *bool) {
 	switch {
 	case !*returned:
 		l.survive(returned)
@@ -350,7 +381,7 @@ func (l *lease) fetched(ctx context.Context, err *error, returned *bool) {
 	if *returned && (*err == nil || *err == io.EOF) { //nolint:errorlint // database/sql compares by identity, too
 		return
 	}
-	l.done(ctx, err, returned)
+	l.settle(ctx, err, returned)
 }
 
 // failed looks at the error of an operation for what it says about the connection.
@@ -369,13 +400,18 @@ func (l *lease) Ping(ctx context.Context) (err error) {
 	if l.session.pinger == nil {
 		return nil
 	}
-	if err := l.start(""); err != nil {
+	if err := l.start(opPing, ""); err != nil {
 		return err
 	}
 	returned := false
 	defer l.done(ctx, &err, &returned)
 	ctx, b := l.session.bound(ctx)
-	err = b.end(l.session.pinger.Ping(ctx))
+	if c := l.session.intercepted; c != nil {
+		err = c.Ping(ctx)
+	} else {
+		err = l.session.pinger.Ping(ctx)
+	}
+	err = b.end(err)
 	returned = true
 	return err
 }
@@ -394,13 +430,18 @@ func (l *lease) Prepare(query string) (driver.Stmt, error) {
 }
 
 func (l *lease) PrepareContext(ctx context.Context, query string) (_ driver.Stmt, err error) {
-	if err := l.start(query); err != nil {
+	if err := l.start(opPrepare, query); err != nil {
 		return nil, err
 	}
 	returned := false
 	defer l.done(ctx, &err, &returned)
 	ctx, b := l.session.bound(ctx)
-	p, err := l.session.prepareFor(ctx, query)
+	var p *prepared
+	if c := l.session.intercepted; c != nil {
+		p, err = c.prepareFor(ctx, query)
+	} else {
+		p, err = l.session.prepareFor(ctx, query)
+	}
 	err = b.end(err)
 	returned = true
 	if err != nil {
@@ -415,13 +456,18 @@ func (l *lease) Begin() (driver.Tx, error) {
 }
 
 func (l *lease) BeginTx(ctx context.Context, opts driver.TxOptions) (_ driver.Tx, err error) {
-	if err := l.start(""); err != nil {
+	if err := l.start(opBegin, ""); err != nil {
 		return nil, err
 	}
 	returned := false
 	defer l.done(ctx, &err, &returned)
 	b := l.session.boundSocket(ctx)
-	parent, err := l.session.begin(ctx, opts)
+	var parent driver.Tx
+	if c := l.session.intercepted; c != nil {
+		parent, err = c.BeginTx(ctx, opts)
+	} else {
+		parent, err = l.session.begin(ctx, opts)
+	}
 	err = b.end(err)
 	returned = true
 	if err != nil {
@@ -431,27 +477,38 @@ func (l *lease) BeginTx(ctx context.Context, opts driver.TxOptions) (_ driver.Tx
 	return &tx{lease: l, parent: parent, ctx: ctx}, nil
 }
 
-func (l *lease) exec(ctx context.Context, query string, args []driver.NamedValue) (_ driver.Result, err error) {
-	if err := l.start(query); err != nil {
+func (l *lease) exec(ctx context.Context, query string, args []driver.NamedValue) (res driver.Result, err error) {
+	if err := l.start(opExec, query); err != nil {
 		return nil, err
 	}
 	returned := false
 	defer l.done(ctx, &err, &returned)
 	ctx, b := l.session.bound(ctx)
-	res, err := l.session.exec(ctx, query, args)
+	if c := l.session.intercepted; c != nil {
+		res, err = c.ExecContext(ctx, query, args)
+	} else {
+		res, err = l.session.exec(ctx, query, args)
+	}
 	err = b.end(err)
 	returned = true
 	return res, err
 }
 
 func (l *lease) query(ctx context.Context, query string, args []driver.NamedValue) (_ driver.Rows, err error) {
-	if err := l.start(query); err != nil {
+	if err := l.start(opQuery, query); err != nil {
 		return nil, err
 	}
 	returned := false
 	defer l.done(ctx, &err, &returned)
 	ctx, b := l.session.bound(ctx)
-	parent, p, err := l.session.query(ctx, query, args)
+	var parent driver.Rows
+	var p *prepared
+	if c := l.session.intercepted; c != nil {
+		parent, err = c.QueryContext(ctx, query, args)
+		p = statementOf(parent)
+	} else {
+		parent, p, err = l.session.query(ctx, query, args)
+	}
 	if err != nil {
 		err = b.end(err)
 	}

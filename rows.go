@@ -17,6 +17,9 @@ type rows struct {
 	direct   bool      // the statement stood in for a direct query
 	open     bool
 	bound    *bound
+	op       operation // the query; it ends with the rows
+	count    int       // rows returned
+	over     bool      // op has ended
 }
 
 var (
@@ -36,7 +39,7 @@ func newRows(ctx context.Context, l *lease, parent driver.Rows, p *prepared, dir
 	} else {
 		l.rowsOpen = true
 	}
-	*r = rows{lease: l, parent: parent, ctx: ctx, prepared: p, direct: direct, open: true, bound: b}
+	*r = rows{lease: l, parent: parent, ctx: ctx, prepared: p, direct: direct, open: true, op: l.op, bound: b}
 	l.session.kept.opened(r)
 	return r.asDriverRows()
 }
@@ -52,6 +55,7 @@ func (r *rows) Close() (err error) {
 	defer l.fetched(r.ctx, &err, &returned)
 	err = r.parent.Close()
 	returned = true
+	r.ended(err)
 	if !r.open {
 		return err
 	}
@@ -76,18 +80,43 @@ func (r *rows) Next(dest []driver.Value) (err error) {
 		err = r.bound.end(err)
 	}
 	returned = true
+	r.fetched(err)
 	return err
 }
 
+// fetched counts a row.
+func (r *rows) fetched(err error) {
+	if err == nil {
+		r.count++
+		return
+	}
+	r.failed(err)
+}
+
+// failed ends the query at an error, whose place in the program is more telling than that of Close.
+func (r *rows) failed(err error) {
+	if err != nil && err != io.EOF { //nolint:errorlint // database/sql compares by identity, too
+		r.ended(err)
+	}
+}
+
+// ended ends the query, once.
+func (r *rows) ended(err error) {
+	if !r.over {
+		r.over = true
+		r.lease.ended(r.ctx, &r.op, r.count, err)
+	}
+}
+
 func (r *rows) HasNextResultSet() bool {
-	if p, ok := r.parent.(driver.RowsNextResultSet); ok {
+	if p, ok := rowsCan[driver.RowsNextResultSet](r.parent); ok {
 		return p.HasNextResultSet()
 	}
 	return false
 }
 
 func (r *rows) NextResultSet() (err error) {
-	p, ok := r.parent.(driver.RowsNextResultSet)
+	p, ok := rowsCan[driver.RowsNextResultSet](r.parent)
 	if !ok {
 		return io.EOF
 	}
@@ -98,39 +127,40 @@ func (r *rows) NextResultSet() (err error) {
 	defer r.lease.fetched(r.ctx, &err, &returned)
 	err = p.NextResultSet()
 	returned = true
+	r.failed(err)
 	return err
 }
 
 func (r *rows) ColumnTypeScanType(index int) reflect.Type {
-	if p, ok := r.parent.(driver.RowsColumnTypeScanType); ok {
+	if p, ok := rowsCan[driver.RowsColumnTypeScanType](r.parent); ok {
 		return p.ColumnTypeScanType(index)
 	}
 	return reflect.TypeFor[any]()
 }
 
 func (r *rows) ColumnTypeDatabaseTypeName(index int) string {
-	if p, ok := r.parent.(driver.RowsColumnTypeDatabaseTypeName); ok {
+	if p, ok := rowsCan[driver.RowsColumnTypeDatabaseTypeName](r.parent); ok {
 		return p.ColumnTypeDatabaseTypeName(index)
 	}
 	return ""
 }
 
 func (r *rows) ColumnTypeLength(index int) (length int64, ok bool) {
-	if p, ok := r.parent.(driver.RowsColumnTypeLength); ok {
+	if p, ok := rowsCan[driver.RowsColumnTypeLength](r.parent); ok {
 		return p.ColumnTypeLength(index)
 	}
 	return 0, false
 }
 
 func (r *rows) ColumnTypeNullable(index int) (nullable, ok bool) {
-	if p, ok := r.parent.(driver.RowsColumnTypeNullable); ok {
+	if p, ok := rowsCan[driver.RowsColumnTypeNullable](r.parent); ok {
 		return p.ColumnTypeNullable(index)
 	}
 	return false, false
 }
 
 func (r *rows) ColumnTypePrecisionScale(index int) (precision, scale int64, ok bool) {
-	if p, ok := r.parent.(driver.RowsColumnTypePrecisionScale); ok {
+	if p, ok := rowsCan[driver.RowsColumnTypePrecisionScale](r.parent); ok {
 		return p.ColumnTypePrecisionScale(index)
 	}
 	return 0, 0, false

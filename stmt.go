@@ -25,7 +25,7 @@ var (
 type convertingStmt struct{ *stmt }
 
 func (st convertingStmt) ColumnConverter(i int) driver.ValueConverter {
-	return st.prepared.parent.(driver.ColumnConverter).ColumnConverter(i) //nolint:staticcheck // see above
+	return statementBehind(st.prepared.parent).(driver.ColumnConverter).ColumnConverter(i) //nolint:staticcheck // see above
 }
 
 func newStmt(l *lease, p *prepared) driver.Stmt {
@@ -33,7 +33,7 @@ func newStmt(l *lease, p *prepared) driver.Stmt {
 	st := &stmt{lease: l, prepared: p, index: len(s.statements)}
 	p.refs++
 	s.statements = append(s.statements, st)
-	if _, ok := p.parent.(driver.ColumnConverter); ok { //nolint:staticcheck // see above
+	if _, ok := statementBehind(p.parent).(driver.ColumnConverter); ok { //nolint:staticcheck // see above
 		return convertingStmt{st}
 	}
 	return st
@@ -104,26 +104,26 @@ func ordinal(args []driver.Value) []driver.NamedValue {
 }
 
 func (st *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (_ driver.Result, err error) {
-	if err := st.lease.start(st.prepared.text); err != nil {
+	if err := st.lease.start(opExec, st.prepared.text); err != nil {
 		return nil, err
 	}
 	returned := false
 	defer st.lease.done(ctx, &err, &returned)
 	ctx, b := st.lease.session.bound(ctx)
-	res, err := st.lease.session.execPrepared(ctx, st.prepared, args)
+	res, err := st.lease.session.execStmt(ctx, st.prepared, args)
 	err = b.end(err)
 	returned = true
 	return res, err
 }
 
 func (st *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (_ driver.Rows, err error) {
-	if err := st.lease.start(st.prepared.text); err != nil {
+	if err := st.lease.start(opQuery, st.prepared.text); err != nil {
 		return nil, err
 	}
 	returned := false
 	defer st.lease.done(ctx, &err, &returned)
 	ctx, b := st.lease.session.bound(ctx)
-	parent, err := st.lease.session.queryPrepared(ctx, st.prepared, args)
+	parent, err := st.lease.session.queryStmt(ctx, st.prepared, args)
 	if err != nil {
 		err = b.end(err)
 	}
