@@ -137,6 +137,9 @@ func (s *session) verify(ctx context.Context, patience int64) error {
 	}
 	breaks := s.pool.breaks.Load()
 	if err := s.pinger.Ping(ctx); err != nil {
+		if ctx.Err() == nil {
+			s.broke()
+		}
 		s.bad = true
 		return err
 	}
