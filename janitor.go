@@ -180,9 +180,11 @@ func (j *janitor) look(l *lease, now int64) {
 			leakAt: int64(p.cfg.LeakThreshold), runningAt: int64(p.cfg.LeakThreshold)}
 	}
 	busy := word&leaseStates == leaseBusy
-	if busy || word&leaseTouched != 0 {
+	if word&leaseTouched != 0 {
 		w.quietFrom = now
-		word &^= leaseTouched
+		if !busy { // the end of what runs counts, too
+			word &^= leaseTouched
+		}
 	}
 	switch v := w.judge(p, now, now-l.hold.since, busy, word&leaseRaw != 0); v {
 	case letBe:

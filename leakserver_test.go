@@ -164,7 +164,7 @@ func loseQuery(t *testing.T, db *sql.DB, query string, args ...any) {
 
 // A pool timeout names who holds the connections: here by the function that forgot them.
 func TestTimeoutNamesLeaksOnServer(t *testing.T) {
-	s := openLeaky(t, "connection_limit=2&pool_timeout=300ms&leak_threshold=100ms")
+	s := openLeaky(t, "connection_limit=2&pool_timeout=2s&leak_threshold=100ms")
 	release := forgetTwo(t, s.DB)
 	defer release()
 	_, err := s.ExecContext(t.Context(), "SELECT 1")
@@ -176,7 +176,7 @@ func TestTimeoutNamesLeaksOnServer(t *testing.T) {
 		assert.Contains(t, h.Stack[0].Function, "forgetTwo")
 		assert.Equal(t, "SELECT ?", h.LastQuery)
 	}
-	assert.Regexp(t, `longest held \d+(\.\d+)?ms by lifeguard_test\.forgetTwo \(leakserver_test\.go:\d+\), last query "SELECT \?"`, err.Error())
+	assert.Regexp(t, `longest held \d+(\.\d+)?m?s by lifeguard_test\.forgetTwo \(leakserver_test\.go:\d+\), last query "SELECT \?"`, err.Error())
 }
 
 func forgetTwo(t *testing.T, db *sql.DB) (release func()) {

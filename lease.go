@@ -182,7 +182,7 @@ func (l *lease) ResetSession(ctx context.Context) error {
 	if p.reclaims {
 		state = leaseBusy // the driver's ResetSession must not be cut
 	}
-	if !l.state.word.CompareAndSwap(word, word&^(leaseRaw|leaseTouched)+leaseCheckout+state) {
+	if !l.state.word.CompareAndSwap(word, (word&^leaseRaw|leaseTouched)+leaseCheckout+state) {
 		l.handle.waste()
 		return driver.ErrBadConn
 	}
