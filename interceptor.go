@@ -169,7 +169,7 @@ func (c *intercepted) Close() error {
 }
 
 // unwrap is how [Unwrap] finds the wrapped driver's connection, for interceptors that need it.
-func (c *intercepted) unwrap() driver.Conn { return c.session.conn }
+func (c *intercepted) unwrap() any { return c.session.conn }
 
 // interceptedConnector is a connector as an interceptor is given it.
 type interceptedConnector struct {
