@@ -15,30 +15,50 @@ import (
 
 // BenchmarkCost shows what lifeguard adds to database/sql, on a driver in memory that costs next to nothing itself, with
 // everything at its defaults. Batches on a plain handle, the baseline, and on one of lifeguard's alternate, so that both
-// see the same machine; the figures are the medians of the batches, and x-plain is the median of the ratios.
+// see the same machine; the figures are the medians of the batches, and x-plain is the median of their ratios.
 //
 //	go test -run '^$' -bench 'Cost$' .
 func BenchmarkCost(b *testing.B) {
 	for _, op := range operations {
-		b.Run("Op="+op.name, func(b *testing.B) { alternate(b, op.run, 1) })
+		b.Run("Op="+op.name, func(b *testing.B) { alternate(b, costHandles, op.run, 1) })
 	}
 }
 
 // BenchmarkCostParallel is BenchmarkCost with several goroutines on ten connections.
 func BenchmarkCostParallel(b *testing.B) {
 	for _, op := range operations {
-		b.Run("Op="+op.name, func(b *testing.B) { alternate(b, op.run, 8) })
+		b.Run("Op="+op.name, func(b *testing.B) { alternate(b, costHandles, op.run, 8) })
 	}
 }
 
-func alternate(b *testing.B, run func(context.Context, *sql.DB) error, goroutines int) {
+// BenchmarkObserved shows what being observed adds: spans of slow operations, which is the default, with an SDK installed
+// that samples everything; metrics besides; and a span for every operation.
+//
+//	go test -run '^$' -bench 'Observed$' .
+func BenchmarkObserved(b *testing.B) {
+	handles := append(costHandles[:1:1],
+		costHandle{"slow", func(tb testing.TB) *sql.DB { return openWithSDK(tb) }},
+		costHandle{"metrics", func(tb testing.TB) *sql.DB {
+			return openWithSDK(tb, lifeguard.WithMeterProvider(newMeasures(tb).provider))
+		}},
+		costHandle{"all", func(tb testing.TB) *sql.DB {
+			cfg := lifeguard.DefaultConfig()
+			cfg.Trace = lifeguard.TraceAll
+			return openWithSDK(tb, lifeguard.WithConfig(cfg))
+		}})
+	for _, op := range operations {
+		b.Run("Op="+op.name, func(b *testing.B) { alternate(b, handles, op.run, 1) })
+	}
+}
+
+func alternate(b *testing.B, handles []costHandle, run func(context.Context, *sql.DB) error, goroutines int) {
 	const batch = 500
 	var dbs []*sql.DB
-	for _, h := range costHandles {
+	for _, h := range handles {
 		dbs = append(dbs, h.open(b))
 	}
 	times := make([][]float64, len(dbs))
-	var ratios []float64
+	ratios := make([][]float64, len(dbs))
 	for b.Loop() {
 		for i, db := range dbs {
 			start := time.Now()
@@ -55,14 +75,16 @@ func alternate(b *testing.B, run func(context.Context, *sql.DB) error, goroutine
 			}
 			wg.Wait()
 			times[i] = append(times[i], float64(time.Since(start).Nanoseconds())/float64(batch*goroutines))
+			ratios[i] = append(ratios[i], times[i][len(times[i])-1]/times[0][len(times[0])-1])
 		}
-		n := len(times[0]) - 1
-		ratios = append(ratios, times[1][n]/times[0][n])
 	}
 	b.ReportMetric(0, "ns/op") // an iteration is a batch of everything, which says nothing
-	b.ReportMetric(median(times[0]), "plain-ns")
-	b.ReportMetric(median(times[1]), "lifeguard-ns")
-	b.ReportMetric(median(ratios), "x-plain")
+	for i, h := range handles {
+		b.ReportMetric(median(times[i]), h.name+"-ns")
+		if i > 0 {
+			b.ReportMetric(median(ratios[i]), h.name+"-x-plain")
+		}
+	}
 }
 
 func median(v []float64) float64 {
@@ -70,10 +92,12 @@ func median(v []float64) float64 {
 	return v[len(v)/2]
 }
 
-var costHandles = []struct {
+type costHandle struct {
 	name string
 	open func(testing.TB) *sql.DB
-}{
+}
+
+var costHandles = []costHandle{
 	{"plain", func(tb testing.TB) *sql.DB {
 		db := sql.OpenDB(fakedriver.Fast())
 		db.SetMaxOpenConns(10)

@@ -124,7 +124,8 @@ func (c *innerConnector) Connect(ctx context.Context) (_ driver.Conn, err error)
 		}
 		err = &driverPanic{value: v, stack: debug.Stack()}
 	}()
-	conn, err := c.parent.Connect(ctx)
+	started := c.pool.now()
+	conn, err := interceptedConnector{c.parent, c.pool.interceptors}.Connect(ctx)
 	finished = true
 	socket, ok := request.settled()
 	if err == nil && !ok {
@@ -135,6 +136,7 @@ func (c *innerConnector) Connect(ctx context.Context) (_ driver.Conn, err error)
 		// The inner pool would answer ErrBadConn with two more dials of its own.
 		return nil, hideBadConn(err)
 	}
+	c.pool.metrics.created(ctx, c.pool.now()-started)
 	s := newSession(c.pool, conn, socket)
 	c.pool.opened(s)
 	return s, nil

@@ -16,7 +16,10 @@ import (
 	"time"
 
 	"github.com/lib/pq"
+	"github.com/ngrok/sqlmw"
 	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
 )
 
@@ -51,10 +54,15 @@ func (pqDriver) connector(dsn string, cfg Config) (driver.Connector, error) {
 type Option func(*options)
 
 type options struct {
-	config      *Config
-	log         *slog.Logger
-	leakHandler func(Leak)
-	tracers     trace.TracerProvider
+	config *Config
+	log    *slog.Logger
+
+	interceptors   []sqlmw.Interceptor
+	tracerProvider trace.TracerProvider
+	meterProvider  metric.MeterProvider
+	attributes     []attribute.KeyValue
+	skip           []string
+	leakHandler    func(Leak)
 }
 
 func newOptions(opts []Option) *options {
@@ -79,9 +87,9 @@ func (o *options) logger() *slog.Logger {
 	return slog.Default()
 }
 
-func (o *options) tracerProvider() trace.TracerProvider {
-	if o.tracers != nil {
-		return o.tracers
+func (o *options) tracers() trace.TracerProvider {
+	if o.tracerProvider != nil {
+		return o.tracerProvider
 	}
 	return otel.GetTracerProvider()
 }
@@ -90,7 +98,8 @@ func (o *options) tracerProvider() trace.TracerProvider {
 // [DefaultConfig] to change a few. Parameters in the DSN win over them.
 func WithConfig(c Config) Option { return func(o *options) { o.config = &c } }
 
-// WithLogger sets where the pool reports leaks and its own trouble: dials that fail, and connecting that works again.
+// WithLogger sets where the pool reports leaks and its own trouble, dials that fail and connecting that works again, and
+// where query_log goes.
 // The default is [slog.Default] at the time the handle is opened.
 func WithLogger(l *slog.Logger) Option { return func(o *options) { o.log = l } }
 
@@ -175,8 +184,22 @@ func OpenDB(c driver.Connector, opts ...Option) (*sql.DB, error) {
 	if cfg.PoolName == "" {
 		cfg.PoolName = fmt.Sprintf("%T", c.Driver())
 	}
-	p := newPool(c, cfg.PoolName, target{}, "", cfg, o)
+	t := target{system: systemOf(driverPackage(c.Driver()), "")}
+	p := newPool(c, cfg.PoolName, t, "", cfg, o)
 	return newConnector(p, c.Driver()).handle(), nil
+}
+
+// driverPackage is the import path of a driver's package, from which the kind of database can be known; lib/pq's is
+// shortened to its name.
+func driverPackage(d driver.Driver) string {
+	t := reflect.TypeOf(d)
+	if t == nil {
+		return ""
+	}
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	return strings.TrimPrefix(t.PkgPath(), "github.com/lib/")
 }
 
 // Unwrap gives the wrapped driver's own connection, from what [database/sql.Conn.Raw] passes to its function:
@@ -332,11 +355,16 @@ func (h *connector) keepIdle(n int) {
 
 // Connect gives the handle a lease.
 func (h *connector) Connect(ctx context.Context) (driver.Conn, error) {
+	started := h.pool.now()
 	s, err := h.pool.acquire(ctx, h)
 	if err != nil {
+		h.pool.connectEnded(ctx, started, h.pool.now(), err)
 		return nil, err
 	}
-	return newLease(h, s, ctx).asDriverConn(), nil
+	l := newLease(h, s, ctx)
+	l.waited = l.born - started
+	h.pool.connectEnded(ctx, started, l.born, nil)
+	return l.asDriverConn(), nil
 }
 
 // waste notes that a lease which the handle kept turned out to be of no use. database/sql makes three attempts, of which

@@ -222,7 +222,7 @@ func (h *holdSnapshot) describe(p *Pool, now int64) Holder {
 		Operations:  h.operations,
 		InTx:        h.inTx,
 		Busy:        h.busy,
-		Stack:       callsite.Stack(h.stack.pcs[:h.stack.n], nil),
+		Stack:       callsite.Stack(h.stack.pcs[:h.stack.n], p.observer.skip),
 		SpanContext: trace.SpanContextFromContext(h.ctx),
 		Leaked:      h.leaked,
 	}

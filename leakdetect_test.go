@@ -67,8 +67,8 @@ func (r *leakReports) options() []lifeguard.Option {
 	}
 }
 
-// openWatched is openFake for tests that read the reports.
-func openWatched(t *testing.T, srv *fakedriver.Server, set func(*lifeguard.Config)) (*sql.DB, *lifeguard.Pool, *leakReports) {
+// openReported is openFake for tests that read the reports.
+func openReported(t *testing.T, srv *fakedriver.Server, set func(*lifeguard.Config)) (*sql.DB, *lifeguard.Pool, *leakReports) {
 	t.Helper()
 	cfg := lifeguard.DefaultConfig()
 	cfg.PoolName = "fake"
@@ -162,7 +162,7 @@ func testLeakReport(t *testing.T, kind holdKind, threshold time.Duration) {
 	previous := otel.GetTracerProvider()
 	otel.SetTracerProvider(tracers)
 	defer otel.SetTracerProvider(previous)
-	db, pool, reports := openWatched(t, fakedriver.New(), func(c *lifeguard.Config) { c.LeakThreshold = threshold })
+	db, pool, reports := openReported(t, fakedriver.New(), func(c *lifeguard.Config) { c.LeakThreshold = threshold })
 	tolerance := min(threshold/10, time.Second)
 
 	ctx, span := tracers.Tracer("test").Start(t.Context(), "request")
@@ -281,7 +281,7 @@ func TestNoReportForThoseInTime(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		const threshold = 2 * time.Millisecond
-		db, pool, reports := openWatched(t, fakedriver.New(), func(c *lifeguard.Config) { c.LeakThreshold = threshold })
+		db, pool, reports := openReported(t, fakedriver.New(), func(c *lifeguard.Config) { c.LeakThreshold = threshold })
 		end := time.Now().Add(length)
 		var wg sync.WaitGroup
 		for i := range 10 {
@@ -314,7 +314,7 @@ func TestRunningIsNoLeak(t *testing.T) {
 			time.Sleep(3*time.Minute + 500*time.Millisecond)
 			return nil
 		})
-		db, pool, reports := openWatched(t, srv, nil)
+		db, pool, reports := openReported(t, srv, nil)
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
@@ -359,7 +359,7 @@ func TestSlowQueryThenRead(t *testing.T) {
 			time.Sleep(rand.N(time.Second) + 2*time.Minute)
 			return nil
 		})
-		db, _, reports := openWatched(t, srv, nil)
+		db, _, reports := openReported(t, srv, nil)
 		for range 50 {
 			rows, err := db.QueryContext(t.Context(), "SELECT name FROM customers ORDER BY random()")
 			require.NoError(t, err)
@@ -445,7 +445,7 @@ func TestOneJanitor(t *testing.T) {
 // In a pool where nothing is leased nothing wakes up: virtual time passes in one step.
 func TestJanitorRests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		db, _, _ := openWatched(t, fakedriver.New(), func(c *lifeguard.Config) { c.MaxIdleConnectionLifetime = 0 })
+		db, _, _ := openReported(t, fakedriver.New(), func(c *lifeguard.Config) { c.MaxIdleConnectionLifetime = 0 })
 		_, err := db.ExecContext(t.Context(), "SELECT 1")
 		require.NoError(t, err)
 		start := time.Now()
@@ -467,7 +467,7 @@ func TestJanitorRests(t *testing.T) {
 // Detection off: nothing is reported, and holders are still known.
 func TestNoLeakThreshold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		db, pool, reports := openWatched(t, fakedriver.New(), func(c *lifeguard.Config) { c.LeakThreshold = 0 })
+		db, pool, reports := openReported(t, fakedriver.New(), func(c *lifeguard.Config) { c.LeakThreshold = 0 })
 		c := holdForTest(t, db)
 		time.Sleep(24 * time.Hour)
 		leaks, log := reports.take()
@@ -488,7 +488,7 @@ func TestHolderStacksUnderContention(t *testing.T) {
 	for _, handleLimit := range []int{0, 4} {
 		t.Run(fmt.Sprintf("SetMaxOpenConns=%d", handleLimit), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				db, pool, _ := openWatched(t, fakedriver.New(), limit(8))
+				db, pool, _ := openReported(t, fakedriver.New(), limit(8))
 				db.SetMaxOpenConns(handleLimit)
 				var wg sync.WaitGroup
 				for i, take := range takers {
@@ -536,7 +536,7 @@ func TestHolderStacksUnderContention(t *testing.T) {
 
 func TestPoolTimeoutDoesNotStopThePool(t *testing.T) {
 	// Holders are read while checkouts go on at full speed, by many at once.
-	db, pool, _ := openWatched(t, fakedriver.New(), limit(4))
+	db, pool, _ := openReported(t, fakedriver.New(), limit(4))
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	var wg sync.WaitGroup

@@ -110,6 +110,13 @@ type lease struct {
 	hold    hold
 	leaked  uint64 // the checkout that was reported as a leak; guarded by leaseLocked
 	watch   watch  // the janitor's
+
+	// The holder's own: no report reads them.
+	metrics *metrics  // nil while nobody reads them
+	timed   bool      // every operation's begin is read from the clock
+	waited  int64     // nanoseconds; how long the checkout took, until its first operation has begun
+	op      operation // present one
+
 }
 
 // hold is what is known about the present holder of a lease, for reports that are made while he works. A report reads it
@@ -135,6 +142,8 @@ type activity struct {
 func newLease(h *connector, s *session, ctx context.Context) *lease {
 	p := h.pool
 	l := &lease{pool: p, handle: h, session: s, born: p.now(), recalls: p.recalls.Load()}
+	l.metrics = p.metrics.enabled(ctx)
+	l.timed = l.metrics != nil || p.observer.timed
 	s.leases++
 	l.number = s.leases
 	l.prepareHold(ctx, l.born, 0)
@@ -181,6 +190,7 @@ func (l *lease) ResetSession(ctx context.Context) error {
 		defer l.leave()
 	}
 	s.used, s.sawEnd = true, false
+	l.waited = 0
 	returned := false
 	defer l.survive(&returned)
 	if s.expires != 0 && now >= s.expires || s.suspect() || l.recalled() {
@@ -192,17 +202,19 @@ func (l *lease) ResetSession(ctx context.Context) error {
 			l.handle.waste()
 			return driver.ErrBadConn
 		}
-		return nil
-	}
-	var err error
-	if s.resetter != nil {
-		err = s.resetter.ResetSession(ctx)
-		if err != nil && errors.Is(err, driver.ErrBadConn) {
+	} else if s.resetter != nil {
+		// Other errors than ErrBadConn are ignored by database/sql.
+		if err := s.resetter.ResetSession(ctx); err != nil && errors.Is(err, driver.ErrBadConn) {
+			returned = true
 			s.broke()
+			return err
 		}
 	}
 	returned = true
-	return err
+	if l.metrics != nil {
+		l.metrics.checkedOut(ctx, p.now()-now)
+	}
+	return nil
 }
 
 // survive is deferred around calls into the driver. If one panics, the connection is closed and its place freed, where
@@ -227,6 +239,9 @@ func (l *lease) IsValid() bool {
 		return false
 	}
 	s, p := l.session, l.pool
+	if l.metrics != nil {
+		l.metrics.returned(l.hold.ctx, p.now()-l.hold.since)
+	}
 	state := leaseHeld
 	if p.reclaims {
 		if state = leaseBusy; !l.state.enter() {
@@ -268,6 +283,9 @@ func (l *lease) Close() error {
 		// The handle keeps fewer idle connections, or is closing.
 	case l.state.move(leaseHeld, leaseGone), l.state.move(leaseDoomed, leaseGone):
 		l.session.bad = true
+		if l.metrics != nil {
+			l.metrics.returned(l.hold.ctx, l.pool.now()-l.hold.since)
+		}
 	default:
 		return nil
 	}
@@ -343,7 +361,7 @@ func (l *lease) closeStatements() {
 }
 
 // start begins an operation of the holder. Exactly one call of done follows if it returns nil.
-func (l *lease) start(ctx context.Context, query string) error {
+func (l *lease) start(ctx context.Context, kind operationKind, query string) error {
 	for {
 		word := l.state.word.Load()
 		switch word & leaseStates {
@@ -364,13 +382,18 @@ func (l *lease) start(ctx context.Context, query string) error {
 		if query == "" {
 			next.query = last.query
 		}
-		if last.operations > 0 { // the first begins when the checkout ends, and saves a look at the clock
+		// At rates at which not even stacks are taken, the first operation begins when the checkout ends, which saves
+		// a look at the clock; see operation.assumed.
+		assumed := last.operations == 0 && !l.timed && l.hold.stack.n == 0
+		if !assumed {
 			next.began = l.pool.now()
 		}
 		if l.hold.stack.n == 0 && (l.hold.byOpener || next.began-l.hold.since > lateAfter) {
 			l.captureLate(ctx, next.began)
 		}
 		if l.state.word.CompareAndSwap(word, ((word-leaseHeld+leaseBusy)^leaseActivity)|leaseTouched) {
+			l.op = operation{kind: kind, query: query, began: next.began, waited: l.waited, assumed: assumed}
+			l.waited = 0
 			return nil
 		}
 	}
@@ -399,6 +422,15 @@ func (l *lease) leave() {
 // done is deferred to the end of an operation with the error it returns. If the driver panicked instead, returned is
 // false.
 func (l *lease) done(ctx context.Context, err *error, returned *bool) {
+	// A query that succeeded goes on until its rows are closed.
+	if *returned && (l.op.kind != opQuery || *err != nil) {
+		l.ended(ctx, &l.op, 0, *err)
+	}
+	l.settle(ctx, err, returned)
+}
+
+// settle looks at how an operation ended for what it means to the connection.
+func (l *lease) settle(ctx context.Context, err *error, returned *bool) {
 	switch {
 	case !*returned:
 		l.survive(returned)
@@ -417,7 +449,7 @@ func (l *lease) fetched(ctx context.Context, err *error, returned *bool) {
 		l.leave()
 		return
 	}
-	l.done(ctx, err, returned)
+	l.settle(ctx, err, returned)
 }
 
 // failed looks at the error of an operation for what it says about the connection.
@@ -439,13 +471,18 @@ func (l *lease) Ping(ctx context.Context) (err error) {
 		}
 		return nil
 	}
-	if err := l.start(ctx, ""); err != nil {
+	if err := l.start(ctx, opPing, ""); err != nil {
 		return err
 	}
 	returned := false
 	defer l.done(ctx, &err, &returned)
 	ctx, b := l.session.bound(ctx)
-	err = b.end(l.session.pinger.Ping(ctx))
+	if c := l.session.intercepted; c != nil {
+		err = c.Ping(ctx)
+	} else {
+		err = l.session.pinger.Ping(ctx)
+	}
+	err = b.end(err)
 	returned = true
 	return err
 }
@@ -468,13 +505,18 @@ func (l *lease) Prepare(query string) (driver.Stmt, error) {
 }
 
 func (l *lease) PrepareContext(ctx context.Context, query string) (_ driver.Stmt, err error) {
-	if err := l.start(ctx, query); err != nil {
+	if err := l.start(ctx, opPrepare, query); err != nil {
 		return nil, err
 	}
 	returned := false
 	defer l.done(ctx, &err, &returned)
 	ctx, b := l.session.bound(ctx)
-	p, err := l.session.prepareFor(ctx, query)
+	var p *prepared
+	if c := l.session.intercepted; c != nil {
+		p, err = c.prepareFor(ctx, query)
+	} else {
+		p, err = l.session.prepareFor(ctx, query)
+	}
 	err = b.end(err)
 	returned = true
 	if err != nil {
@@ -492,13 +534,18 @@ func (l *lease) BeginTx(ctx context.Context, opts driver.TxOptions) (_ driver.Tx
 	if l.hold.stack.n == 0 {
 		l.captureLate(ctx, l.hold.since) // what begins here will be kept for a while
 	}
-	if err := l.start(ctx, ""); err != nil {
+	if err := l.start(ctx, opBegin, ""); err != nil {
 		return nil, err
 	}
 	returned := false
 	defer l.done(ctx, &err, &returned)
 	b := l.session.boundSocket(ctx)
-	parent, err := l.session.begin(ctx, opts)
+	var parent driver.Tx
+	if c := l.session.intercepted; c != nil {
+		parent, err = c.BeginTx(ctx, opts)
+	} else {
+		parent, err = l.session.begin(ctx, opts)
+	}
 	err = b.end(err)
 	returned = true
 	if err != nil {
@@ -508,27 +555,38 @@ func (l *lease) BeginTx(ctx context.Context, opts driver.TxOptions) (_ driver.Tx
 	return &tx{lease: l, parent: parent, ctx: ctx}, nil
 }
 
-func (l *lease) exec(ctx context.Context, query string, args []driver.NamedValue) (_ driver.Result, err error) {
-	if err := l.start(ctx, query); err != nil {
+func (l *lease) exec(ctx context.Context, query string, args []driver.NamedValue) (res driver.Result, err error) {
+	if err := l.start(ctx, opExec, query); err != nil {
 		return nil, err
 	}
 	returned := false
 	defer l.done(ctx, &err, &returned)
 	ctx, b := l.session.bound(ctx)
-	res, err := l.session.exec(ctx, query, args)
+	if c := l.session.intercepted; c != nil {
+		res, err = c.ExecContext(ctx, query, args)
+	} else {
+		res, err = l.session.exec(ctx, query, args)
+	}
 	err = b.end(err)
 	returned = true
 	return res, err
 }
 
 func (l *lease) query(ctx context.Context, query string, args []driver.NamedValue) (_ driver.Rows, err error) {
-	if err := l.start(ctx, query); err != nil {
+	if err := l.start(ctx, opQuery, query); err != nil {
 		return nil, err
 	}
 	returned := false
 	defer l.done(ctx, &err, &returned)
 	ctx, b := l.session.bound(ctx)
-	parent, p, err := l.session.query(ctx, query, args)
+	var parent driver.Rows
+	var p *prepared
+	if c := l.session.intercepted; c != nil {
+		parent, err = c.QueryContext(ctx, query, args)
+		p = statementOf(parent)
+	} else {
+		parent, p, err = l.session.query(ctx, query, args)
+	}
 	if err != nil {
 		err = b.end(err)
 	}

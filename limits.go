@@ -296,11 +296,11 @@ var parameters = []parameter{
 		field: func(c *Config) any { return &c.SocketTimeout },
 	},
 	{
-		name: "statement_cache_size", fallback: "100", accepts: "0 to 65535", example: "500",
+		name: "statement_cache_size", fallback: "100", accepts: "0 to 65535", example: "500", since: "0.1",
 		field: func(c *Config) any { return &c.StatementCacheSize }, hi: maxStatements,
 	},
 	{
-		name: "pgbouncer", fallback: "false", accepts: "true or false", example: "true",
+		name: "pgbouncer", fallback: "false", accepts: "true or false", example: "true", since: "0.1",
 		field: func(c *Config) any { return &c.PgBouncer },
 	},
 	{

@@ -65,7 +65,7 @@ func TestLostRows(t *testing.T) {
 	for name, lose := range losses {
 		t.Run(name, func(t *testing.T) {
 			srv := fakedriver.New()
-			db, pool, reports := openWatched(t, srv, limit(2))
+			db, pool, reports := openReported(t, srv, limit(2))
 			keep, err := db.Query("rows 3")
 			require.NoError(t, err)
 			lose(t, db)
@@ -97,7 +97,7 @@ func TestLostRows(t *testing.T) {
 
 func TestThousandLosses(t *testing.T) {
 	srv := fakedriver.New()
-	db, pool, _ := openWatched(t, srv, limit(2))
+	db, pool, _ := openReported(t, srv, limit(2))
 	defer collecting()()
 	rounds := 1000
 	if testing.Short() {
@@ -122,7 +122,7 @@ func TestThousandLosses(t *testing.T) {
 // The pool's own request for a collection: nobody else runs one here, and who waits is served all the same.
 func TestWaiterAsksForCollection(t *testing.T) {
 	srv := fakedriver.New()
-	db, pool, _ := openWatched(t, srv, limit(2))
+	db, pool, _ := openReported(t, srv, limit(2))
 	for round := range 3 {
 		loseRows(t, db)
 		loseRow(t, db)
@@ -140,7 +140,7 @@ func TestCollectionsAreBounded(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds of real time")
 	}
-	db, _, _ := openWatched(t, fakedriver.New(), func(c *lifeguard.Config) { limit(1)(c); c.PoolTimeout = 5 * time.Second })
+	db, _, _ := openReported(t, fakedriver.New(), func(c *lifeguard.Config) { limit(1)(c); c.PoolTimeout = 5 * time.Second })
 	rows, err := db.Query("rows 3")
 	require.NoError(t, err)
 	var before, after runtime.MemStats
@@ -194,7 +194,7 @@ func loseRowsOfConn(t *testing.T, c *sql.Conn) {
 func TestClosedRowsAreNotLost(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
-	db, pool, _ := openWatched(t, fakedriver.New(), limit(4))
+	db, pool, _ := openReported(t, fakedriver.New(), limit(4))
 	stop := collecting()
 	var done atomic.Int64
 	var wg sync.WaitGroup
@@ -234,7 +234,7 @@ func TestClosedRowsAreNotLost(t *testing.T) {
 // Of rows that were open at the same time only one is kept for the next query. The others become garbage while their
 // connection is still held.
 func TestClosedRowsOfHeldConnection(t *testing.T) {
-	db, pool, _ := openWatched(t, fakedriver.New(), limit(2))
+	db, pool, _ := openReported(t, fakedriver.New(), limit(2))
 	c := take(t, db)
 	openAndClose(t, c, 10)
 	for range 5 {
@@ -265,7 +265,7 @@ func TestLossesUnderLoad(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	srv := fakedriver.New()
-	db, pool, _ := openWatched(t, srv, func(c *lifeguard.Config) {
+	db, pool, _ := openReported(t, srv, func(c *lifeguard.Config) {
 		limit(4)(c)
 		c.MaxConnectionLifetime = 20 * time.Millisecond
 	})

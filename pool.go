@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/go-lifeguard/lifeguard/internal/sqltext"
+	"github.com/ngrok/sqlmw"
 	"go.opentelemetry.io/otel/trace"
 )
 
@@ -46,6 +47,10 @@ type Pool struct {
 	reclaims         bool       // connections are taken back from holders
 	sharedAs         *sharedKey // nil if the pool is not shared under a pool_name
 
+	interceptors []sqlmw.Interceptor
+	observer     *observer
+	metrics      *metrics
+
 	// waiting mirrors queue.len for returners, who must not take the lock: a waiter raises it before it looks for an
 	// idle lease, a returner makes its lease idle before it reads it, so one of the two always sees the other.
 	waiting  atomic.Int32
@@ -55,6 +60,7 @@ type Pool struct {
 	schema   atomic.Int64 // counts changes of result types that statements met; those prepared before are prepared again
 	pooler   atomic.Int32 // poolerState: what was found out about a pooler that stands before the server
 	limitNow atomic.Int64 // mirrors limit for Stats
+	idleNow  atomic.Int64 // mirrors maxIdle for metrics
 	sessions atomic.Pointer[[]*session]
 	counters counters
 	capture  captureBudget
@@ -76,9 +82,9 @@ type Pool struct {
 
 // counters are those of Stats. A checkout is counted in its lease's state, and here when the lease ends.
 type counters struct {
-	acquired, waits, timeouts, canceled, opened, closed, hits, misses atomic.Uint64
-	leaks, lostRows, reclaimed                                        atomic.Uint64
-	waited                                                            atomic.Int64
+	acquired, waits, timeouts, canceled, opened, closed, hits, misses, slowQueries atomic.Uint64
+	leaks, lostRows, reclaimed                                                     atomic.Uint64
+	waited                                                                         atomic.Int64
 }
 
 // newPool makes the pool and its inner pool, and starts to open min_connections.
@@ -94,17 +100,21 @@ func newPool(parent driver.Connector, name string, t target, dsn string, cfg Con
 		stop:             stop,
 		redactor:         newRedactor(dsn),
 		binaryParameters: strings.Contains(dsn, "binary_parameters=yes"),
-		tracers:          o.tracerProvider(),
+		tracers:          o.tracers(),
 		reclaims:         cfg.LeakReclaimAfter > 0,
 		cfg:              cfg,
 		limit:            cfg.ConnectionLimit,
 		maxIdle:          cfg.MaxIdleConnections,
 		handles:          map[*connector]struct{}{},
+		interceptors:     o.interceptors,
 	}
 	p.cfg.PoolName = name
 	p.limitNow.Store(int64(p.limit))
+	p.idleNow.Store(int64(p.maxIdle))
 	p.sessions.Store(new([]*session))
 	p.dialing.window = firstDials
+	p.observer = newObserver(p, o)
+	p.metrics = newMetrics(p, o)
 	p.inner = sql.OpenDB(&innerConnector{pool: p, parent: parent})
 	p.inner.SetMaxOpenConns(cfg.ConnectionLimit)
 	p.setMaxIdle(cfg.MaxIdleConnections)
@@ -568,6 +578,7 @@ func (p *Pool) leave(h *connector) error {
 	if !last {
 		return nil
 	}
+	p.metrics.unregister()
 	return p.inner.Close()
 }
 
@@ -619,6 +630,7 @@ func (p *Pool) SetConnectionLimit(n int) error {
 	}
 	p.limit, p.maxIdle = n, cfg.MaxIdleConnections
 	p.limitNow.Store(int64(n))
+	p.idleNow.Store(int64(p.maxIdle))
 	handles := make([]*connector, 0, len(p.handles))
 	for h := range p.handles {
 		handles = append(handles, h)
@@ -690,6 +702,7 @@ func (p *Pool) Stats() Stats {
 		Canceled:     p.counters.canceled.Load(),
 		Opened:       p.counters.opened.Load(),
 		Closed:       p.counters.closed.Load(),
+		SlowQueries:  p.counters.slowQueries.Load(),
 		Leaks:        p.counters.leaks.Load(),
 		LostRows:     p.counters.lostRows.Load(),
 		Reclaimed:    p.counters.reclaimed.Load(),

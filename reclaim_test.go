@@ -141,7 +141,7 @@ func TestReclaim(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				srv := fakedriver.New()
-				db, pool, reports := openWatched(t, srv, func(c *lifeguard.Config) {
+				db, pool, reports := openReported(t, srv, func(c *lifeguard.Config) {
 					reclaiming(1, 10*time.Second, 30*time.Second)(c)
 					c.PoolTimeout = 0
 				})
@@ -247,7 +247,7 @@ func TestReclaimNeverCutsWhatRuns(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				srv := fakedriver.New()
 				c.script(srv)
-				db, pool, reports := openWatched(t, srv, reclaiming(2, time.Second, 2*time.Second))
+				db, pool, reports := openReported(t, srv, reclaiming(2, time.Second, 2*time.Second))
 				giveBack := c.use(t, db)
 				time.Sleep(1900 * time.Millisecond)
 				giveBack()
@@ -266,7 +266,7 @@ func TestReclaimNeverCutsWhatRuns(t *testing.T) {
 // Whoever does something now and then keeps the connection, though it is reported.
 func TestReclaimLeavesTheLiving(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		db, pool, reports := openWatched(t, fakedriver.New(), reclaiming(1, time.Second, 5*time.Second))
+		db, pool, reports := openReported(t, fakedriver.New(), reclaiming(1, time.Second, 5*time.Second))
 		rows, err := db.QueryContext(t.Context(), "rows 1000")
 		require.NoError(t, err)
 		for range 100 {
@@ -291,7 +291,7 @@ func TestReclaimLeavesTheLiving(t *testing.T) {
 // The driver's own connection in somebody's hands is used in ways that cannot be seen.
 func TestUnwrappedIsNotReclaimed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		db, pool, reports := openWatched(t, fakedriver.New(), reclaiming(1, time.Second, time.Second))
+		db, pool, reports := openReported(t, fakedriver.New(), reclaiming(1, time.Second, time.Second))
 		c := take(t, db)
 		err := c.Raw(func(dc any) error {
 			conn := lifeguard.Unwrap(dc).(*fakedriver.Conn)
@@ -326,7 +326,7 @@ func TestReclaimAtTheVeryMoment(t *testing.T) {
 	}
 	const workers, threshold = 40, 2 * time.Millisecond
 	srv := fakedriver.New()
-	db, pool, _ := openWatched(t, srv, func(c *lifeguard.Config) {
+	db, pool, _ := openReported(t, srv, func(c *lifeguard.Config) {
 		reclaiming(workers, threshold, threshold)(c)
 		c.PoolTimeout = time.Minute
 	})

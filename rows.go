@@ -18,7 +18,10 @@ type rows struct {
 	direct   bool      // the statement stood in for a direct query
 	open     bool
 	bound    *bound
-	columns  []string // what Columns said last, where the connection may be taken back meanwhile
+	op       operation // the query; it ends with the rows
+	count    int       // rows returned
+	over     bool      // op has ended
+	columns  []string  // what Columns said last, where the connection may be taken back meanwhile
 
 	// For rows that are watched for loss: see lostTicket.
 	ticket  *lostTicket
@@ -47,6 +50,7 @@ func newRows(ctx context.Context, l *lease, parent driver.Rows, p *prepared, dir
 	}
 	r.lease, r.parent, r.ctx = l, parent, ctx
 	r.prepared, r.direct, r.bound, r.open = p, direct, b, true
+	r.op, r.count, r.over = l.op, 0, false
 	if r.ticket != nil {
 		r.ticket.fill(l)
 	}
@@ -91,6 +95,7 @@ func (r *rows) Close() (err error) {
 	defer l.fetched(r.ctx, &err, &returned)
 	err = r.parent.Close()
 	returned = true
+	r.ended(err)
 	if r.open {
 		b := r.bound
 		r.closed()
@@ -110,11 +115,36 @@ func (r *rows) Next(dest []driver.Value) (err error) {
 		err = r.bound.end(err)
 	}
 	returned = true
+	r.fetched(err)
 	return err
 }
 
+// fetched counts a row.
+func (r *rows) fetched(err error) {
+	if err == nil {
+		r.count++
+		return
+	}
+	r.failed(err)
+}
+
+// failed ends the query at an error, whose place in the program is more telling than that of Close.
+func (r *rows) failed(err error) {
+	if err != nil && err != io.EOF { //nolint:errorlint // database/sql compares by identity, too
+		r.ended(err)
+	}
+}
+
+// ended ends the query, once.
+func (r *rows) ended(err error) {
+	if !r.over {
+		r.over = true
+		r.lease.ended(r.ctx, &r.op, r.count, err)
+	}
+}
+
 func (r *rows) HasNextResultSet() bool {
-	if p, ok := r.parent.(driver.RowsNextResultSet); ok && r.lease.enter() == nil {
+	if p, ok := rowsCan[driver.RowsNextResultSet](r.parent); ok && r.lease.enter() == nil {
 		defer r.lease.leave()
 		return p.HasNextResultSet()
 	}
@@ -122,7 +152,7 @@ func (r *rows) HasNextResultSet() bool {
 }
 
 func (r *rows) NextResultSet() (err error) {
-	p, ok := r.parent.(driver.RowsNextResultSet)
+	p, ok := rowsCan[driver.RowsNextResultSet](r.parent)
 	if !ok {
 		return io.EOF
 	}
@@ -133,11 +163,12 @@ func (r *rows) NextResultSet() (err error) {
 	defer r.lease.fetched(r.ctx, &err, &returned)
 	err = p.NextResultSet()
 	returned = true
+	r.failed(err)
 	return err
 }
 
 func (r *rows) ColumnTypeScanType(index int) reflect.Type {
-	if p, ok := r.parent.(driver.RowsColumnTypeScanType); ok && r.lease.enter() == nil {
+	if p, ok := rowsCan[driver.RowsColumnTypeScanType](r.parent); ok && r.lease.enter() == nil {
 		defer r.lease.leave()
 		return p.ColumnTypeScanType(index)
 	}
@@ -145,7 +176,7 @@ func (r *rows) ColumnTypeScanType(index int) reflect.Type {
 }
 
 func (r *rows) ColumnTypeDatabaseTypeName(index int) string {
-	if p, ok := r.parent.(driver.RowsColumnTypeDatabaseTypeName); ok && r.lease.enter() == nil {
+	if p, ok := rowsCan[driver.RowsColumnTypeDatabaseTypeName](r.parent); ok && r.lease.enter() == nil {
 		defer r.lease.leave()
 		return p.ColumnTypeDatabaseTypeName(index)
 	}
@@ -153,7 +184,7 @@ func (r *rows) ColumnTypeDatabaseTypeName(index int) string {
 }
 
 func (r *rows) ColumnTypeLength(index int) (length int64, ok bool) {
-	if p, ok := r.parent.(driver.RowsColumnTypeLength); ok && r.lease.enter() == nil {
+	if p, ok := rowsCan[driver.RowsColumnTypeLength](r.parent); ok && r.lease.enter() == nil {
 		defer r.lease.leave()
 		return p.ColumnTypeLength(index)
 	}
@@ -161,7 +192,7 @@ func (r *rows) ColumnTypeLength(index int) (length int64, ok bool) {
 }
 
 func (r *rows) ColumnTypeNullable(index int) (nullable, ok bool) {
-	if p, ok := r.parent.(driver.RowsColumnTypeNullable); ok && r.lease.enter() == nil {
+	if p, ok := rowsCan[driver.RowsColumnTypeNullable](r.parent); ok && r.lease.enter() == nil {
 		defer r.lease.leave()
 		return p.ColumnTypeNullable(index)
 	}
@@ -169,7 +200,7 @@ func (r *rows) ColumnTypeNullable(index int) (nullable, ok bool) {
 }
 
 func (r *rows) ColumnTypePrecisionScale(index int) (precision, scale int64, ok bool) {
-	if p, ok := r.parent.(driver.RowsColumnTypePrecisionScale); ok && r.lease.enter() == nil {
+	if p, ok := rowsCan[driver.RowsColumnTypePrecisionScale](r.parent); ok && r.lease.enter() == nil {
 		defer r.lease.leave()
 		return p.ColumnTypePrecisionScale(index)
 	}

@@ -21,6 +21,7 @@ func (r scanRows) NextRow() (err error) {
 	defer r.lease.fetched(r.ctx, &err, &returned)
 	err = r.scanner.NextRow()
 	returned = true
+	r.fetched(err)
 	return err
 }
 

@@ -31,6 +31,8 @@ type session struct {
 	validator  driver.Validator
 	checker    driver.NamedValueChecker
 
+	intercepted *intercepted // the way to the wrapped connection through the interceptors; nil if there are none
+
 	reset   int64 // Pool.resets when it was opened
 	expires int64 // pool clock; fixed at birth, 0 for never
 
@@ -80,6 +82,7 @@ func newSession(p *Pool, conn driver.Conn, socket net.Conn) *session {
 	s.validator, _ = conn.(driver.Validator)
 	s.checker, _ = conn.(driver.NamedValueChecker)
 	s.kept = newStatementCache(p, conn)
+	s.intercepted = intercept(s, p.interceptors)
 	return s
 }
 
@@ -136,6 +139,9 @@ func (s *session) verify(ctx context.Context, patience int64) error {
 	}
 	breaks := s.pool.breaks.Load()
 	if err := s.pinger.Ping(ctx); err != nil {
+		if ctx.Err() == nil {
+			s.broke()
+		}
 		s.bad = true
 		return err
 	}

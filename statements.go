@@ -94,7 +94,9 @@ func kindOf(conn driver.Conn) driverKind {
 
 func newStatementCache(p *Pool, conn driver.Conn) statementCache {
 	c := statementCache{kind: kindOf(conn)}
-	if c.kind != otherDriver && !p.cfg.PgBouncer {
+	// pgx keeps statements by itself, and looks them up by their text: one that is left open after its Close would be
+	// used by queries that were to run in another of its modes.
+	if (c.kind == libPQ || c.kind == goMySQL) && !p.cfg.PgBouncer {
 		c.max = p.cfg.StatementCacheSize
 	}
 	// With binary_parameters lib/pq needs one round trip by itself, and who sets it may well do so because named

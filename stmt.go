@@ -29,7 +29,7 @@ func (st convertingStmt) ColumnConverter(i int) driver.ValueConverter {
 		return driver.DefaultParameterConverter
 	}
 	defer st.lease.leave()
-	return st.prepared.parent.(driver.ColumnConverter).ColumnConverter(i) //nolint:staticcheck // see above
+	return statementBehind(st.prepared.parent).(driver.ColumnConverter).ColumnConverter(i) //nolint:staticcheck // see above
 }
 
 func newStmt(l *lease, p *prepared) driver.Stmt {
@@ -37,7 +37,7 @@ func newStmt(l *lease, p *prepared) driver.Stmt {
 	st := &stmt{lease: l, prepared: p, index: len(s.statements)}
 	p.refs++
 	s.statements = append(s.statements, st)
-	if _, ok := p.parent.(driver.ColumnConverter); ok { //nolint:staticcheck // see above
+	if _, ok := statementBehind(p.parent).(driver.ColumnConverter); ok { //nolint:staticcheck // see above
 		return convertingStmt{st}
 	}
 	return st
@@ -124,26 +124,26 @@ func ordinal(args []driver.Value) []driver.NamedValue {
 }
 
 func (st *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (_ driver.Result, err error) {
-	if err := st.lease.start(ctx, st.prepared.text); err != nil {
+	if err := st.lease.start(ctx, opExec, st.prepared.text); err != nil {
 		return nil, err
 	}
 	returned := false
 	defer st.lease.done(ctx, &err, &returned)
 	ctx, b := st.lease.session.bound(ctx)
-	res, err := st.lease.session.execPrepared(ctx, st.prepared, args, false)
+	res, err := st.lease.session.execStmt(ctx, st.prepared, args)
 	err = b.end(err)
 	returned = true
 	return res, err
 }
 
 func (st *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (_ driver.Rows, err error) {
-	if err := st.lease.start(ctx, st.prepared.text); err != nil {
+	if err := st.lease.start(ctx, opQuery, st.prepared.text); err != nil {
 		return nil, err
 	}
 	returned := false
 	defer st.lease.done(ctx, &err, &returned)
 	ctx, b := st.lease.session.bound(ctx)
-	parent, err := st.lease.session.queryPrepared(ctx, st.prepared, args, false)
+	parent, err := st.lease.session.queryStmt(ctx, st.prepared, args)
 	if err != nil {
 		err = b.end(err)
 	}

@@ -1,0 +1,350 @@
+package lifeguard_test
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric/noop"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/go-lifeguard/lifeguard"
+	"github.com/go-lifeguard/lifeguard/internal/fakedriver"
+)
+
+// measures reads metrics as an SDK collects them.
+type measures struct {
+	t        testing.TB
+	reader   *sdkmetric.ManualReader
+	provider *sdkmetric.MeterProvider
+}
+
+func newMeasures(t testing.TB) *measures {
+	reader := sdkmetric.NewManualReader()
+	return &measures{t, reader, sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))}
+}
+
+// collect gives all metrics by their names.
+func (m *measures) collect() map[string]metricdata.Metrics {
+	m.t.Helper()
+	var all metricdata.ResourceMetrics
+	require.NoError(m.t, m.reader.Collect(context.Background(), &all))
+	byName := map[string]metricdata.Metrics{}
+	for _, scope := range all.ScopeMetrics {
+		require.Equal(m.t, "github.com/go-lifeguard/lifeguard", scope.Scope.Name)
+		for _, metric := range scope.Metrics {
+			byName[metric.Name] = metric
+		}
+	}
+	return byName
+}
+
+// counts gives the values of the counters and gauges by name, and by name and state for the count of connections.
+func (m *measures) counts() map[string]int64 {
+	m.t.Helper()
+	counts := map[string]int64{}
+	for name, metric := range m.collect() {
+		sum, ok := metric.Data.(metricdata.Sum[int64])
+		if !ok {
+			continue
+		}
+		for _, p := range sum.DataPoints {
+			pool, ok := p.Attributes.Value("db.client.connection.pool.name")
+			require.True(m.t, ok, name)
+			require.Equal(m.t, "fake", pool.AsString())
+			key := name
+			if state, ok := p.Attributes.Value("db.client.connection.state"); ok {
+				key += " " + state.AsString()
+			}
+			counts[key] = p.Value
+		}
+	}
+	return counts
+}
+
+// times gives how often a time was recorded, and their sum.
+func (m *measures) times(name string) string {
+	m.t.Helper()
+	h, ok := m.collect()[name].Data.(metricdata.Histogram[float64])
+	if !ok {
+		return "none"
+	}
+	count, sum := uint64(0), 0.0
+	for _, p := range h.DataPoints {
+		assert.Equal(m.t, []float64{0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10}, p.Bounds)
+		count += p.Count
+		sum += p.Sum
+	}
+	return fmt.Sprintf("%d in %.3fs", count, sum)
+}
+
+// TestMetrics checks everything against a script whose every moment is known.
+func TestMetrics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMeasures(t)
+		srv := fakedriver.New()
+		srv.OnDial(func(context.Context) error { time.Sleep(150 * time.Millisecond); return nil })
+		cfg := lifeguard.DefaultConfig()
+		cfg.PoolName, cfg.ConnectionLimit, cfg.MaxIdleConnections = "fake", 2, 2
+		cfg.PoolTimeout = 5 * time.Second
+		db, err := lifeguard.OpenDB(srv.Connector(), lifeguard.WithConfig(cfg), quiet, lifeguard.WithMeterProvider(m.provider))
+		require.NoError(t, err)
+
+		first, err := db.Conn(t.Context()) // at 0, has it at 0.15
+		require.NoError(t, err)
+		second, err := db.Conn(t.Context()) // at 0.15, has it at 0.3
+		require.NoError(t, err)
+		var wg sync.WaitGroup
+		wg.Go(func() { // at 0.3, has it at 1.3, gives it back at once
+			_, err := db.ExecContext(t.Context(), "UPDATE t")
+			assert.NoError(t, err)
+		})
+		wg.Go(func() { // at 0.3, in vain
+			time.Sleep(2 * time.Second)
+			_, err := db.ExecContext(t.Context(), "UPDATE t")
+			assert.ErrorIs(t, err, lifeguard.ErrPoolTimeout)
+		})
+		synctest.Wait()
+		assert.Equal(t, map[string]int64{
+			"db.client.connection.count idle": 0, "db.client.connection.count used": 2, "db.client.connection.max": 2,
+			"db.client.connection.idle.max": 2, "db.client.connection.idle.min": 0,
+			"db.client.connection.pending_requests": 1, "db.client.connection.timeouts": 0,
+			"lifeguard.connection.leaks": 0, "lifeguard.connection.reclaimed": 0, "lifeguard.slow_queries": 0,
+			"lifeguard.statement_cache.hits": 0, "lifeguard.statement_cache.misses": 0,
+		}, m.counts())
+		assert.Equal(t, "2 in 0.300s", m.times("db.client.connection.create_time"))
+		assert.Equal(t, "2 in 0.300s", m.times("db.client.connection.wait_time"))
+		assert.Equal(t, "none", m.times("db.client.connection.use_time"))
+
+		time.Sleep(time.Second)
+		require.NoError(t, first.Close()) // held for 1.15
+		synctest.Wait()
+		third, err := db.Conn(t.Context()) // at 1.3, from the handle
+		require.NoError(t, err)
+		assert.Equal(t, "4 in 1.300s", m.times("db.client.connection.wait_time"))
+		assert.Equal(t, "2 in 1.150s", m.times("db.client.connection.use_time"))
+		wg.Wait() // at 7.3, the timeout
+		require.NoError(t, second.Close())
+		require.NoError(t, third.Close())
+		assert.Equal(t, "4 in 14.150s", m.times("db.client.connection.use_time"))
+		assert.Equal(t, "4 in 1.300s", m.times("db.client.connection.wait_time"), "who gave up got no connection")
+		counts := m.counts()
+		assert.EqualValues(t, 2, counts["db.client.connection.count idle"])
+		assert.EqualValues(t, 0, counts["db.client.connection.count used"])
+		assert.EqualValues(t, 1, counts["db.client.connection.timeouts"])
+		assert.EqualValues(t, 0, counts["db.client.connection.pending_requests"])
+
+		pool := poolBehind(t, db)
+		require.NoError(t, pool.SetConnectionLimit(7))
+		counts = m.counts()
+		assert.EqualValues(t, 7, counts["db.client.connection.max"])
+		assert.EqualValues(t, 7, counts["db.client.connection.idle.max"])
+
+		require.NoError(t, db.Close())
+		assert.Empty(t, m.counts(), "closing the handle unregisters everything")
+	})
+}
+
+func TestOperationDuration(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMeasures(t)
+		d := openTraced(t, nil, lifeguard.WithMeterProvider(m.provider), lifeguard.WithAttributes(attribute.String("shop", "east")))
+		d.srv.OnNext(func(*fakedriver.Conn, int) error { time.Sleep(3 * time.Second); return nil })
+		for range 3 {
+			_, err := d.ExecContext(d.ctx, "UPDATE slow SET a = 7")
+			require.NoError(t, err)
+		}
+		require.NoError(t, readRows(d))
+		require.NoError(t, commit(d))
+		require.NoError(t, useStmt(d))
+		d.srv.OnQuery(func(context.Context, *fakedriver.Conn, string, []driver.NamedValue) error { return sqlError{"23505"} })
+		_, err := d.ExecContext(d.ctx, "UPDATE slow SET a = 8")
+		require.Error(t, err)
+		ctx, cancel := context.WithCancel(d.ctx)
+		d.srv.OnQuery(func(context.Context, *fakedriver.Conn, string, []driver.NamedValue) error {
+			cancel()
+			return context.Canceled
+		})
+		_, err = d.ExecContext(ctx, "UPDATE slow SET a = 8")
+		require.Error(t, err)
+		bad := 2
+		d.srv.OnQuery(func(context.Context, *fakedriver.Conn, string, []driver.NamedValue) error {
+			if bad--; bad >= 0 {
+				return driver.ErrBadConn
+			}
+			return nil
+		})
+		_, err = d.ExecContext(d.ctx, "DELETE FROM t")
+		require.NoError(t, err)
+
+		got := map[string]string{}
+		for _, p := range m.collect()["db.client.operation.duration"].Data.(metricdata.Histogram[float64]).DataPoints {
+			for _, k := range []string{"db.system.name other_sql", "shop east"} {
+				var key, value string
+				_, _ = fmt.Sscan(k, &key, &value)
+				v, _ := p.Attributes.Value(attribute.Key(key))
+				assert.Equal(t, value, v.AsString())
+			}
+			rest, _ := p.Attributes.Filter(func(kv attribute.KeyValue) bool { return kv.Key != "db.system.name" && kv.Key != "shop" })
+			got[rest.Encoded(attribute.DefaultEncoder())] += fmt.Sprintf("%d in %.0fs", p.Count, p.Sum)
+		}
+		assert.Equal(t, map[string]string{
+			"db.operation.name=UPDATE,db.query.summary=UPDATE slow":                                                "4 in 3s", // the cancelled one too
+			"db.operation.name=UPDATE,db.query.summary=UPDATE slow,db.response.status_code=23505,error.type=23505": "1 in 0s",
+			"db.operation.name=SELECT,db.query.summary=SELECT t":                                                   "2 in 6s",
+			"db.operation.name=PREPARE,db.query.summary=PREPARE SELECT t":                                          "1 in 0s",
+			"db.operation.name=BEGIN":                            "1 in 0s",
+			"db.operation.name=COMMIT":                           "1 in 0s",
+			"db.operation.name=DELETE,db.query.summary=DELETE t": "1 in 0s",
+		}, got)
+	})
+}
+
+// A service that writes values into its queries has no end of them. Their metrics have.
+func TestManyQueries(t *testing.T) {
+	m := newMeasures(t)
+	d := openTraced(t, nil, lifeguard.WithMeterProvider(m.provider))
+	for i := range 3000 {
+		_, err := d.ExecContext(d.ctx, fmt.Sprintf("UPDATE table_%d SET a = 7", i))
+		require.NoError(t, err)
+	}
+	points := m.collect()["db.client.operation.duration"].Data.(metricdata.Histogram[float64]).DataPoints
+	assert.LessOrEqual(t, len(points), 513)
+	total := uint64(0)
+	for _, p := range points {
+		total += p.Count
+		v, ok := p.Attributes.Value("db.operation.name")
+		assert.True(t, ok && v.AsString() == "UPDATE")
+	}
+	assert.EqualValues(t, 3000, total, "every one is counted")
+}
+
+// A pool that several handles share is measured once, until the last of them is closed.
+func TestSharedPoolIsMeasuredOnce(t *testing.T) {
+	m := newMeasures(t)
+	srv := fakedriver.New()
+	lifeguard.Register("measured", srv.Driver(), quiet, lifeguard.WithMeterProvider(m.provider))
+	open := func() *sql.DB {
+		db, err := sql.Open("measured", "x?pool_name=fake")
+		require.NoError(t, err)
+		return db
+	}
+	a, b := open(), open()
+	require.NoError(t, a.Ping())
+	require.NoError(t, b.Ping())
+	assert.EqualValues(t, 10, m.counts()["db.client.connection.max"])
+	require.NoError(t, a.Close())
+	assert.EqualValues(t, 10, m.counts()["db.client.connection.max"])
+	require.NoError(t, b.Close())
+	assert.Empty(t, m.counts())
+}
+
+// TestCloseWhileCollecting: closing waits for a collection that is under way and reads the pool, with no deadlock.
+func TestCloseWhileCollecting(t *testing.T) {
+	m := newMeasures(t)
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				var all metricdata.ResourceMetrics
+				if err := m.reader.Collect(context.Background(), &all); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	})
+	for range 200 {
+		db, err := lifeguard.OpenDB(fakedriver.Fast(), quiet, lifeguard.WithMeterProvider(m.provider))
+		require.NoError(t, err)
+		_, err = db.Exec("UPDATE t")
+		require.NoError(t, err)
+		require.NoError(t, db.Close())
+	}
+	close(stop)
+	wg.Wait()
+}
+
+// TestMetricsAllocations: with metrics on, no operation allocates more than with none, sampled spans in the context
+// included, from which an SDK may take an exemplar.
+func TestMetricsAllocations(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the detector allocates on its own account")
+	}
+	m := newMeasures(t)
+	tracing := sdktrace.NewTracerProvider()
+	off, err := lifeguard.OpenDB(fakedriver.Fast(), quiet, lifeguard.WithMeterProvider(noop.NewMeterProvider()))
+	require.NoError(t, err)
+	defer off.Close()
+	on, err := lifeguard.OpenDB(fakedriver.Fast(), quiet, lifeguard.WithMeterProvider(m.provider), lifeguard.WithTracerProvider(tracing))
+	require.NoError(t, err)
+	defer on.Close()
+	// Not the context of the test: database/sql starts a goroutine for each query whose context can end.
+	sampled, span := tracing.Tracer("test").Start(context.Background(), "request")
+	defer span.End()
+	for name, ctx := range map[string]context.Context{"no span": context.Background(), "sampled": sampled} {
+		for _, op := range operations {
+			allocs := func(db *sql.DB) float64 {
+				return testing.AllocsPerRun(2000, func() {
+					if err := op.run(ctx, db); err != nil {
+						t.Fatal(err)
+					}
+				})
+			}
+			assert.Equal(t, allocs(off), allocs(on), "%s, %s", op.name, name)
+		}
+	}
+	require.NotEqual(t, "none", m.times("db.client.operation.duration"))
+}
+
+// TestNoTracingAllocations: spans of slow operations, with an SDK, cost a fast one no allocation.
+func TestNoTracingAllocations(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the detector allocates on its own account")
+	}
+	plain, traced := costHandles[1].open(t), openWithSDK(t)
+	ctx := trace.ContextWithSpanContext(context.Background(), trace.NewSpanContext(trace.SpanContextConfig{
+		TraceID: trace.TraceID{1}, SpanID: trace.SpanID{2}, TraceFlags: trace.FlagsSampled,
+	}))
+	for _, op := range operations {
+		allocs := func(db *sql.DB) float64 {
+			return testing.AllocsPerRun(2000, func() {
+				if err := op.run(ctx, db); err != nil {
+					t.Fatal(err)
+				}
+			})
+		}
+		assert.Equal(t, allocs(plain), allocs(traced), op.name)
+	}
+}
+
+// openWithSDK opens a handle on the fast driver, with tracing at its default and an SDK that samples everything.
+func openWithSDK(tb testing.TB, opts ...lifeguard.Option) *sql.DB {
+	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(discardSpans{}))
+	db, err := lifeguard.OpenDB(fakedriver.Fast(), append(opts, lifeguard.WithTracerProvider(provider))...)
+	require.NoError(tb, err)
+	tb.Cleanup(func() { db.Close() })
+	return db
+}
+
+// discardSpans is where finished spans go that nobody wants.
+type discardSpans struct{}
+
+func (discardSpans) OnStart(context.Context, sdktrace.ReadWriteSpan) {}
+func (discardSpans) OnEnd(sdktrace.ReadOnlySpan)                     {}
+func (discardSpans) Shutdown(context.Context) error                  { return nil }
+func (discardSpans) ForceFlush(context.Context) error                { return nil }

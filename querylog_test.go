@@ -1,0 +1,78 @@
+package lifeguard_test
+
+import (
+	"context"
+	"database/sql/driver"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/go-lifeguard/lifeguard"
+	"github.com/go-lifeguard/lifeguard/internal/fakedriver"
+)
+
+// lines takes the log's lines, without the folder of the caller's file and its line there.
+func (d *traced) lines() []string {
+	defer d.log.Reset()
+	var lines []string
+	for line := range strings.Lines(d.log.String()) {
+		before, rest, ok := strings.Cut(strings.TrimSpace(line), " (")
+		if ok {
+			_, after, _ := strings.Cut(rest, `)"`)
+			file, _, _ := strings.Cut(rest, ":")
+			before += " in " + file[strings.LastIndexByte(file, '/')+1:] + `"` + after
+		}
+		lines = append(lines, strings.TrimSpace(before))
+	}
+	return lines
+}
+
+// everything runs one operation of each kind, of which one is slow and one fails.
+func everything(t *testing.T, d *traced) {
+	_, err := d.ExecContext(d.ctx, "UPDATE t SET name = 'secret' WHERE id = 4711")
+	require.NoError(t, err)
+	_, err = d.ExecContext(d.ctx, "UPDATE slow SET name = $1", "secret")
+	require.NoError(t, err)
+	require.NoError(t, readRows(d))
+	require.NoError(t, commit(d))
+	d.srv.OnQuery(func(context.Context, *fakedriver.Conn, string, []driver.NamedValue) error { return sqlError{"23505"} })
+	_, err = d.ExecContext(d.ctx, "INSERT INTO t VALUES ('secret')")
+	require.Error(t, err)
+}
+
+func TestQueryLog(t *testing.T) {
+	const slow = `level=WARN msg="lifeguard: slow query" pool=fake operation=UPDATE duration=1s wait=0s ` +
+		`caller="lifeguard_test.everything in querylog_test.go" query="UPDATE slow SET name = ?"`
+	for mode, want := range map[lifeguard.QueryLogMode][]string{
+		lifeguard.QueryLogOff:  nil,
+		lifeguard.QueryLogSlow: {slow},
+		lifeguard.QueryLogAll: {
+			`level=DEBUG msg="lifeguard: query" pool=fake operation=CONNECT duration=100ms caller="lifeguard_test.everything in querylog_test.go"`,
+			`level=DEBUG msg="lifeguard: query" pool=fake operation=UPDATE duration=0s wait=100ms ` +
+				`caller="lifeguard_test.everything in querylog_test.go" query="UPDATE t SET name = ? WHERE id = ?"`,
+			slow,
+			`level=DEBUG msg="lifeguard: query" pool=fake operation=SELECT duration=0s wait=0s rows=1 ` +
+				`caller="lifeguard_test.readRows in tracing_test.go" query="SELECT a FROM t"`,
+			`level=DEBUG msg="lifeguard: query" pool=fake operation=BEGIN duration=0s wait=0s caller="lifeguard_test.commit in tracing_test.go"`,
+			`level=DEBUG msg="lifeguard: query" pool=fake operation=COMMIT duration=0s wait=0s caller="lifeguard_test.commit in tracing_test.go"`,
+			`level=DEBUG msg="lifeguard: query" pool=fake operation=INSERT duration=0s wait=0s error=23505 ` +
+				`caller="lifeguard_test.everything in querylog_test.go" query="INSERT INTO t VALUES (?)"`,
+		},
+	} {
+		t.Run(string(mode), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := openTraced(t, func(c *lifeguard.Config) { c.QueryLog, c.Trace = mode, lifeguard.TraceOff })
+				d.srv.OnDial(func(context.Context) error { time.Sleep(100 * time.Millisecond); return nil })
+				everything(t, d)
+				assert.NotContains(t, d.log.String(), "secret")
+				assert.NotContains(t, d.log.String(), "4711")
+				assert.Equal(t, want, d.lines())
+				assert.Empty(t, d.spans.Ended())
+			})
+		})
+	}
+}
