@@ -150,7 +150,7 @@ func newLease(h *connector, s *session, ctx context.Context) *lease {
 	if l.hold.stack.isOpener() {
 		l.hold.stack.n, l.hold.byOpener = 0, true
 	}
-	l.state.word.Store(leaseCheckout + leaseHeld)
+	l.state.word.Store(leaseCheckout + leaseTouched + leaseHeld)
 	s.used, s.sawEnd = true, false
 	s.lease.Store(l)
 	p.mu.Lock()
@@ -239,14 +239,14 @@ func (l *lease) IsValid() bool {
 		return false
 	}
 	s, p := l.session, l.pool
-	if l.metrics != nil {
-		l.metrics.returned(l.hold.ctx, p.now()-l.hold.since)
-	}
 	state := leaseHeld
 	if p.reclaims {
 		if state = leaseBusy; !l.state.enter() {
 			return false
 		}
+	}
+	if l.metrics != nil {
+		l.metrics.returned(l.hold.ctx, p.now()-l.hold.since)
 	}
 	returned := false
 	defer l.survive(&returned)
@@ -383,8 +383,8 @@ func (l *lease) start(ctx context.Context, kind operationKind, query string) err
 			next.query = last.query
 		}
 		// At rates at which not even stacks are taken, the first operation begins when the checkout ends, which saves
-		// a look at the clock; see operation.assumed.
-		assumed := last.operations == 0 && !l.timed && l.hold.stack.n == 0
+		// a look at the clock; see operation.assumed. If the janitor has looked at the hold, it is not that young.
+		assumed := last.operations == 0 && !l.timed && l.hold.stack.n == 0 && word&leaseTouched != 0
 		if !assumed {
 			next.began = l.pool.now()
 		}
