@@ -445,7 +445,7 @@ func (l *lease) settle(ctx context.Context, err *error, returned *bool) {
 
 // fetched is done for what is done with rows, which belongs to the query that gave them.
 func (l *lease) fetched(ctx context.Context, err *error, returned *bool) {
-	if *returned && (*err == nil || *err == io.EOF) { //nolint:errorlint // database/sql compares by identity, too
+	if *returned && (*err == nil || *err == io.EOF) { // database/sql compares by identity, too
 		l.leave()
 		return
 	}

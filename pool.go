@@ -302,10 +302,10 @@ func (p *Pool) wait(ctx context.Context, h *connector, start int64) (*session, e
 	switch {
 	case g.err == nil:
 		return g.session, nil
-	case g.err == ErrPoolTimeout: //nolint:errorlint // the sentinel of abandon
+	case g.err == ErrPoolTimeout: // the sentinel of abandon
 		p.counters.timeouts.Add(1)
 		return nil, p.timeoutError(time.Duration(waited))
-	case g.err == ctx.Err(): //nolint:errorlint // a context's error is handed on as it is
+	case g.err == ctx.Err(): // a context's error is handed on as it is
 		p.counters.canceled.Add(1)
 	}
 	var crash *driverPanic

@@ -111,7 +111,7 @@ func (r *rows) Next(dest []driver.Value) (err error) {
 	returned := false
 	defer r.lease.fetched(r.ctx, &err, &returned)
 	err = r.parent.Next(dest)
-	if err != nil && err != io.EOF { //nolint:errorlint // as in fetched
+	if err != nil && err != io.EOF { // as in fetched
 		err = r.bound.end(err)
 	}
 	returned = true
@@ -130,7 +130,7 @@ func (r *rows) fetched(err error) {
 
 // failed ends the query at an error, whose place in the program is more telling than that of Close.
 func (r *rows) failed(err error) {
-	if err != nil && err != io.EOF { //nolint:errorlint // database/sql compares by identity, too
+	if err != nil && err != io.EOF { // database/sql compares by identity, too
 		r.ended(err)
 	}
 }

@@ -20,11 +20,13 @@ type session struct {
 	socket net.Conn    // under it, nil where the pool does not open it
 
 	// What the wrapped connection can do, found once.
-	pinger     driver.Pinger
-	execer     driver.ExecerContext
-	oldExecer  driver.Execer //nolint:staticcheck // what a driver has must go on working
-	queryer    driver.QueryerContext
-	oldQueryer driver.Queryer //nolint:staticcheck // likewise
+	pinger driver.Pinger
+	execer driver.ExecerContext
+	//lint:ignore SA1019 what a driver has must go on working
+	oldExecer driver.Execer
+	queryer   driver.QueryerContext
+	//lint:ignore SA1019 what a driver has must go on working
+	oldQueryer driver.Queryer
 	preparer   driver.ConnPrepareContext
 	beginner   driver.ConnBeginTx
 	resetter   driver.SessionResetter
@@ -71,10 +73,12 @@ func newSession(p *Pool, conn driver.Conn, socket net.Conn) *session {
 	s.execer, _ = conn.(driver.ExecerContext)
 	s.queryer, _ = conn.(driver.QueryerContext)
 	if s.execer == nil {
-		s.oldExecer, _ = conn.(driver.Execer) //nolint:staticcheck // see the field
+		//lint:ignore SA1019 what a driver has must go on working
+		s.oldExecer, _ = conn.(driver.Execer)
 	}
 	if s.queryer == nil {
-		s.oldQueryer, _ = conn.(driver.Queryer) //nolint:staticcheck // see the field
+		//lint:ignore SA1019 what a driver has must go on working
+		s.oldQueryer, _ = conn.(driver.Queryer)
 	}
 	s.preparer, _ = conn.(driver.ConnPrepareContext)
 	s.beginner, _ = conn.(driver.ConnBeginTx)
@@ -255,7 +259,8 @@ func (s *session) begin(ctx context.Context, opts driver.TxOptions) (driver.Tx, 
 	if opts.ReadOnly {
 		return nil, errors.New("sql: driver does not support read-only transactions")
 	}
-	tx, err := s.conn.Begin() //nolint:staticcheck // all that this connection has
+	//lint:ignore SA1019 all that this connection has
+	tx, err := s.conn.Begin()
 	if err != nil {
 		return nil, err
 	}

@@ -18,7 +18,8 @@ var (
 	_ driver.StmtExecContext   = (*stmt)(nil)
 	_ driver.StmtQueryContext  = (*stmt)(nil)
 	_ driver.NamedValueChecker = (*stmt)(nil)
-	_ driver.ColumnConverter   = convertingStmt{} //nolint:staticcheck // what a driver has must go on working
+	//lint:ignore SA1019 what a driver has must go on working
+	_ driver.ColumnConverter = convertingStmt{}
 )
 
 // convertingStmt is stmt for a driver whose statements convert arguments.
@@ -29,7 +30,8 @@ func (st convertingStmt) ColumnConverter(i int) driver.ValueConverter {
 		return driver.DefaultParameterConverter
 	}
 	defer st.lease.leave()
-	return statementBehind(st.prepared.parent).(driver.ColumnConverter).ColumnConverter(i) //nolint:staticcheck // see above
+	//lint:ignore SA1019 what a driver has must go on working
+	return statementBehind(st.prepared.parent).(driver.ColumnConverter).ColumnConverter(i)
 }
 
 func newStmt(l *lease, p *prepared) driver.Stmt {
@@ -37,7 +39,8 @@ func newStmt(l *lease, p *prepared) driver.Stmt {
 	st := &stmt{lease: l, prepared: p, index: len(s.statements)}
 	p.refs++
 	s.statements = append(s.statements, st)
-	if _, ok := statementBehind(p.parent).(driver.ColumnConverter); ok { //nolint:staticcheck // see above
+	//lint:ignore SA1019 what a driver has must go on working
+	if _, ok := statementBehind(p.parent).(driver.ColumnConverter); ok {
 		return convertingStmt{st}
 	}
 	return st
