@@ -14,6 +14,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -54,7 +55,31 @@ type dialKey struct{}
 
 type dialRequest struct {
 	pool  *Pool
+	ctx   context.Context
 	spare []*session // idle connections the inner pool offered instead of dialling
+
+	mu     sync.Mutex
+	socket net.Conn // guarded by mu; the one that was opened last, where the pool opens them itself
+	stop   func() bool
+}
+
+// opened notes the socket of the dial. From now on it ends with the request's context: lib/pq listens to that while the
+// socket opens, and no longer while it waits for the server to answer on it.
+func (r *dialRequest) opened(c net.Conn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stop != nil {
+		r.stop() // an attempt before this one, on another address
+	}
+	r.socket = c
+	r.stop = context.AfterFunc(r.ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
+}
+
+// settled gives the socket of a dial that has succeeded; false if the context ended all the same.
+func (r *dialRequest) settled() (net.Conn, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.socket, r.stop == nil || r.stop()
 }
 
 // giveBack returns the spare connections, as soon as the inner pool has turned to dialling.
@@ -102,12 +127,17 @@ func (c *innerConnector) Connect(ctx context.Context) (_ driver.Conn, err error)
 	started := c.pool.now()
 	conn, err := interceptedConnector{c.parent, c.pool.interceptors}.Connect(ctx)
 	finished = true
+	socket, ok := request.settled()
+	if err == nil && !ok {
+		_ = conn.Close()
+		err = ctx.Err()
+	}
 	if err != nil {
 		// The inner pool would answer ErrBadConn with two more dials of its own.
 		return nil, hideBadConn(err)
 	}
 	c.pool.metrics.created(ctx, c.pool.now()-started)
-	s := newSession(c.pool, conn)
+	s := newSession(c.pool, conn, socket)
 	c.pool.opened(s)
 	return s, nil
 }
@@ -262,6 +292,7 @@ func (p *Pool) connect(ctx context.Context, fresh bool) (*session, error) {
 		ctx, cancel = context.WithTimeout(ctx, limit)
 		defer cancel()
 	}
+	request.ctx = ctx
 	for {
 		c, err := p.inner.Conn(ctx)
 		switch {

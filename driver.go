@@ -12,6 +12,8 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/lib/pq"
 	"github.com/ngrok/sqlmw"
@@ -28,7 +30,24 @@ func init() {
 // connecting could not be cancelled.
 type pqDriver struct{ pq.Driver }
 
-func (pqDriver) OpenConnector(dsn string) (driver.Connector, error) { return pq.NewConnector(dsn) }
+// connector makes lib/pq's connector for a pool.
+func (pqDriver) connector(dsn string, cfg Config) (driver.Connector, error) {
+	c, err := pq.NewConfig(dsn)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.PgBouncer && !strings.Contains(dsn, "binary_parameters") {
+		// A query with arguments takes lib/pq two round trips, between which a pooler in transaction mode may change
+		// the server connection. With binary_parameters it takes one.
+		c.BinaryParameters = true
+	}
+	connector, err := pq.NewConnectorConfig(c)
+	if err != nil {
+		return nil, err
+	}
+	connector.Dialer(newSocketDialer(cfg))
+	return connector, nil
+}
 
 // An Option changes what [Register], [Open] and [OpenDB] set up.
 type Option func(*options)
@@ -191,14 +210,11 @@ func Unwrap(driverConn any) any {
 
 // PoolOf gives the pool behind a handle; false if the handle was not opened through lifeguard.
 func PoolOf(db *sql.DB) (*Pool, bool) {
-	if db == nil {
+	h := handleOf(db)
+	if h == nil {
 		return nil, false
 	}
-	d, ok := db.Driver().(*poolDriver)
-	if !ok {
-		return nil, false
-	}
-	return d.pool, true
+	return h.pool, true
 }
 
 // wrappedDriver is what Register gives to database/sql.
@@ -255,32 +271,19 @@ func (d *wrappedDriver) systemName() string {
 	return d.name
 }
 
-func (d *wrappedDriver) connector(dsn string, cfg Config) (driver.Connector, error) {
-	if _, ok := d.parent.(pqDriver); ok && cfg.PgBouncer {
-		return pgBouncerConnector(dsn)
-	}
-	dc, ok := d.parent.(driver.DriverContext)
-	if !ok {
+func (d *wrappedDriver) connector(dsn string, cfg Config) (c driver.Connector, err error) {
+	switch parent := d.parent.(type) {
+	case pqDriver:
+		c, err = parent.connector(dsn, cfg)
+	case driver.DriverContext:
+		c, err = parent.OpenConnector(dsn)
+	default:
 		return dsnConnector{dsn: dsn, driver: d.parent}, nil
 	}
-	c, err := dc.OpenConnector(dsn)
 	if err != nil {
 		return nil, newRedactor(dsn).connectError(err)
 	}
 	return c, nil
-}
-
-// pgBouncerConnector opens lib/pq's connections for pgbouncer=true. A query with arguments takes lib/pq two round trips,
-// between which a pooler in transaction mode may change the server connection; with binary_parameters it takes one.
-func pgBouncerConnector(dsn string) (driver.Connector, error) {
-	c, err := pq.NewConfig(dsn)
-	if err != nil {
-		return nil, newRedactor(dsn).connectError(err)
-	}
-	if !strings.Contains(dsn, "binary_parameters") {
-		c.BinaryParameters = true
-	}
-	return pq.NewConnectorConfig(c)
 }
 
 // dsnConnector is the connector of a driver that has none.
@@ -296,7 +299,14 @@ func (c dsnConnector) Driver() driver.Driver                        { return c.d
 type connector struct {
 	pool   *Pool
 	driver *poolDriver
-	closed bool // guarded by pool.mu
+
+	// Pool clock; when the last two attempts of database/sql to check out an idle lease came to nothing.
+	wasted, wastedBefore atomic.Int64
+
+	// Guarded by pool.mu.
+	closed  bool          // the pool was left
+	out     int           // callers who are acquiring, and leases
+	drained chan struct{} // set when a shutdown begins; closed when out is 0
 
 	mu sync.Mutex
 	db *sql.DB // guarded by mu; nil for handles that sql.Open made, which never shows them
@@ -308,7 +318,8 @@ var (
 )
 
 func newConnector(p *Pool, parent driver.Driver) *connector {
-	h := &connector{pool: p, driver: &poolDriver{Driver: parent, pool: p}}
+	h := &connector{pool: p}
+	h.driver = &poolDriver{Driver: parent, handle: h}
 	p.join(h)
 	return h
 }
@@ -346,16 +357,28 @@ func (h *connector) Connect(ctx context.Context) (driver.Conn, error) {
 	return l.asDriverConn(), nil
 }
 
-// Driver leads [PoolOf] to the pool.
+// waste notes that a lease which the handle kept turned out to be of no use. database/sql makes three attempts, of which
+// the third is a Connect whose connection has to work.
+func (h *connector) waste() {
+	h.wastedBefore.Store(h.wasted.Swap(h.pool.now()))
+}
+
+// lastAttempt says whether a Connect may be the third attempt. Two husks in a row are found within microseconds.
+func (h *connector) lastAttempt(now int64) bool {
+	before := h.wastedBefore.Load()
+	return before != 0 && now-before < int64(100*time.Millisecond)
+}
+
+// Driver leads back to this connector: see handleOf.
 func (h *connector) Driver() driver.Driver { return h.driver }
 
 // Close is called by sql.DB.Close.
 func (h *connector) Close() error { return h.pool.leave(h) }
 
-// poolDriver is what sql.DB.Driver gives: the wrapped driver, and the way back to the pool.
+// poolDriver is what sql.DB.Driver gives: the wrapped driver, and the way back to the connector.
 type poolDriver struct {
 	driver.Driver
-	pool *Pool
+	handle *connector
 }
 
 // shared are the pools that were opened under an explicit pool_name.

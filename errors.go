@@ -4,7 +4,6 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
-	"path"
 	"strings"
 	"time"
 )
@@ -49,12 +48,7 @@ func (e *PoolTimeoutError) Error() string {
 	if len(e.Holders) > 0 {
 		h := e.Holders[0]
 		fmt.Fprintf(&b, "; longest held %s", readableDuration(h.Held))
-		if f, ok := h.caller(); ok {
-			fmt.Fprintf(&b, " by %s (%s:%d)", shortFunction(f.Function), path.Base(f.File), f.Line)
-		}
-		if h.LastQuery != "" {
-			fmt.Fprintf(&b, ", last query %q", h.LastQuery)
-		}
+		h.writeTo(&b)
 	}
 	return b.String()
 }

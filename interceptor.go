@@ -217,7 +217,7 @@ func (c *intercepted) prepareFor(ctx context.Context, query string) (*prepared, 
 	if err != nil {
 		return nil, err
 	}
-	k := &prepared{text: query, parent: parent}
+	k := &prepared{text: query, cache: &c.session.kept, parent: parent}
 	k.execer, _ = parent.(driver.StmtExecContext)
 	k.queryer, _ = parent.(driver.StmtQueryContext)
 	k.checker, _ = statementBehind(parent).(driver.NamedValueChecker)
@@ -230,14 +230,14 @@ func (s *session) execStmt(ctx context.Context, k *prepared, args []driver.Named
 	if s.intercepted != nil {
 		return k.exec(ctx, args)
 	}
-	return s.execPrepared(ctx, k, args)
+	return s.execPrepared(ctx, k, args, false)
 }
 
 func (s *session) queryStmt(ctx context.Context, k *prepared, args []driver.NamedValue) (driver.Rows, error) {
 	if s.intercepted != nil {
 		return k.query(ctx, args)
 	}
-	return s.queryPrepared(ctx, k, args)
+	return s.queryPrepared(ctx, k, args, false)
 }
 
 // sessionStmt is a statement of the session as the last interceptor is given it.
@@ -263,11 +263,11 @@ func (st *sessionStmt) Close() error {
 }
 
 func (st *sessionStmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
-	return st.session.execPrepared(ctx, st.of, args)
+	return st.session.execPrepared(ctx, st.of, args, false)
 }
 
 func (st *sessionStmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
-	return st.session.queryPrepared(ctx, st.of, args)
+	return st.session.queryPrepared(ctx, st.of, args, false)
 }
 
 func (st *sessionStmt) Exec(args []driver.Value) (driver.Result, error) {

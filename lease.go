@@ -17,6 +17,7 @@ const (
 	leaseHeld                 // checked out
 	leaseBusy                 // checked out, and an operation runs
 	leaseLocked               // checked out, and a report is reading lease.hold: for a few instructions
+	leaseDoomed               // checked out, but to be closed by the holder's goroutine at its next step
 	leaseEnding               // the handle was told that it is not valid, and is about to close it
 	leaseGone                 // closed, or taken back while it was idle; the handle may still have the husk
 
@@ -145,11 +146,13 @@ func (l *lease) ResetSession(ctx context.Context) error {
 	s, p := l.session, l.pool
 	word := l.state.word.Load()
 	if word&leaseStates != leaseIdle {
+		l.handle.waste()
 		return driver.ErrBadConn // taken back; the handle closes the husk and looks further
 	}
 	now := p.now()
 	l.prepareHold(ctx, now, word)
 	if !l.state.word.CompareAndSwap(word, word+leaseCheckout+leaseHeld) {
+		l.handle.waste()
 		return driver.ErrBadConn
 	}
 	s.used, s.sawEnd = true, false
@@ -157,11 +160,12 @@ func (l *lease) ResetSession(ctx context.Context) error {
 	returned := false
 	defer l.survive(&returned)
 	if s.expires != 0 && now >= s.expires || s.suspect() || l.recalled() {
-		err := s.makeReady(ctx, p.patience(now))
+		err := s.makeReady(ctx, p.patience(now), false)
 		returned = true
 		if err != nil {
 			// Whatever it was, the connection is not to be used, and this is how to say so.
 			s.bad = true
+			l.handle.waste()
 			return driver.ErrBadConn
 		}
 	} else if s.resetter != nil {
@@ -182,7 +186,7 @@ func (l *lease) ResetSession(ctx context.Context) error {
 // survive is deferred around calls into the driver. If one panics, the connection is closed and its place freed, where
 // database/sql would have lost it for good.
 func (l *lease) survive(returned *bool) {
-	if !*returned && (l.state.move(leaseBusy, leaseGone) || l.state.move(leaseHeld, leaseGone)) {
+	if !*returned && (l.state.move(leaseBusy, leaseGone) || l.state.move(leaseHeld, leaseGone) || l.state.move(leaseDoomed, leaseGone)) {
 		l.session.bad = true
 		l.giveUp(notHeld)
 	}
@@ -197,7 +201,7 @@ func (l *lease) IsValid() bool {
 	switch l.state.load() {
 	case leaseIdle:
 		return true
-	case leaseEnding, leaseGone:
+	case leaseDoomed, leaseEnding, leaseGone:
 		return false
 	}
 	s, p := l.session, l.pool
@@ -237,7 +241,7 @@ func (l *lease) Close() error {
 		held = l.pool.now() - l.hold.since
 	case l.state.move(leaseIdle, leaseGone):
 		// The handle keeps fewer idle connections, or is closing.
-	case l.state.move(leaseHeld, leaseGone):
+	case l.state.move(leaseHeld, leaseGone), l.state.move(leaseDoomed, leaseGone):
 		l.session.bad = true
 		if l.metrics != nil {
 			l.metrics.returned(l.hold.ctx, l.pool.now()-l.hold.since)
@@ -249,6 +253,40 @@ func (l *lease) Close() error {
 	return nil
 }
 
+// over says whether the holder has lost the connection, and if he still has to close it, does so.
+func (l *lease) over() bool {
+	switch l.state.load() {
+	case leaseDoomed:
+		if l.state.move(leaseDoomed, leaseGone) {
+			l.session.bad = true
+			l.giveUp(notHeld)
+		}
+		return true
+	case leaseGone:
+		return true
+	}
+	return false
+}
+
+// atEnd says whether the lease is past being taken from its holder.
+func (l *lease) atEnd() bool {
+	switch l.state.load() {
+	case leaseHeld, leaseBusy, leaseLocked:
+		return false
+	}
+	return true
+}
+
+// lost is what the holder of a connection that he has lost is told.
+func (l *lease) lost() error {
+	l.pool.mu.Lock()
+	defer l.pool.mu.Unlock()
+	if l.handle.drained != nil {
+		return ErrPoolClosed
+	}
+	return driver.ErrBadConn
+}
+
 // giveUp ends the right of a lease that is gone already, by a caller who owns its session.
 func (l *lease) giveUp(held int64) {
 	s, p := l.session, l.pool
@@ -256,10 +294,12 @@ func (l *lease) giveUp(held int64) {
 	if s.bad {
 		s.statements = nil // they go with the connection
 		p.discard(s)
+		p.exit(l.handle)
 		return
 	}
 	l.closeStatements()
 	p.release(s, held)
+	p.exit(l.handle)
 }
 
 // end takes a lease that is gone off its session.
@@ -283,11 +323,15 @@ func (l *lease) start(kind operationKind, query string) error {
 		word := l.state.word.Load()
 		switch word & leaseStates {
 		case leaseHeld:
+			if l.session.spoiled {
+				return driver.ErrBadConn
+			}
 		case leaseLocked:
 			runtime.Gosched()
 			continue
 		default:
-			return driver.ErrBadConn
+			l.over()
+			return l.lost()
 		}
 		last, next := &l.hold.activity[word/leaseActivity&1], &l.hold.activity[word/leaseActivity&1^1]
 		next.query, next.began, next.operations = query, last.began, last.operations+1
@@ -327,8 +371,8 @@ func (l *lease) settle(ctx context.Context, err *error, returned *bool) {
 	case *err != nil:
 		l.failed(ctx, *err)
 	}
-	if !l.state.try(leaseBusy, leaseHeld) {
-		l.state.move(leaseBusy, leaseHeld)
+	if !l.state.try(leaseBusy, leaseHeld) && !l.state.move(leaseBusy, leaseHeld) {
+		l.over()
 	}
 }
 
@@ -339,9 +383,6 @@ func (l *lease) fetched(ctx context.Context, err *error, returned *bool) {
 	}
 	l.settle(ctx, err, returned)
 }
-
-// gone says whether the connection is no longer its holder's.
-func (l *lease) gone() bool { return l.state.load() == leaseGone }
 
 // failed looks at the error of an operation for what it says about the connection.
 func (l *lease) failed(ctx context.Context, err error) {
@@ -364,11 +405,13 @@ func (l *lease) Ping(ctx context.Context) (err error) {
 	}
 	returned := false
 	defer l.done(ctx, &err, &returned)
+	ctx, b := l.session.bound(ctx)
 	if c := l.session.intercepted; c != nil {
 		err = c.Ping(ctx)
 	} else {
 		err = l.session.pinger.Ping(ctx)
 	}
+	err = b.end(err)
 	returned = true
 	return err
 }
@@ -392,12 +435,14 @@ func (l *lease) PrepareContext(ctx context.Context, query string) (_ driver.Stmt
 	}
 	returned := false
 	defer l.done(ctx, &err, &returned)
+	ctx, b := l.session.bound(ctx)
 	var p *prepared
 	if c := l.session.intercepted; c != nil {
 		p, err = c.prepareFor(ctx, query)
 	} else {
 		p, err = l.session.prepareFor(ctx, query)
 	}
+	err = b.end(err)
 	returned = true
 	if err != nil {
 		return nil, err
@@ -416,12 +461,14 @@ func (l *lease) BeginTx(ctx context.Context, opts driver.TxOptions) (_ driver.Tx
 	}
 	returned := false
 	defer l.done(ctx, &err, &returned)
+	b := l.session.boundSocket(ctx)
 	var parent driver.Tx
 	if c := l.session.intercepted; c != nil {
 		parent, err = c.BeginTx(ctx, opts)
 	} else {
 		parent, err = l.session.begin(ctx, opts)
 	}
+	err = b.end(err)
 	returned = true
 	if err != nil {
 		return nil, err
@@ -436,11 +483,13 @@ func (l *lease) exec(ctx context.Context, query string, args []driver.NamedValue
 	}
 	returned := false
 	defer l.done(ctx, &err, &returned)
+	ctx, b := l.session.bound(ctx)
 	if c := l.session.intercepted; c != nil {
 		res, err = c.ExecContext(ctx, query, args)
 	} else {
 		res, err = l.session.exec(ctx, query, args)
 	}
+	err = b.end(err)
 	returned = true
 	return res, err
 }
@@ -451,6 +500,7 @@ func (l *lease) query(ctx context.Context, query string, args []driver.NamedValu
 	}
 	returned := false
 	defer l.done(ctx, &err, &returned)
+	ctx, b := l.session.bound(ctx)
 	var parent driver.Rows
 	var p *prepared
 	if c := l.session.intercepted; c != nil {
@@ -459,11 +509,14 @@ func (l *lease) query(ctx context.Context, query string, args []driver.NamedValu
 	} else {
 		parent, p, err = l.session.query(ctx, query, args)
 	}
+	if err != nil {
+		err = b.end(err)
+	}
 	returned = true
 	if err != nil {
 		return nil, err
 	}
-	return newRows(ctx, l, parent, p, p != nil), nil
+	return newRows(ctx, l, parent, p, p != nil, b), nil
 }
 
 // unwrap is how [Unwrap] finds the wrapped driver's connection.

@@ -54,6 +54,7 @@ type Pool struct {
 	recalls  atomic.Int64 // counts Reset and SetConnectionLimit; leases of an earlier count end at their return
 	breaks   atomic.Int64 // counts connections that broke; those idle since before the last are pinged before their use
 	schema   atomic.Int64 // counts changes of result types that statements met; those prepared before are prepared again
+	pooler   atomic.Int32 // poolerState: what was found out about a pooler that stands before the server
 	limitNow atomic.Int64 // mirrors limit for Stats
 	idleNow  atomic.Int64 // mirrors maxIdle for metrics
 	sessions atomic.Pointer[[]*session]
@@ -133,13 +134,23 @@ func (p *Pool) timeOf(clock int64) time.Time { return p.epoch.Add(time.Duration(
 
 // acquire gives the caller a session for itself, with the place that belongs to it.
 func (p *Pool) acquire(ctx context.Context, h *connector) (*session, error) {
+	if err := p.enter(ctx, h); err != nil {
+		return nil, err
+	}
+	acquired := false
+	defer func() {
+		if !acquired {
+			p.exit(h)
+		}
+	}()
 	start := p.now()
 	for {
 		s, err := p.take(ctx, h, start)
 		if err != nil {
 			return nil, err
 		}
-		if err := p.makeReady(ctx, s, start); err == nil {
+		if err := p.makeReady(ctx, s, start, h.lastAttempt(start)); err == nil {
+			acquired = true
 			return s, nil
 		}
 		// The connection died while it was idle. That is no reason to fail: the wait goes on from where it began.
@@ -151,14 +162,14 @@ func (p *Pool) acquire(ctx context.Context, h *connector) (*session, error) {
 
 // makeReady is session.makeReady for a session that nobody holds yet; if it fails, or the driver panics, the session and
 // its place are given up.
-func (p *Pool) makeReady(ctx context.Context, s *session, start int64) error {
+func (p *Pool) makeReady(ctx context.Context, s *session, start int64, verify bool) error {
 	ready := false
 	defer func() {
 		if !ready {
 			p.discard(s)
 		}
 	}()
-	err := s.makeReady(ctx, p.patience(start))
+	err := s.makeReady(ctx, p.patience(start), verify)
 	ready = err == nil
 	return err
 }
@@ -198,6 +209,7 @@ func (p *Pool) take(ctx context.Context, h *connector, start int64) (*session, e
 			p.waiting.Store(1) // before the look: see Pool.waiting
 			if l := p.revokeIdle(nil); l != nil {
 				p.waiting.Store(0)
+				p.exitLocked(l.handle)
 				p.mu.Unlock()
 				l.closeStatements()
 				return l.session, nil
@@ -209,10 +221,34 @@ func (p *Pool) take(ctx context.Context, h *connector, start int64) (*session, e
 
 // refusalLocked says why a checkout cannot even begin.
 func (p *Pool) refusalLocked(ctx context.Context, h *connector) error {
-	if p.closed || h.closed {
+	if p.closed || h.closed || h.drained != nil {
 		return ErrPoolClosed
 	}
 	return ctx.Err()
+}
+
+// enter and exit count what a handle has: callers who are acquiring, and leases.
+func (p *Pool) enter(ctx context.Context, h *connector) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.refusalLocked(ctx, h); err != nil {
+		return err
+	}
+	h.out++
+	return nil
+}
+
+func (p *Pool) exit(h *connector) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.exitLocked(h)
+}
+
+func (p *Pool) exitLocked(h *connector) {
+	h.out--
+	if h.out == 0 && h.drained != nil {
+		close(h.drained)
+	}
 }
 
 // wait is entered with p.mu held and leaves with it released.
@@ -306,6 +342,15 @@ func (p *Pool) revokeIdle(match func(*lease) bool) *lease {
 		}
 	}
 	return nil
+}
+
+// recall ends idle leases that match agrees to.
+func (p *Pool) recall(match func(*lease) bool) {
+	for l := p.revokeIdle(match); l != nil; l = p.revokeIdle(match) {
+		l.closeStatements()
+		p.release(l.session, notHeld)
+		p.exit(l.handle)
+	}
 }
 
 // takeIdle takes a connection out of the inner pool without opening one (see innerConnector.Connect); the caller has a
@@ -422,11 +467,7 @@ func (p *Pool) serveLocked() {
 // rules apply to their connections. It runs once a second, as long as there are leases.
 func (p *Pool) sweep() {
 	now := p.now()
-	old := func(l *lease) bool { return now-l.born > leaseLifetime }
-	for l := p.revokeIdle(old); l != nil; l = p.revokeIdle(old) {
-		l.closeStatements()
-		p.release(l.session, notHeld)
-	}
+	p.recall(func(l *lease) bool { return now-l.born > leaseLifetime })
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.sweeping = false
@@ -522,11 +563,7 @@ func (p *Pool) leave(h *connector) error {
 	}
 	p.mu.Unlock()
 
-	own := func(l *lease) bool { return l.handle == h }
-	for l := p.revokeIdle(own); l != nil; l = p.revokeIdle(own) {
-		l.closeStatements()
-		p.release(l.session, notHeld)
-	}
+	p.recall(func(l *lease) bool { return l.handle == h })
 	if !last {
 		return nil
 	}
@@ -596,15 +633,11 @@ func (p *Pool) SetConnectionLimit(n int) error {
 	}
 	// Leases above the limit would otherwise stay with their handles.
 	p.recalls.Add(1)
-	over := func(*lease) bool {
+	p.recall(func(*lease) bool {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		return p.places > p.limit
-	}
-	for l := p.revokeIdle(over); l != nil; l = p.revokeIdle(over) {
-		l.closeStatements()
-		p.release(l.session, notHeld)
-	}
+	})
 	p.mu.Lock()
 	p.serveLocked()
 	p.mu.Unlock()
@@ -616,10 +649,7 @@ func (p *Pool) SetConnectionLimit(n int) error {
 func (p *Pool) Reset() {
 	p.resets.Add(1)
 	p.recalls.Add(1)
-	for l := p.revokeIdle(nil); l != nil; l = p.revokeIdle(nil) {
-		l.closeStatements()
-		p.release(l.session, notHeld)
-	}
+	p.recall(nil)
 	// The inner pool asks each of them whether it is valid, and closes those that are not.
 	for _, s := range p.takeIdles(math.MaxInt) {
 		p.release(s, notHeld)

@@ -699,6 +699,7 @@ func TestIdleConnectionsDied(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				srv := fakedriver.New()
 				db, pool := openFake(t, srv, nil)
+				// Also when the handle is left with as many husks as database/sql makes attempts.
 				for _, rest := range []time.Duration{0, 10 * time.Second} { // idle as leases, idle in the inner pool
 					var conns []*sql.Conn
 					for range 10 {

@@ -16,6 +16,7 @@ type rows struct {
 	prepared *prepared // the statement that gave them, if it was one
 	direct   bool      // the statement stood in for a direct query
 	open     bool
+	bound    *bound
 	op       operation // the query; it ends with the rows
 	count    int       // rows returned
 	over     bool      // op has ended
@@ -31,14 +32,14 @@ var (
 	_ driver.RowsColumnTypePrecisionScale   = (*rows)(nil)
 )
 
-func newRows(ctx context.Context, l *lease, parent driver.Rows, p *prepared, direct bool) driver.Rows {
+func newRows(ctx context.Context, l *lease, parent driver.Rows, p *prepared, direct bool, b *bound) driver.Rows {
 	r := &l.rows
 	if l.rowsOpen {
 		r = new(rows)
 	} else {
 		l.rowsOpen = true
 	}
-	*r = rows{lease: l, parent: parent, ctx: ctx, prepared: p, direct: direct, open: true, op: l.op}
+	*r = rows{lease: l, parent: parent, ctx: ctx, prepared: p, direct: direct, open: true, bound: b, op: l.op}
 	l.session.kept.opened(r)
 	return r.asDriverRows()
 }
@@ -47,19 +48,20 @@ func (r *rows) Columns() []string { return r.parent.Columns() }
 
 func (r *rows) Close() (err error) {
 	l := r.lease
-	if l.gone() {
+	if l.over() {
 		return nil // closed with the connection
 	}
 	returned := false
 	defer l.fetched(r.ctx, &err, &returned)
 	err = r.parent.Close()
 	returned = true
-	r.ended(err)
 	if !r.open {
 		return err
 	}
 	r.open = false
 	l.session.closedRows(r)
+	err = r.bound.end(err)
+	r.ended(err)
 	if r == &l.rows {
 		l.rowsOpen = false
 		r.ctx = nil
@@ -68,12 +70,15 @@ func (r *rows) Close() (err error) {
 }
 
 func (r *rows) Next(dest []driver.Value) (err error) {
-	if r.lease.gone() {
-		return driver.ErrBadConn
+	if r.lease.over() {
+		return r.lease.lost()
 	}
 	returned := false
 	defer r.lease.fetched(r.ctx, &err, &returned)
 	err = r.parent.Next(dest)
+	if err != nil && err != io.EOF { //nolint:errorlint // as in fetched
+		err = r.bound.end(err)
+	}
 	returned = true
 	r.fetched(err)
 	return err
@@ -99,7 +104,11 @@ func (r *rows) failed(err error) {
 func (r *rows) ended(err error) {
 	if !r.over {
 		r.over = true
-		r.lease.ended(r.ctx, &r.op, r.count, err)
+		ctx := r.ctx
+		if r.bound != nil {
+			ctx = r.bound.caller
+		}
+		r.lease.ended(ctx, &r.op, r.count, err)
 	}
 }
 
@@ -115,8 +124,8 @@ func (r *rows) NextResultSet() (err error) {
 	if !ok {
 		return io.EOF
 	}
-	if r.lease.gone() {
-		return driver.ErrBadConn
+	if r.lease.over() {
+		return r.lease.lost()
 	}
 	returned := false
 	defer r.lease.fetched(r.ctx, &err, &returned)

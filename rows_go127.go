@@ -14,8 +14,8 @@ type scanRows struct {
 var _ driver.RowsColumnScanner = scanRows{}
 
 func (r scanRows) NextRow() (err error) {
-	if r.lease.gone() {
-		return driver.ErrBadConn
+	if r.lease.over() {
+		return r.lease.lost()
 	}
 	returned := false
 	defer r.lease.fetched(r.ctx, &err, &returned)

@@ -8,14 +8,16 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"sync/atomic"
 )
 
 // session is a physical connection. To the inner pool it is a driver.Conn; whoever takes it out of there, a lease as a
 // rule, uses the wrapped connection through it, alone.
 type session struct {
-	pool *Pool
-	conn driver.Conn // the wrapped driver's
+	pool   *Pool
+	conn   driver.Conn // the wrapped driver's
+	socket net.Conn    // under it, nil where the pool does not open it
 
 	// What the wrapped connection can do, found once.
 	pinger     driver.Pinger
@@ -41,6 +43,7 @@ type session struct {
 	used       bool      // the wrapped driver must reset it before the next holder
 	bad        bool      // it must not be used again
 	sawEnd     bool      // an operation of this holder met the end of its context
+	spoiled    bool      // lib/pq would have given the connection up: nothing may run on it any more
 	statements []*stmt   // open ones of the present lease
 	kept       statementCache
 
@@ -56,8 +59,8 @@ var (
 	// Not driver.SessionResetter: a session is made ready by the pool, in the time of the caller it is for.
 )
 
-func newSession(p *Pool, conn driver.Conn) *session {
-	s := &session{pool: p, conn: conn, reset: p.resets.Load(), breaks: p.breaks.Load()}
+func newSession(p *Pool, conn driver.Conn, socket net.Conn) *session {
+	s := &session{pool: p, conn: conn, socket: socket, reset: p.resets.Load(), breaks: p.breaks.Load()}
 	if life := int64(p.cfg.MaxConnectionLifetime); life > 0 {
 		// Connections opened together must not all have to be replaced together.
 		s.expires = p.now() + life - rand.Int64N(life/10+1)
@@ -101,13 +104,13 @@ func (s *session) broke() {
 	}
 }
 
-// makeReady brings a session into the state in which a new connection would be. An error means that it is dead, or
-// that ctx is over.
-func (s *session) makeReady(ctx context.Context, patience int64) error {
+// makeReady brings a session into the state in which a new connection would be, and makes sure that it is alive if it
+// may not be, or if verify asks for it. An error means that it is dead, or that ctx is over.
+func (s *session) makeReady(ctx context.Context, patience int64, verify bool) error {
 	if !s.fit(s.pool.now()) {
 		return driver.ErrBadConn
 	}
-	if s.suspect() {
+	if s.suspect() || verify && s.used {
 		if err := s.verify(ctx, patience); err != nil {
 			return err
 		}
@@ -199,10 +202,11 @@ func (s *session) exec(ctx context.Context, query string, args []driver.NamedVal
 	if k, err := s.forQuery(ctx, query, args); err != nil {
 		return nil, err
 	} else if k != nil {
-		return s.execPrepared(ctx, k, args)
+		return s.execPrepared(ctx, k, args, true)
 	}
 	if s.execer != nil {
-		return s.execer.ExecContext(ctx, query, args)
+		res, err := s.execer.ExecContext(ctx, query, args)
+		return res, s.explainQuery(err, args)
 	}
 	values, err := positional(ctx, args)
 	if err != nil {
@@ -216,11 +220,11 @@ func (s *session) query(ctx context.Context, query string, args []driver.NamedVa
 	if k, err := s.forQuery(ctx, query, args); err != nil {
 		return nil, nil, err
 	} else if k != nil {
-		rows, err := s.queryPrepared(ctx, k, args)
+		rows, err := s.queryPrepared(ctx, k, args, true)
 		return rows, k, err
 	}
 	rows, err := s.queryDirect(ctx, query, args)
-	return rows, nil, err
+	return rows, nil, s.explainQuery(err, args)
 }
 
 func (s *session) queryDirect(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
@@ -235,6 +239,8 @@ func (s *session) queryDirect(ctx context.Context, query string, args []driver.N
 }
 
 func (s *session) begin(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
+	s.kept.inHand = false
+	s.settle()
 	if s.beginner != nil {
 		return s.beginner.BeginTx(ctx, opts)
 	}

@@ -4,6 +4,9 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
+	"fmt"
+	"hash/maphash"
+	"log/slog"
 	"reflect"
 	"strings"
 
@@ -16,31 +19,48 @@ import (
 // A driver that is given a query with arguments has to prepare it first: lib/pq needs two round trips, MySQL's three. On
 // a kept statement it is one. And a statement of db.Prepare, which database/sql prepares again on each connection it
 // meets, is prepared once on each.
+//
+// A statement means what it meant when it was prepared, also after the connection has been told that names, time zones
+// or tables are others now. So the cache follows what is said on the connection: see observe.
 type statementCache struct {
 	max    int  // 0: nothing is kept
 	direct bool // queries with arguments run on kept statements too, not only what was prepared by the handle
 	kind   driverKind
+	pooler poolerState
 
 	byText     map[string]*prepared
 	head, tail *prepared // most and least recently used
-	schema     int       // counts what this session did that may change the result types of statements
 	rows       int       // open results of the session, of whatever origin
 	directRows int       // those of direct queries that ran on kept statements
+	copies     int       // COPY statements that are open
+
+	schema    int   // counts changes after which a statement may mean something else; those prepared before are stale
+	moved     int64 // Pool.schema as far as it is in schema
+	inHand    bool  // a transaction was begun by hand
+	forgot    bool  // the server was told to forget all statements, which explains why it does not know one
+	unsettled bool  // such a change was made in this transaction, whose end may undo it: until then nothing is kept
+
+	wasted int      // statements in a row that were closed for others without having been used again
+	seen   []uint64 // hashes of texts that were not kept: see worth
 }
 
 // prepared is a statement on a session: one of the cache, or one that is not kept and closes when nobody uses it.
 type prepared struct {
 	text    string
+	cache   *statementCache
 	parent  driver.Stmt
 	execer  driver.StmtExecContext
 	queryer driver.StmtQueryContext
 	checker driver.NamedValueChecker
 
-	kept       bool      // it is in the cache
-	refs       int       // open stmts and rows; while there are any it is not closed
-	schema     int       // statementCache.schema when it was prepared
-	moved      int64     // Pool.schema when it was prepared
-	prev, next *prepared // by last use
+	kept       bool // it is in the cache
+	copying    bool // it is lib/pq's COPY: while it is open, the connection can do nothing else
+	lost       bool // the server does not know it any more, or its result type has changed
+	used       bool // more than once
+	refs       int  // open stmts and rows; while there are any it is not closed
+	schema     int  // statementCache.schema when it was prepared
+	stale      int  // statementCache.schema when it was first met as stale
+	prev, next *prepared
 }
 
 // driverKind is a driver whose ways with statements are known. Statements are kept for these alone: another driver may
@@ -90,46 +110,82 @@ var errQueryInProgress = errors.New("pq: there is already a query being processe
 // forQuery gives the kept statement on which a query with arguments runs; nil if it is to be left to the driver.
 func (s *session) forQuery(ctx context.Context, query string, args []driver.NamedValue) (*prepared, error) {
 	c := &s.kept
-	if c.directRows > 0 {
+	switch {
+	case c.directRows > 0:
 		return nil, errQueryInProgress
-	}
-	if c.max == 0 {
+	case c.max == 0:
 		return nil, nil
-	}
-	if len(args) == 0 || !c.direct {
+	case len(args) == 0 || !c.direct:
 		s.observe(query)
 		return nil, nil
+	case c.busy():
+		return nil, nil // the driver says so, in its words
 	}
 	return s.keep(ctx, query)
 }
 
-// keep finds the statement for query, or prepares it; nil if it is not one to keep.
+// busy says whether the connection is in the middle of something, so that nothing can be prepared or closed on it.
+func (c *statementCache) busy() bool { return c.rows > 0 || c.copies > 0 }
+
+// inTransaction says whether the session is in a transaction, as far as one can know.
+func (s *session) inTransaction() bool {
+	l := s.lease.Load()
+	return s.kept.inHand || l == nil || l.inTx.Load()
+}
+
+// settle takes note of what has changed since the session was last used.
+func (s *session) settle() {
+	c := &s.kept
+	if moved := s.pool.schema.Load(); moved != c.moved {
+		c.moved = moved
+		c.schema++
+	}
+	if c.unsettled && !s.inTransaction() {
+		c.unsettled = false
+	}
+}
+
+// keep finds the statement for query, or prepares it; nil if it is not to run on a kept one.
 func (s *session) keep(ctx context.Context, query string) (*prepared, error) {
 	c := &s.kept
-	if k := c.byText[query]; k != nil {
-		if k.schema == c.schema && k.moved == s.pool.schema.Load() {
-			s.hits.Store(s.hits.Load() + 1)
-			c.use(k)
-			return k, nil
-		}
-		if c.rows > 0 {
-			return nil, nil // the connection is busy with a result; let the driver say so
-		}
+	s.settle()
+	k := c.byText[query]
+	switch {
+	case k != nil && k.schema == c.schema && !c.unsettled && !k.lost:
+		s.hits.Store(s.hits.Load() + 1)
+		k.used = true
+		c.use(k)
+		return k, nil
+	case c.busy():
+		return nil, nil
+	case k == nil && !keepable(query):
+		s.observe(query)
+		return nil, nil
+	case c.unsettled:
+		return nil, nil
+	case k != nil && k.stale != c.schema:
+		// To prepare it again takes a round trip more than to leave it to the driver, so it has to prove that it is
+		// worth it: services that change a setting before each transaction would pay each time, for nothing.
+		k.stale = c.schema
+		return nil, nil
+	case k != nil:
 		s.misses.Store(s.misses.Load() + 1)
 		if err := s.prepareAgain(ctx, k); err != nil {
-			return nil, err
+			return nil, s.explain(err)
 		}
 		c.use(k)
 		return k, nil
 	}
-	if c.rows > 0 || !keepable(query) || !s.makeRoom() {
-		s.observe(query)
+	if ok, err := s.trusted(ctx); !ok || err != nil {
+		return nil, err
+	}
+	if !s.makeRoom(query) {
 		return nil, nil
 	}
-	k := &prepared{text: query, kept: true}
+	k = &prepared{text: query, cache: c, kept: true, stale: -1}
 	s.misses.Store(s.misses.Load() + 1)
 	if err := s.prepareNow(ctx, k); err != nil {
-		return nil, err
+		return nil, s.explain(err)
 	}
 	if c.byText == nil {
 		c.byText = make(map[string]*prepared)
@@ -141,12 +197,11 @@ func (s *session) keep(ctx context.Context, query string) (*prepared, error) {
 
 // prepareNow has the driver prepare k.
 func (s *session) prepareNow(ctx context.Context, k *prepared) error {
-	schema, moved := s.kept.schema, s.pool.schema.Load()
 	parent, err := s.prepare(ctx, k.text)
 	if err != nil {
-		return s.explainLost(err)
+		return err
 	}
-	k.parent, k.schema, k.moved = parent, schema, moved
+	k.parent, k.schema, k.lost = parent, s.kept.schema, false
 	k.execer, _ = parent.(driver.StmtExecContext)
 	k.queryer, _ = parent.(driver.StmtQueryContext)
 	k.checker, _ = parent.(driver.NamedValueChecker)
@@ -155,23 +210,32 @@ func (s *session) prepareNow(ctx context.Context, k *prepared) error {
 
 // prepareFor prepares query for the handle: on a kept statement, if it is one to keep.
 func (s *session) prepareFor(ctx context.Context, query string) (*prepared, error) {
-	if s.kept.max > 0 {
+	c := &s.kept
+	if c.max > 0 {
 		if k, err := s.keep(ctx, query); k != nil || err != nil {
 			return k, err
 		}
 	}
-	k := &prepared{text: query}
+	k := &prepared{text: query, cache: c}
 	if parent := s.unprepared(query); parent != nil {
 		k.parent, k.execer, k.queryer = parent, parent, parent
 		return k, nil
 	}
-	return k, s.prepareNow(ctx, k)
+	if err := s.prepareNow(ctx, k); err != nil {
+		return nil, s.explain(err)
+	}
+	if c.kind == libPQ && k.parent.NumInput() < 0 {
+		k.copying = true
+		c.copies++
+	}
+	return k, nil
 }
 
 // prepareAgain replaces what k stands for on the server.
 func (s *session) prepareAgain(ctx context.Context, k *prepared) error {
 	_ = k.parent.Close() // it may not exist any more
 	if err := s.prepareNow(ctx, k); err != nil {
+		k.lost = true // for those who have it open
 		s.kept.drop(k)
 		return err
 	}
@@ -179,80 +243,147 @@ func (s *session) prepareAgain(ctx context.Context, k *prepared) error {
 }
 
 // makeRoom sees to it that one more statement fits, closing the least recently used that nobody has open.
-func (s *session) makeRoom() bool {
+func (s *session) makeRoom(query string) bool {
 	c := &s.kept
 	if len(c.byText) < c.max {
 		return true
 	}
+	if !c.worth(query) {
+		return false
+	}
 	for k := c.tail; k != nil; k = k.prev {
-		if k.refs == 0 {
-			c.drop(k)
-			if err := k.parent.Close(); errors.Is(err, driver.ErrBadConn) {
-				s.broke()
-			}
-			return true
+		if k.refs > 0 {
+			continue
 		}
+		if k.used {
+			c.wasted = 0
+		} else {
+			c.wasted++
+		}
+		c.drop(k)
+		if err := k.parent.Close(); errors.Is(err, driver.ErrBadConn) {
+			s.broke()
+		}
+		return true
 	}
 	return false
 }
 
-// lost decides what an error of an operation on k means. If the server no longer knows the statement, or its result
+// maxWasted is how many statements in a row may be kept in vain, before the next ones are looked at twice.
+const maxWasted = 16
+
+var textSeed = maphash.MakeSeed()
+
+// worth says whether a new statement may take the place of another. As long as statements are used again, any may. If
+// they are not, because a program makes up a text for each query, keeping them costs a round trip more than it saves,
+// and pushes those out that are used: then only a text that was met shortly before may.
+func (c *statementCache) worth(query string) bool {
+	if c.wasted < maxWasted {
+		return true
+	}
+	if c.seen == nil {
+		c.seen = make([]uint64, c.max)
+	}
+	hash := maphash.String(textSeed, query)
+	place := &c.seen[hash%uint64(len(c.seen))]
+	if *place == hash {
+		return true
+	}
+	*place = hash
+	return false
+}
+
+// failed decides what an error of an operation on k means. If the server no longer knows the statement, or its result
 // type has changed, it goes; and outside a transaction it is prepared once more and the answer is true: the operation
 // has not run, and may be tried again.
-func (s *session) lost(ctx context.Context, k *prepared, err error, retried bool) bool {
-	moved := resultTypeChanged(err)
-	if !moved && !statementUnknown(err) {
-		return false
+func (s *session) failed(ctx context.Context, k *prepared, err error, direct, retried bool) (again bool, _ error) {
+	moved, misplaced := resultTypeChanged(err), direct && hasPosition(err)
+	switch {
+	case moved, misplaced, statementUnknown(err):
+	default:
+		return false, err
 	}
-	if moved {
+	if moved && s.pool.schema.Load() == s.kept.moved {
 		// A migration is under way. The statements of all connections are prepared again before they fail, too.
 		s.pool.schema.Add(1)
 	}
-	l := s.lease.Load()
-	if retried || !k.kept || s.kept.rows > 0 || l == nil || l.inTx.Load() {
-		s.kept.schema++
-		return false
+	s.settle()
+	if k.kept && !misplaced {
+		k.lost = true
+		s.kept.unsettled = s.inTransaction() // which has failed, and can prepare nothing
 	}
-	// In a transaction that was begun by hand this fails, because the first error ended it. Then that one is told.
-	return s.prepareAgain(ctx, k) == nil
+	if retried || !k.kept || s.kept.busy() || s.inTransaction() {
+		return false, s.explain(err)
+	}
+	if placed := s.prepareAgain(ctx, k); placed != nil {
+		if misplaced {
+			return false, placed // the same once more, with the place in its text
+		}
+		return false, s.explain(err)
+	}
+	return true, nil
 }
 
 // ended looks after a connection on which a kept statement met the end of its context. lib/pq's statements cancel
-// the query and keep the connection, and the cancellation may reach the server late, in the middle of the next query.
-// Its queries give the connection up, and so do those that run on statements here.
-func (s *session) ended(ctx context.Context) {
-	if s.kept.kind == libPQ && ctx.Err() != nil {
+// the query and keep the connection, as it is for those who prepared them. Its queries give the connection up, and so
+// do those that run on statements here.
+func (s *session) ended(ctx context.Context, direct bool) {
+	if direct && ctx.Err() != nil {
 		s.sawEnd = true
 		s.bad = true
+		s.spoiled = true
 	}
 }
 
-// execPrepared and queryPrepared run k.
-func (s *session) execPrepared(ctx context.Context, k *prepared, args []driver.NamedValue) (driver.Result, error) {
+// execPrepared and queryPrepared run k. direct says that it stands in for a query.
+func (s *session) execPrepared(ctx context.Context, k *prepared, args []driver.NamedValue, direct bool) (driver.Result, error) {
+	if err := s.beforeUse(ctx, k); err != nil {
+		return nil, err
+	}
 	for retried := false; ; retried = true {
 		res, err := k.exec(ctx, args)
 		if err == nil {
-			s.ended(ctx)
+			s.ended(ctx, direct)
 			return res, nil
 		}
-		if !s.lost(ctx, k, err, retried) {
-			s.ended(ctx)
-			return res, s.explainLost(err)
+		again, err := s.failed(ctx, k, err, direct, retried)
+		if !again {
+			s.ended(ctx, direct)
+			return res, err
 		}
 	}
 }
 
-func (s *session) queryPrepared(ctx context.Context, k *prepared, args []driver.NamedValue) (driver.Rows, error) {
+func (s *session) queryPrepared(ctx context.Context, k *prepared, args []driver.NamedValue, direct bool) (driver.Rows, error) {
+	if err := s.beforeUse(ctx, k); err != nil {
+		return nil, err
+	}
 	for retried := false; ; retried = true {
 		rows, err := k.query(ctx, args)
 		if err == nil {
 			return rows, nil // the end of ctx is looked after when they are closed
 		}
-		if !s.lost(ctx, k, err, retried) {
-			s.ended(ctx)
-			return rows, s.explainLost(err)
+		again, err := s.failed(ctx, k, err, direct, retried)
+		if !again {
+			s.ended(ctx, direct)
+			return rows, err
 		}
 	}
+}
+
+// beforeUse looks after a statement that somebody has prepared and kept open.
+func (s *session) beforeUse(ctx context.Context, k *prepared) error {
+	c := &s.kept
+	switch {
+	case k.lost:
+		if s.settle(); c.unsettled || c.busy() {
+			return nil // the server will say so
+		}
+		return s.prepareAgain(ctx, k)
+	case !k.kept && c.max > 0:
+		s.observe(k.text)
+	}
+	return nil
 }
 
 func (k *prepared) exec(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
@@ -294,42 +425,138 @@ func (s *session) closedRows(r *rows) {
 	if r.direct {
 		s.kept.directRows--
 	}
-	if r.prepared != nil {
-		s.ended(r.ctx)
-		_ = r.prepared.release() // their reader is done, and no error of the statement's is his
+	if r.prepared == nil {
+		return
 	}
+	ctx := r.ctx
+	if r.bound != nil {
+		ctx = r.bound.caller // the end of the bound itself is its own business
+	}
+	s.ended(ctx, r.direct)
+	_ = r.prepared.release() // their reader is done, and no error of the statement's is his
 }
 
 // release is the end of a stmt's or a result's hold on k.
 func (k *prepared) release() error {
 	k.refs--
-	if !k.kept && k.refs == 0 {
-		return k.parent.Close()
+	if k.kept || k.refs > 0 {
+		return nil
 	}
-	return nil
+	if k.copying {
+		k.copying = false
+		k.cache.copies--
+	}
+	return k.parent.Close()
 }
 
-// observe looks at a statement that is not kept for what it does to those that are.
+// observe looks at what is not kept for what it does to statements that are. What a function or a procedure does
+// from inside cannot be seen.
 func (s *session) observe(query string) {
 	c := &s.kept
-	if len(c.byText) == 0 {
-		return
-	}
-	switch verb, rest := leadingVerb(query); verb {
-	case "DISCARD", "DEALLOCATE":
-		// They are gone, all or one: which, is not worth finding out. The driver's own names go on counting, so what is
-		// forgotten here is never confused with what comes after.
-		for c.tail != nil {
-			c.drop(c.tail)
+	for statement := range strings.SplitSeq(query, ";") {
+		switch verb, rest := leadingVerb(statement); verb {
+		case "BEGIN", "START":
+			c.inHand = true
+		case "COMMIT", "END", "ABORT", "ROLLBACK":
+			if word, _ := leadingVerb(rest); word != "TO" {
+				c.inHand = false
+			}
+		case "ALTER", "CREATE", "DROP", "USE":
+			c.change(false)
+		case "DISCARD", "DEALLOCATE":
+			// Statements that were prepared by hand have other names than a driver's, and may come and go.
+			if verb == "DISCARD" || containsFold(rest, "all") {
+				c.change(false)
+				c.forgot = true
+			}
+		case "SET":
+			if c.matters(rest) {
+				word, _ := leadingVerb(rest)
+				c.change(word == "LOCAL")
+			}
+		case "RESET":
+			if c.matters(rest) {
+				c.change(false)
+			}
+		case "SELECT":
+			if makesTable(rest) || setsConfig(rest) {
+				c.change(false)
+			}
 		}
-	case "ALTER", "CREATE", "DROP":
+	}
+}
+
+// change notes that statements may mean something else from now on; local, that this ends with the transaction.
+func (c *statementCache) change(local bool) {
+	if !local {
 		c.schema++
-	case "SET", "RESET":
-		// Other settings do not change what a statement means, and some services set one in each transaction.
-		if containsFold(rest, "search_path") || containsFold(rest, "all") {
-			c.schema++
+	}
+	c.unsettled = true
+}
+
+// matters says whether a SET or RESET may change what a statement means that was prepared before: the tables that
+// its names stand for, or the values of its literals, which depend on the time zone, the style of dates, and more. So
+// all settings do but those that are known not to.
+func (c *statementCache) matters(rest string) bool {
+	if c.kind == goMySQL {
+		return containsFold(rest, "sql_mode") || containsFold(rest, "names") || containsFold(rest, "char") || containsFold(rest, "collation")
+	}
+	name := strings.TrimLeft(rest, " \t\r\n")
+	for _, scope := range []string{"session ", "local "} {
+		if len(name) > len(scope) && strings.EqualFold(name[:len(scope)], scope) {
+			name = strings.TrimLeft(name[len(scope):], " \t\r\n")
+			break
 		}
 	}
+	if end := strings.IndexAny(name, " =\t\r\n;"); end >= 0 {
+		name = name[:end]
+	}
+	return !harmless(name)
+}
+
+// harmless says whether a PostgreSQL setting of that name has no part in what a statement means.
+func harmless(name string) bool {
+	name = strings.ToLower(name)
+	if strings.Contains(name, ".") { // a program's own
+		return true
+	}
+	switch name {
+	case "application_name", "characteristics", "client_min_messages", "constraints", "deadlock_timeout",
+		"default_transaction_deferrable", "default_transaction_isolation", "default_transaction_read_only",
+		"effective_cache_size", "idle_in_transaction_session_timeout", "idle_session_timeout", "lock_timeout",
+		"maintenance_work_mem", "plan_cache_mode", "statement_timeout", "synchronous_commit", "temp_buffers",
+		"transaction", "transaction_timeout", "work_mem":
+		return true
+	}
+	for _, prefix := range []string{"enable_", "jit", "log_", "track_"} {
+		if strings.HasPrefix(name, prefix) {
+			return true
+		}
+	}
+	return strings.HasSuffix(name, "_cost")
+}
+
+// makesTable recognises SELECT … INTO in the text after the verb, at the price of a few others.
+func makesTable(rest string) bool {
+	return containsFold(rest, " into ") || containsFold(rest, "\ninto ") || containsFold(rest, "\tinto ")
+}
+
+// setsConfig recognises a SELECT that changes a setting which matters.
+func setsConfig(rest string) bool {
+	const function = "set_config"
+	for i := 0; i+len(function) <= len(rest); i++ {
+		if rest[i]|0x20 != 's' || !strings.EqualFold(rest[i:i+len(function)], function) {
+			continue
+		}
+		name := strings.TrimLeft(rest[i+len(function):], " \t\r\n(")
+		if !strings.HasPrefix(name, "'") {
+			return true
+		}
+		if name, _, _ = strings.Cut(name[1:], "'"); !harmless(name) {
+			return true
+		}
+	}
+	return false
 }
 
 func (c *statementCache) use(k *prepared) {
@@ -371,10 +598,21 @@ func (c *statementCache) unlink(k *prepared) {
 	k.prev, k.next = nil, nil
 }
 
+// maxKept bounds the text of a statement that is kept. A longer one, such as an INSERT of thousands of rows, takes so
+// long that a round trip does not count, and its plan takes megabytes on the server.
+const maxKept = 16 << 10
+
 // keepable says whether query is one statement, of a kind that means the same whether it is prepared or not.
 func keepable(query string) bool {
-	switch verb, _ := leadingVerb(query); verb {
-	case "SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "WITH", "VALUES":
+	if len(query) > maxKept {
+		return false
+	}
+	switch verb, rest := leadingVerb(query); verb {
+	case "SELECT":
+		if makesTable(rest) || setsConfig(rest) {
+			return false
+		}
+	case "INSERT", "UPDATE", "DELETE", "MERGE", "WITH", "VALUES":
 	default:
 		return false
 	}
@@ -418,7 +656,15 @@ func leadingVerb(query string) (verb, rest string) {
 	}
 }
 
-func containsFold(s, lower string) bool { return strings.Contains(strings.ToLower(s), lower) }
+// containsFold looks for lower, in lower case, in s in any case.
+func containsFold(s, lower string) bool {
+	for i := 0; i+len(lower) <= len(s); i++ {
+		if s[i]|0x20 == lower[0]|0x20 && strings.EqualFold(s[i:i+len(lower)], lower) {
+			return true
+		}
+	}
+	return false
+}
 
 // statementUnknown says whether the server does not know a prepared statement, or has another of its name:
 // PostgreSQL's invalid_sql_statement_name and duplicate_prepared_statement, MySQL's ER_UNKNOWN_STMT_HANDLER.
@@ -443,21 +689,195 @@ func resultTypeChanged(err error) bool {
 	return strings.Contains(err.Error(), "cached plan must not change result type")
 }
 
-// lostStatementError explains an error that is a riddle to whoever meets it for the first time.
-type lostStatementError struct{ error }
-
-func (e lostStatementError) Error() string {
-	return e.error.Error() + "; prepared statements do not survive a pooler in transaction mode: " +
-		"if there is one, such as PgBouncer, add pgbouncer=true to the DSN"
+// hasPosition says whether the server rejected the text of a statement and said where. lib/pq shows that place to who
+// gave it the text, but not where it runs a statement that was accepted before.
+func hasPosition(err error) bool {
+	e, ok := err.(*pq.Error) //nolint:errorlint // lib/pq's own, as it comes from there
+	return ok && e.Position != "" && e.Code.Class() == "42"
 }
 
-func (e lostStatementError) Unwrap() error { return e.error }
+const poolerHint = "; prepared statements do not survive a pooler in transaction mode: " +
+	"if there is one, such as PgBouncer, add pgbouncer=true to the DSN"
 
-func (s *session) explainLost(err error) error {
-	if s.kept.kind != goMySQL && statementUnknown(err) {
-		return lostStatementError{err}
+// explain adds to an error that is a riddle to whoever meets it for the first time. lib/pq's errors keep their type.
+func (s *session) explain(err error) error {
+	c := &s.kept
+	switch {
+	case c.kind != libPQ && c.kind != pgxStdlib, c.forgot:
+		return err
+	case statementUnknown(err):
+	case c.pooler == poolerRaw && serverCode(err) == "08P01": // another client's, with another number of arguments
+	default:
+		return err
 	}
-	return err
+	if e, ok := err.(*pq.Error); ok { //nolint:errorlint // lib/pq's own, as it comes from there
+		explained := *e
+		explained.Message += poolerHint
+		return &explained
+	}
+	return &lostStatementError{err}
+}
+
+// explainQuery is explain for queries that lib/pq runs on a statement without a name, which can be lost, too.
+func (s *session) explainQuery(err error, args []driver.NamedValue) error {
+	if err == nil || len(args) == 0 || s.kept.kind != libPQ {
+		return err
+	}
+	return s.explain(err)
+}
+
+// lostStatementError is an explained error of a driver whose own type is not known here.
+type lostStatementError struct{ error }
+
+func (e *lostStatementError) Error() string { return e.error.Error() + poolerHint }
+func (e *lostStatementError) Unwrap() error { return e.error }
+
+// poolerState is what is known about what stands between a session and its server.
+type poolerState uint8
+
+const (
+	poolerUnknown poolerState = iota
+	poolerNone                // the server itself, or nothing that can be told from it
+	poolerNames               // a pooler that keeps the statements of its clients apart
+	poolerRaw                 // one that does not, or of which it is not known
+)
+
+// trusted says whether statements may be kept: that those prepared on the session will be found there again.
+//
+// A pooler in transaction mode that knows nothing of prepared statements would give each transaction another server
+// connection, on which a name stands for nothing, or for a statement of another client: lib/pq numbers them from 1 on
+// every connection. The wrong statement would run. So it is looked for before the first statement: PostgreSQL gives
+// its process number to each client for cancelling queries, and a pooler has to give another.
+func (s *session) trusted(ctx context.Context) (bool, error) {
+	c := &s.kept
+	if c.pooler != poolerUnknown {
+		return true, nil
+	}
+	if c.kind != libPQ { // pgx names statements after their text, MySQL's protocol does not let clients name them
+		c.pooler = poolerNone
+		return true, nil
+	}
+	told, ok := cancelProcess(s.conn)
+	if !ok {
+		c.pooler = poolerNone
+		return true, nil
+	}
+	pid, err := s.ask(ctx, "SELECT pg_backend_pid()")
+	if err != nil {
+		return false, s.ignorable(ctx, err)
+	}
+	if pid == told {
+		c.pooler = poolerNone
+		return true, nil
+	}
+	verdict := poolerState(s.pool.pooler.Load())
+	if verdict == poolerUnknown {
+		if s.inTransaction() {
+			return false, nil // which trying out might spoil
+		}
+		if verdict, err = s.tryNames(ctx); err != nil {
+			return false, s.ignorable(ctx, err)
+		}
+		if s.pool.pooler.Swap(int32(verdict)) == int32(poolerUnknown) && verdict == poolerRaw {
+			s.pool.log.Warn("lifeguard: a connection pooler stands before PostgreSQL that may not keep prepared statements: "+
+				"the statement cache is off; if the pooler is in transaction mode, add pgbouncer=true to the DSN",
+				slog.String("pool", s.pool.name))
+		}
+	}
+	c.pooler = verdict
+	if verdict == poolerRaw {
+		c.max = 0
+		return false, nil
+	}
+	return true, nil
+}
+
+// ignorable keeps the errors of a look at the server to itself, unless the connection did not survive it: the caller's
+// own statement will meet the cause.
+func (s *session) ignorable(ctx context.Context, err error) error {
+	if errors.Is(err, driver.ErrBadConn) || ctx.Err() != nil || !s.valid() {
+		return err
+	}
+	return nil
+}
+
+// tryNames finds out whether a pooler translates the names of statements, as PgBouncer does since 1.21: it prepares one
+// and looks it up under the name that the server has for it. All of it in a transaction, which no pooler distributes.
+func (s *session) tryNames(ctx context.Context) (verdict poolerState, err error) {
+	tx, err := s.begin(ctx, driver.TxOptions{ReadOnly: true})
+	if err != nil {
+		return poolerUnknown, err
+	}
+	defer func() {
+		if e := tx.Rollback(); err == nil {
+			err = e
+		}
+	}()
+	const text = "SELECT count(*) FROM pg_prepared_statements WHERE statement = $1 AND name !~ '^[0-9]+$'"
+	st, err := s.prepare(ctx, text)
+	if statementUnknown(err) {
+		return poolerRaw, nil // another client has the name
+	}
+	if err != nil {
+		return poolerUnknown, err
+	}
+	k := &prepared{parent: st}
+	k.queryer, _ = st.(driver.StmtQueryContext)
+	rows, err := k.query(ctx, []driver.NamedValue{{Ordinal: 1, Value: text}})
+	if err != nil {
+		return poolerUnknown, err
+	}
+	translated, err := number(rows)
+	if err != nil {
+		return poolerUnknown, err
+	}
+	if err := st.Close(); err != nil {
+		return poolerUnknown, err
+	}
+	if translated > 0 {
+		return poolerNames, nil
+	}
+	return poolerRaw, nil
+}
+
+// ask runs a query of lifeguard's own that gives a number.
+func (s *session) ask(ctx context.Context, query string) (int64, error) {
+	rows, err := s.queryDirect(ctx, query, nil)
+	if err != nil {
+		return 0, err
+	}
+	return number(rows)
+}
+
+// number reads the one number of a result and closes it.
+func number(rows driver.Rows) (int64, error) {
+	value := make([]driver.Value, 1)
+	err := rows.Next(value)
+	if e := rows.Close(); err == nil {
+		err = e
+	}
+	if err != nil {
+		return 0, err
+	}
+	n, ok := value[0].(int64)
+	if !ok {
+		return 0, fmt.Errorf("lifeguard: the server answered with %T where a number was expected", value[0])
+	}
+	return n, nil
+}
+
+// cancelProcess gives the process number that lib/pq was told for cancelling queries. It does not show it; if a later
+// version has it under another name, poolers are not recognised.
+func cancelProcess(conn driver.Conn) (int64, bool) {
+	v := reflect.Indirect(reflect.ValueOf(conn))
+	if v.Kind() != reflect.Struct {
+		return 0, false
+	}
+	pid := v.FieldByName("pid")
+	if !pid.IsValid() || !pid.CanInt() {
+		return 0, false
+	}
+	return pid.Int(), true
 }
 
 // directStmt stands for a prepared statement where none may exist: behind a pooler that gives each transaction another

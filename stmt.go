@@ -109,7 +109,9 @@ func (st *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (_ dr
 	}
 	returned := false
 	defer st.lease.done(ctx, &err, &returned)
+	ctx, b := st.lease.session.bound(ctx)
 	res, err := st.lease.session.execStmt(ctx, st.prepared, args)
+	err = b.end(err)
 	returned = true
 	return res, err
 }
@@ -120,10 +122,14 @@ func (st *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (_ d
 	}
 	returned := false
 	defer st.lease.done(ctx, &err, &returned)
+	ctx, b := st.lease.session.bound(ctx)
 	parent, err := st.lease.session.queryStmt(ctx, st.prepared, args)
+	if err != nil {
+		err = b.end(err)
+	}
 	returned = true
 	if err != nil {
 		return nil, err
 	}
-	return newRows(ctx, st.lease, parent, st.prepared, false), nil
+	return newRows(ctx, st.lease, parent, st.prepared, false, b), nil
 }

@@ -20,7 +20,8 @@ func (t *tx) Commit() (err error) {
 	}
 	returned := false
 	defer t.lease.done(t.ctx, &err, &returned)
-	err = t.parent.Commit()
+	b := t.lease.session.boundSocket(context.Background())
+	err = b.end(t.parent.Commit())
 	returned = true
 	t.lease.inTx.Store(false)
 	return err
@@ -36,7 +37,8 @@ func (t *tx) Rollback() (err error) {
 	}
 	returned := false
 	defer t.lease.done(t.ctx, &err, &returned)
-	err = t.parent.Rollback()
+	b := s.boundSocket(context.Background())
+	err = b.end(t.parent.Rollback())
 	returned = true
 	t.lease.inTx.Store(false)
 	if t.ctx.Err() != nil && (s.resetter == nil || s.validator == nil) {

@@ -28,6 +28,8 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+
+	"github.com/go-lifeguard/lifeguard"
 )
 
 // Limits of the HTTP server. A response has to be written within writeTimeout
@@ -161,11 +163,12 @@ func run(s settings, out io.Writer, log *slog.Logger) error {
 	return cause
 }
 
-// closeDatabase closes db when no request needs it any more, or when ctx, the
-// grace period, is over. Everything that happens to the pool at the end
-// happens here.
-func closeDatabase(_ context.Context, db *sql.DB) error {
-	return db.Close()
+// closeDatabase closes db when no request needs it any more. When ctx, the
+// grace period, is over, whatever still holds a connection is cut off, and
+// named in the error. Everything that happens to the pool at the end happens
+// here.
+func closeDatabase(ctx context.Context, db *sql.DB) error {
+	return lifeguard.Shutdown(ctx, db)
 }
 
 // printHints shows what to try next with the service at addr.

@@ -1,0 +1,272 @@
+package lifeguard_test
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/go-lifeguard/lifeguard"
+	"github.com/go-lifeguard/lifeguard/internal/fakedriver"
+	"github.com/go-lifeguard/lifeguard/internal/pgtest"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestShutdownLetsWorkFinish(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := fakedriver.New()
+		db, pool := openFake(t, srv, limit(3))
+		st, err := db.PrepareContext(t.Context(), "prepared")
+		require.NoError(t, err)
+		tx, err := db.BeginTx(t.Context(), nil)
+		require.NoError(t, err)
+		rows, err := db.QueryContext(t.Context(), "rows 100")
+		require.NoError(t, err)
+		conn := take(t, db)
+		waiter := make(chan error, 1)
+		go func() { waiter <- db.PingContext(t.Context()) }()
+		synctest.Wait()
+
+		done := make(chan error, 1)
+		start := time.Now()
+		go func() { done <- lifeguard.Shutdown(t.Context(), db) }()
+		synctest.Wait()
+		assert.ErrorIs(t, <-waiter, lifeguard.ErrPoolClosed)
+		assert.Zero(t, time.Since(start), "at once")
+		assert.ErrorIs(t, db.PingContext(t.Context()), lifeguard.ErrPoolClosed)
+		_, err = db.BeginTx(t.Context(), nil)
+		assert.ErrorIs(t, err, lifeguard.ErrPoolClosed)
+
+		time.Sleep(time.Second)
+		_, err = tx.ExecContext(t.Context(), "INSERT")
+		assert.NoError(t, err)
+		_, err = tx.StmtContext(t.Context(), st).ExecContext(t.Context())
+		assert.NoError(t, err)
+		assert.NoError(t, tx.Commit())
+		n := 0
+		for rows.Next() {
+			n++
+		}
+		assert.NoError(t, rows.Err())
+		assert.Equal(t, 100, n)
+		time.Sleep(time.Second)
+		_, err = conn.ExecContext(t.Context(), "UPDATE")
+		assert.NoError(t, err)
+		select {
+		case err := <-done:
+			t.Fatal("Shutdown returned while a connection was in use:", err)
+		default:
+		}
+		assert.NoError(t, conn.Close())
+		assert.NoError(t, <-done)
+		assert.Equal(t, 2*time.Second, time.Since(start))
+		assert.Zero(t, srv.Open())
+		assert.NoError(t, st.Close(), "late, and harmless")
+		assert.Error(t, db.PingContext(t.Context()))
+		assert.Zero(t, pool.Stats().InUse)
+
+		// Again, and beside and after Close.
+		assert.NoError(t, lifeguard.Shutdown(t.Context(), db))
+		assert.NoError(t, db.Close())
+		assert.NoError(t, pool.Shutdown(t.Context()))
+		over, cancel := context.WithCancel(t.Context())
+		cancel()
+		assert.NoError(t, lifeguard.Shutdown(over, db))
+	})
+}
+
+func TestShutdownTimeIsUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := fakedriver.New()
+		db, _ := openFake(t, srv, limit(3))
+		tx, err := db.BeginTx(t.Context(), nil)
+		require.NoError(t, err)
+		_, err = tx.ExecContext(t.Context(), "UPDATE customers SET name = 'secret'")
+		require.NoError(t, err)
+		rows, err := db.QueryContext(t.Context(), "rows 10")
+		require.NoError(t, err)
+		require.True(t, rows.Next())
+		slow := make(chan error, 1)
+		srv.OnQuery(func(context.Context, *fakedriver.Conn, string, []driver.NamedValue) error {
+			time.Sleep(time.Minute)
+			return nil
+		})
+		go func() { _, err := db.ExecContext(t.Context(), "SELECT slow"); slow <- err }()
+		synctest.Wait()
+
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		start := time.Now()
+		err = lifeguard.Shutdown(ctx, db)
+		assert.Equal(t, 5*time.Second, time.Since(start))
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		assert.ErrorContains(t, err, `by lifeguard_test.TestShutdownTimeIsUp`)
+		assert.ErrorContains(t, err, `last query "UPDATE customers SET name = ?"`)
+		assert.ErrorContains(t, err, `last query "SELECT slow"`)
+		assert.NotContains(t, err.Error(), "secret")
+
+		// Nothing of the rest works any more, and nothing panics.
+		_, err = tx.ExecContext(t.Context(), "INSERT")
+		assert.ErrorIs(t, err, lifeguard.ErrPoolClosed)
+		assert.Error(t, tx.Commit())
+		assert.False(t, rows.Next())
+		assert.ErrorIs(t, rows.Err(), lifeguard.ErrPoolClosed)
+		assert.NoError(t, rows.Close())
+		assert.NoError(t, <-slow, "an operation that runs is not cut where the socket is the driver's own")
+		synctest.Wait()
+		assert.Zero(t, srv.Open())
+	})
+}
+
+func TestShutdownWithoutTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		db, _ := openFake(t, fakedriver.New(), nil)
+		require.NoError(t, db.PingContext(t.Context()))
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		assert.NoError(t, lifeguard.Shutdown(ctx, db), "nothing was in use")
+	})
+}
+
+func TestShutdownOfSharedPool(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := fakedriver.New()
+		lifeguard.Register("shutdown-shared", srv.Driver(), quiet)
+		const dsn = "host=a connection_limit=2 pool_name=shutdown"
+		one, err := sql.Open("shutdown-shared", dsn)
+		require.NoError(t, err)
+		two, err := sql.Open("shutdown-shared", dsn)
+		require.NoError(t, err)
+		a, b := take(t, one), take(t, two)
+		done := make(chan error, 1)
+		go func() { done <- lifeguard.Shutdown(t.Context(), one) }()
+		synctest.Wait()
+		assert.NoError(t, a.Close())
+		assert.NoError(t, <-done, "what the other handle holds is not its business")
+		assert.NoError(t, b.PingContext(t.Context()))
+		assert.NoError(t, b.Close())
+		assert.NoError(t, two.PingContext(t.Context()))
+		assert.Positive(t, srv.Open())
+
+		pool, _ := lifeguard.PoolOf(two)
+		assert.NoError(t, pool.Shutdown(t.Context()))
+		assert.ErrorIs(t, two.PingContext(t.Context()), lifeguard.ErrPoolClosed)
+		assert.Zero(t, srv.Open())
+		assert.NoError(t, two.Close())
+	})
+}
+
+func TestShutdownOfForeignHandle(t *testing.T) {
+	db := sql.OpenDB(fakedriver.New().Connector())
+	defer db.Close()
+	assert.ErrorContains(t, lifeguard.Shutdown(t.Context(), db), "not opened through lifeguard")
+	assert.ErrorContains(t, lifeguard.Shutdown(t.Context(), nil), "not opened through lifeguard")
+	assert.NoError(t, db.PingContext(t.Context()), "it is left alone")
+	assert.NoError(t, lifeguard.Shutdown(t.Context()))
+}
+
+// Shutdown from several goroutines, beside Close and under load: each call returns, no work that began is lost, and
+// nothing is left.
+func TestShutdownUnderLoad(t *testing.T) {
+	rnd := testSeed(t)
+	for range 30 {
+		seed := rnd.Uint64()
+		synctest.Test(t, func(t *testing.T) {
+			rnd := rand.New(rand.NewPCG(seed, 2))
+			srv := fakedriver.New()
+			srv.OnQuery(func(context.Context, *fakedriver.Conn, string, []driver.NamedValue) error {
+				time.Sleep(5 * time.Millisecond)
+				return nil
+			})
+			var committed atomic.Int64
+			srv.OnCommit(func(*fakedriver.Conn) error { committed.Add(1); return nil })
+			db, pool := openFake(t, srv, limit(1+rnd.IntN(5)))
+			var wg sync.WaitGroup
+			var acknowledged atomic.Int64
+			for range 20 {
+				wg.Go(func() {
+					for {
+						tx, err := db.BeginTx(t.Context(), nil)
+						if err != nil {
+							if !errors.Is(err, lifeguard.ErrPoolClosed) {
+								assert.ErrorContains(t, err, "database is closed")
+							}
+							return
+						}
+						_, err = tx.ExecContext(t.Context(), "INSERT")
+						assert.NoError(t, err)
+						if assert.NoError(t, tx.Commit()) {
+							acknowledged.Add(1)
+						}
+					}
+				})
+			}
+			time.Sleep(time.Duration(rnd.IntN(100)) * time.Millisecond)
+			for range 3 {
+				wg.Go(func() { assert.NoError(t, lifeguard.Shutdown(t.Context(), db)) })
+			}
+			if rnd.IntN(2) == 0 {
+				wg.Go(func() { assert.NoError(t, db.Close()) })
+			}
+			wg.Go(func() { assert.NoError(t, pool.Shutdown(t.Context())) })
+			wg.Wait()
+			assert.Equal(t, committed.Load(), acknowledged.Load())
+			assert.Zero(t, pool.Stats().InUse)
+		})
+	}
+}
+
+func TestShutdownOnPostgres(t *testing.T) {
+	dsn := pgtest.DSN(t)
+	plain, err := sql.Open("postgres", dsn)
+	require.NoError(t, err)
+	defer plain.Close()
+	_, err = plain.ExecContext(t.Context(), "CREATE TABLE notes (id int)")
+	require.NoError(t, err)
+
+	db, err := sql.Open("lifeguard", dsn+"&connection_limit=3")
+	require.NoError(t, err)
+	tx, err := db.BeginTx(t.Context(), nil)
+	require.NoError(t, err)
+	_, err = tx.ExecContext(t.Context(), "INSERT INTO notes VALUES ($1)", 1)
+	require.NoError(t, err)
+	done := make(chan error, 1)
+	go func() { done <- lifeguard.Shutdown(t.Context(), db) }()
+	for !errors.Is(db.PingContext(t.Context()), lifeguard.ErrPoolClosed) {
+	}
+	require.NoError(t, tx.Commit())
+	require.NoError(t, <-done)
+	var n int
+	require.NoError(t, plain.QueryRowContext(t.Context(), "SELECT count(*) FROM notes").Scan(&n))
+	assert.Equal(t, 1, n)
+
+	// A query that does not end is cut when the time is up.
+	db, err = sql.Open("lifeguard", dsn+"&connection_limit=3")
+	require.NoError(t, err)
+	cut := make(chan error, 1)
+	tx, err = db.BeginTx(t.Context(), nil)
+	require.NoError(t, err)
+	_, err = tx.ExecContext(t.Context(), "INSERT INTO notes VALUES ($1)", 2)
+	require.NoError(t, err)
+	go func() { _, err := tx.ExecContext(context.Background(), "SELECT pg_sleep(60)"); cut <- err }()
+	const running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%' AND state = 'active'"
+	for n = 0; n == 0; {
+		require.NoError(t, plain.QueryRowContext(t.Context(), running).Scan(&n))
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	err = lifeguard.Shutdown(ctx, db)
+	require.ErrorIs(t, err, context.Canceled)
+	assert.ErrorContains(t, err, "SELECT pg_sleep(?)")
+	assert.Error(t, <-cut)
+	assert.Error(t, tx.Commit())
+	require.NoError(t, plain.QueryRowContext(t.Context(), "SELECT count(*) FROM notes").Scan(&n))
+	assert.Equal(t, 1, n, "what was not committed is not there")
+}
