@@ -340,12 +340,13 @@ func (l *lease) start(kind operationKind, query string) error {
 		}
 		// At rates at which not even stacks are taken, the first operation begins when the checkout ends, which saves
 		// a look at the clock; see operation.assumed.
-		assumed := last.operations == 0 && !l.timed && l.hold.stack.n == 0
+		first := last.operations == 0
+		assumed := first && !l.timed && l.hold.stack.n == 0
 		if !assumed {
 			next.began = l.pool.now()
 		}
 		if l.state.word.CompareAndSwap(word, (word-leaseHeld+leaseBusy)^leaseActivity) {
-			l.op = operation{kind: kind, query: query, began: next.began, waited: l.waited, assumed: assumed}
+			l.op = operation{kind: kind, query: query, began: next.began, waited: l.waited, first: first, assumed: assumed}
 			l.waited = 0
 			return nil
 		}
