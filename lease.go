@@ -90,6 +90,7 @@ type lease struct {
 
 	// The holder's own: no report reads them.
 	metrics *metrics  // nil while nobody reads them
+	limit   int64     // observer.limit
 	timed   bool      // every operation's begin is read from the clock
 	waited  int64     // nanoseconds; how long the checkout took, until its first operation has begun
 	op      operation // present one
@@ -122,7 +123,7 @@ func newLease(h *connector, s *session, ctx context.Context) *lease {
 	p := h.pool
 	l := &lease{pool: p, handle: h, session: s, born: p.now(), recalls: p.recalls.Load()}
 	l.metrics = p.metrics.enabled(ctx)
-	l.timed = l.metrics != nil || p.observer.timed
+	l.limit, l.timed = p.observer.limit, l.metrics != nil || p.observer.timed
 	l.prepareHold(ctx, l.born, 0)
 	l.state.word.Store(leaseCheckout + leaseHeld)
 	s.used, s.sawEnd = true, false
@@ -346,7 +347,7 @@ func (l *lease) start(kind operationKind, query string) error {
 			next.began = l.pool.now()
 		}
 		if l.state.word.CompareAndSwap(word, (word-leaseHeld+leaseBusy)^leaseActivity) {
-			l.op = operation{kind: kind, query: query, began: next.began, waited: l.waited, first: first, assumed: assumed}
+			l.op.is(kind, query, next.began, l.waited, first, assumed)
 			l.waited = 0
 			return nil
 		}

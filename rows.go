@@ -39,7 +39,11 @@ func newRows(ctx context.Context, l *lease, parent driver.Rows, p *prepared, dir
 	} else {
 		l.rowsOpen = true
 	}
-	*r = rows{lease: l, parent: parent, ctx: ctx, prepared: p, direct: direct, open: true, bound: b, op: l.op}
+	// One by one: a composite literal is built elsewhere and moved here, which costs more while the garbage is collected
+	// than all the rest of this.
+	r.lease, r.parent, r.ctx, r.prepared, r.bound = l, parent, ctx, p, b
+	r.direct, r.open, r.over, r.count = direct, true, false, 0
+	r.op.is(l.op.kind, l.op.query, l.op.began, l.op.waited, l.op.first, l.op.assumed)
 	l.session.kept.opened(r)
 	return r.asDriverRows()
 }

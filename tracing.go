@@ -80,12 +80,18 @@ var operationNames = [operationKinds]string{
 
 // operation is one that is under way. All times are in nanoseconds.
 type operation struct {
-	kind    operationKind
 	query   string // "" for those without
 	began   int64  // pool clock
 	waited  int64  // how long the checkout before it took; 0 for all but the first operation of a checkout
-	first   bool   // it is the first after a checkout
-	assumed bool   // began is when the checkout ended, which is true unless it was one of sql.DB.Conn
+	kind    operationKind
+	first   bool // it is the first after a checkout
+	assumed bool // began is when the checkout ended, which is true unless it was one of sql.DB.Conn
+}
+
+// is sets all fields. A composite literal would be built elsewhere and moved.
+func (o *operation) is(kind operationKind, query string, began, waited int64, first, assumed bool) {
+	o.query, o.began, o.waited = query, began, waited
+	o.kind, o.first, o.assumed = kind, first, assumed
 }
 
 // observer decides which operations are shown, and shows them.
@@ -164,22 +170,23 @@ func (t target) attributes(more []attribute.KeyValue) []attribute.KeyValue {
 
 // ended is called at the end of every operation, with the rows it returned, in the goroutine that ran it.
 func (l *lease) ended(ctx context.Context, op *operation, rows int, err error) {
-	o := l.pool.observer
-	if err == nil && l.metrics == nil && o.limit == math.MaxInt64 {
+	if err == nil && l.metrics == nil && l.limit == math.MaxInt64 {
 		return
 	}
 	now := l.pool.now()
-	took := now - op.began
-	if err != nil || took >= o.limit {
-		o.report(ctx, ending{
-			operation: *op, ended: now, rows: rows, err: err, metrics: l.metrics,
-			checkout: l.hold.stack.pcs[:l.hold.stack.n],
-		})
-		return
+	if took := now - op.began; err != nil || took >= l.limit {
+		l.report(ctx, op, now, rows, err)
+	} else if l.metrics != nil {
+		l.metrics.operation(ctx, l.pool.observer.measured(op), took)
 	}
-	if l.metrics != nil {
-		l.metrics.operation(ctx, o.measured(op), took)
-	}
+}
+
+// report is apart from ended because it needs so much more of the stack, which every operation would have to clear.
+func (l *lease) report(ctx context.Context, op *operation, now int64, rows int, err error) {
+	l.pool.observer.report(ctx, ending{
+		operation: *op, ended: now, rows: rows, err: err, metrics: l.metrics,
+		checkout: l.hold.stack.pcs[:l.hold.stack.n],
+	})
 }
 
 // connectEnded is called at the end of every checkout that a handle could not serve from what it had: after a wait, or
