@@ -17,6 +17,7 @@ import (
 
 	"github.com/lib/pq"
 	"github.com/ngrok/sqlmw"
+	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
@@ -61,6 +62,7 @@ type options struct {
 	meterProvider  metric.MeterProvider
 	attributes     []attribute.KeyValue
 	skip           []string
+	leakHandler    func(Leak)
 }
 
 func newOptions(opts []Option) *options {
@@ -85,12 +87,19 @@ func (o *options) logger() *slog.Logger {
 	return slog.Default()
 }
 
+func (o *options) tracers() trace.TracerProvider {
+	if o.tracerProvider != nil {
+		return o.tracerProvider
+	}
+	return otel.GetTracerProvider()
+}
+
 // WithConfig replaces the defaults. The settings are used exactly as they stand, 0 meaning none; start from
 // [DefaultConfig] to change a few. Parameters in the DSN win over them.
 func WithConfig(c Config) Option { return func(o *options) { o.config = &c } }
 
-// WithLogger sets where the pool reports its own trouble, dials that fail and connecting that works again, and where
-// query_log goes.
+// WithLogger sets where the pool reports leaks and its own trouble, dials that fail and connecting that works again, and
+// where query_log goes.
 // The default is [slog.Default] at the time the handle is opened.
 func WithLogger(l *slog.Logger) Option { return func(o *options) { o.log = l } }
 
@@ -200,9 +209,10 @@ func driverPackage(d driver.Driver) string {
 //		…
 //	})
 //
-// Anything that is not a connection of lifeguard's is returned as it is.
+// Anything that is not a connection of lifeguard's is returned as it is. A connection that was unwrapped is never taken
+// back by leak_reclaim_after until it was returned; of one that was taken back before, [ErrReclaimed] is all there is.
 func Unwrap(driverConn any) any {
-	if c, ok := driverConn.(interface{ unwrap() driver.Conn }); ok {
+	if c, ok := driverConn.(interface{ unwrap() any }); ok {
 		return c.unwrap()
 	}
 	return driverConn

@@ -169,7 +169,7 @@ func (c *intercepted) Close() error {
 }
 
 // unwrap is how [Unwrap] finds the wrapped driver's connection, for interceptors that need it.
-func (c *intercepted) unwrap() driver.Conn { return c.session.conn }
+func (c *intercepted) unwrap() any { return c.session.conn }
 
 // interceptedConnector is a connector as an interceptor is given it.
 type interceptedConnector struct {
@@ -325,7 +325,7 @@ func (st contextStmt) ExecContext(ctx context.Context, args []driver.NamedValue)
 	if err != nil {
 		return nil, err
 	}
-	return st.Exec(values) //nolint:staticcheck // all that this statement has
+	return st.Exec(values)
 }
 
 func (st contextStmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
@@ -336,7 +336,7 @@ func (st contextStmt) QueryContext(ctx context.Context, args []driver.NamedValue
 	if err != nil {
 		return nil, err
 	}
-	return st.Query(values) //nolint:staticcheck // all that this statement has
+	return st.Query(values)
 }
 
 // statementBehind is the statement that says how arguments are converted: the driver's, or the one that an interceptor

@@ -3,13 +3,21 @@ package lifeguard
 import (
 	"cmp"
 	"context"
+	"fmt"
+	"log/slog"
+	"path"
 	"runtime"
+	"runtime/debug"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/go-lifeguard/lifeguard/internal/callsite"
 	"github.com/go-lifeguard/lifeguard/internal/sqltext"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	semconv "go.opentelemetry.io/otel/semconv/v1.40.0"
 	"go.opentelemetry.io/otel/trace"
 )
 
@@ -21,6 +29,13 @@ const (
 	// second. One costs about a microsecond: at rates above, most checkouts are over before anybody could ask.
 	capturesPerTick = 84
 	captureTick     = 23
+
+	// lateAfter is the age in nanoseconds from which on a hold without a stack gets one at its next operation: it is
+	// one of those that somebody may ask about.
+	lateAfter = int64(time.Millisecond)
+
+	// openerDepth is more than the depth of the goroutine on which database/sql opens connections.
+	openerDepth = 6
 
 	// holdersInError is how many holders a PoolTimeoutError carries. In an overload there are many such errors.
 	holdersInError = 5
@@ -39,6 +54,36 @@ type Holder struct {
 	SpanContext trace.SpanContext // of the context of the checkout
 	Leaked      bool              // it was reported as a leak
 }
+
+// LeakKind says how a leak was found.
+type LeakKind string
+
+// The values of [LeakKind].
+const (
+	// LeakHeld is a connection held for longer than leak_threshold: probably forgotten, perhaps only slow.
+	LeakHeld LeakKind = "held"
+
+	// LeakLostRows are rows that were dropped without Close, or a Row without Scan, found by the garbage collector:
+	// nobody is left who could return their connection.
+	LeakLostRows LeakKind = "lost rows"
+)
+
+// Leak is a report about a connection that was not returned.
+type Leak struct {
+	Pool      string // name of the pool
+	Kind      LeakKind
+	Holder         // who has, or had, the connection
+	Reclaimed bool // it was taken back
+	Returned  bool // it was returned after all; Held says when, to a tenth of leak_threshold and at most a second
+}
+
+// WithLeakHandler has f called with every report of a leak: when it is found, again each time the time held has doubled
+// since, and when the connection is returned after all (Returned) or was taken back (Reclaimed). An operation that is
+// still running is no leak, however long it takes.
+//
+// f is called by the pool's one goroutine for leaks, which looks at nothing else until f returns. A panic in f is
+// logged.
+func WithLeakHandler(f func(Leak)) Option { return func(o *options) { o.leakHandler = f } }
 
 // caller is the application's frame that took the connection.
 func (h *Holder) caller() (runtime.Frame, bool) {
@@ -86,6 +131,43 @@ func (s *stack) capture(b *captureBudget, now int64) {
 	}
 }
 
+// captureLate takes the stack of an operation where that of the checkout is missing. Only the holder calls it.
+func (l *lease) captureLate(ctx context.Context, now int64) {
+	if !l.pool.late.take(now) {
+		return
+	}
+	var pcs [stackDepth]uintptr
+	n := runtime.Callers(3, pcs[:]) // below runtime.Callers, captureLate and start
+	word, ok := l.state.lock()
+	if !ok {
+		return
+	}
+	h := &l.hold
+	h.stack.n, h.stack.pcs = n, pcs
+	if h.byOpener {
+		h.ctx, h.byOpener = ctx, false
+	}
+	l.state.unlock(word)
+}
+
+// isOpener says whether the stack is that of the goroutine on which database/sql opens connections for those who wait
+// at the limit of their handle.
+func (s *stack) isOpener() bool {
+	if s.n == 0 || s.n >= openerDepth {
+		return false
+	}
+	frames := runtime.CallersFrames(s.pcs[:s.n])
+	for {
+		f, more := frames.Next()
+		if f.Function == "database/sql.(*DB).connectionOpener" {
+			return true
+		}
+		if !more {
+			return false
+		}
+	}
+}
+
 // captureBudget bounds the stacks taken per tick. It may let a few more through when a tick begins on several
 // processors at once; a lock would cost more than they do.
 type captureBudget struct{ tick, taken atomic.Int64 }
@@ -104,7 +186,7 @@ type holdSnapshot struct {
 	ctx   context.Context
 	stack stack
 	activity
-	inTx, busy bool
+	inTx, busy, leaked bool
 }
 
 // holder copies what is known about who holds s; false if nobody does.
@@ -117,13 +199,18 @@ func (s *session) holder() (holdSnapshot, bool) {
 	if !ok {
 		return holdSnapshot{}, false
 	}
-	snapshot := holdSnapshot{
-		since: l.hold.since, ctx: l.hold.ctx, stack: l.hold.stack,
-		activity: l.hold.activity[word/leaseActivity&1],
-		inTx:     l.inTx.Load(), busy: word&leaseStates == leaseBusy,
-	}
+	snapshot := l.snapshotLocked(word)
 	l.state.unlock(word)
 	return snapshot, true
+}
+
+// snapshotLocked copies the hold of a lease that was locked when its state was word.
+func (l *lease) snapshotLocked(word uint64) holdSnapshot {
+	return holdSnapshot{
+		since: l.hold.since, ctx: l.hold.ctx, stack: l.hold.stack,
+		activity: l.hold.activity[word/leaseActivity&1],
+		inTx:     l.inTx.Load(), busy: word&leaseStates == leaseBusy, leaked: l.leaked == word/leaseCheckout,
+	}
 }
 
 func (h *holdSnapshot) describe(p *Pool, now int64) Holder {
@@ -137,7 +224,116 @@ func (h *holdSnapshot) describe(p *Pool, now int64) Holder {
 		Busy:        h.busy,
 		Stack:       callsite.Stack(h.stack.pcs[:h.stack.n], p.observer.skip),
 		SpanContext: trace.SpanContextFromContext(h.ctx),
+		Leaked:      h.leaked,
 	}
+}
+
+// leak is the report about the hold, as one that is held too long.
+func (h *holdSnapshot) leak(p *Pool, now int64) Leak {
+	return Leak{Pool: p.name, Kind: LeakHeld, Holder: h.describe(p, now)}
+}
+
+// tell logs a report and hands it to the handler. again is that it was reported before.
+func (j *janitor) tell(leak Leak, again bool) {
+	level, message := slog.LevelWarn, "lifeguard: a connection is held too long"
+	switch {
+	case leak.Returned:
+		level, message = slog.LevelInfo, "lifeguard: a connection that was reported as a leak was returned"
+	case leak.Reclaimed && leak.Kind == LeakLostRows:
+		message = "lifeguard: rows were dropped without Close; their connection was taken back"
+	case leak.Reclaimed:
+		message = "lifeguard: a leaked connection was taken back"
+	case again:
+		message = "lifeguard: a connection is still held"
+	case leak.Kind == LeakLostRows:
+		message = "lifeguard: rows were dropped without Close; the sql.Conn they came from can never be returned"
+	}
+	j.log(level, message, &leak.Holder, !leak.Returned && !again)
+	if j.handler == nil {
+		return
+	}
+	defer func() {
+		if v := recover(); v != nil {
+			j.pool.log.Error("lifeguard: the leak handler panicked", slog.String("pool", j.pool.name),
+				slog.Any("panic", v), slog.String("stack", string(debug.Stack())))
+		}
+	}()
+	j.handler(leak)
+}
+
+// tellRunning logs an operation that has its connection for longer than leak_threshold: slow, not leaked.
+func (j *janitor) tellRunning(h *Holder) {
+	j.log(slog.LevelWarn, "lifeguard: a connection is held by an operation that is still running", h, true)
+}
+
+func (j *janitor) log(level slog.Level, message string, h *Holder, withStack bool) {
+	ctx := trace.ContextWithSpanContext(context.Background(), h.SpanContext) // for handlers that know traces
+	if !j.pool.log.Enabled(ctx, level) {
+		return
+	}
+	attrs := []slog.Attr{
+		slog.String("pool", j.pool.name),
+		slog.String("held", readableDuration(h.Held)),
+		slog.String("holder", h.where()),
+		slog.String("last_query", h.LastQuery),
+		slog.Time("last_used", h.LastUsed),
+		slog.Int("operations", h.Operations),
+		slog.Bool("in_transaction", h.InTx),
+	}
+	if h.SpanContext.IsValid() {
+		attrs = append(attrs, slog.String("trace_id", h.SpanContext.TraceID().String()))
+	}
+	if withStack {
+		attrs = append(attrs, slog.String("stack", stackText(h.Stack)))
+	}
+	j.pool.log.LogAttrs(ctx, level, message, attrs...)
+}
+
+// where is the caller as one word for logs and errors: main.exportAll (export.go:88).
+func (h *Holder) where() string {
+	f, ok := h.caller()
+	if !ok {
+		return "unknown: there were too many checkouts at that moment to note them all"
+	}
+	return fmt.Sprintf("%s (%s:%d)", shortFunction(f.Function), path.Base(f.File), f.Line)
+}
+
+// stackText writes a stack as a panic does.
+func stackText(frames []runtime.Frame) string {
+	var b strings.Builder
+	for _, f := range frames {
+		fmt.Fprintf(&b, "%s\n\t%s:%d\n", f.Function, f.File, f.Line)
+	}
+	return b.String()
+}
+
+// span makes a span over the time held. It is the root of a trace of its own, linked to the one that checked the
+// connection out, which may be over for long.
+func (j *janitor) span(leak *Leak, now int64) {
+	attributes := []attribute.KeyValue{
+		semconv.DBClientConnectionPoolName(leak.Pool),
+		attribute.String("lifeguard.leak.kind", string(leak.Kind)),
+		attribute.Bool("lifeguard.leak.reclaimed", leak.Reclaimed),
+		attribute.Int("lifeguard.leak.operations", leak.Operations),
+		attribute.Bool("lifeguard.leak.in_transaction", leak.InTx),
+	}
+	if leak.LastQuery != "" {
+		attributes = append(attributes, semconv.DBQueryText(leak.LastQuery))
+	}
+	if f, ok := leak.caller(); ok {
+		attributes = append(attributes, semconv.CodeFunctionName(f.Function), semconv.CodeFilePath(f.File),
+			semconv.CodeLineNumber(f.Line), semconv.CodeStacktrace(stackText(leak.Stack)))
+	}
+	options := []trace.SpanStartOption{
+		trace.WithNewRoot(), trace.WithTimestamp(leak.Since), trace.WithAttributes(attributes...),
+	}
+	if leak.SpanContext.IsValid() {
+		options = append(options, trace.WithLinks(trace.Link{SpanContext: leak.SpanContext}))
+	}
+	_, span := j.pool.tracers.Tracer("github.com/go-lifeguard/lifeguard").
+		Start(context.Background(), "connection leak", options...)
+	span.SetStatus(codes.Error, "the connection was not returned")
+	span.End(trace.WithTimestamp(j.pool.timeOf(now)))
 }
 
 // dialect is how queries for the target are read when they are sanitised.

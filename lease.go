@@ -11,19 +11,22 @@ import (
 
 // States of a lease. Whoever moves it out of leaseIdle, by compare-and-swap, owns the session from then on; out of the
 // other states only the holder's goroutine moves it, except that leaseHeld and leaseBusy may turn into leaseLocked, and
-// back, at any moment.
+// back, at any moment, and that the janitor may turn leaseHeld into leaseReclaimed, and owns the session from then on.
 const (
-	leaseIdle   uint64 = iota // in the handle's free list
-	leaseHeld                 // checked out
-	leaseBusy                 // checked out, and an operation runs
-	leaseLocked               // checked out, and a report is reading lease.hold: for a few instructions
-	leaseDoomed               // checked out, but to be closed by the holder's goroutine at its next step
-	leaseEnding               // the handle was told that it is not valid, and is about to close it
-	leaseGone                 // closed, or taken back while it was idle; the handle may still have the husk
+	leaseIdle      uint64 = iota // in the handle's free list
+	leaseHeld                    // checked out
+	leaseBusy                    // checked out, and an operation runs
+	leaseLocked                  // checked out, and a report is reading lease.hold: for a few instructions
+	leaseDoomed                  // checked out, but to be closed by the holder's goroutine at its next step
+	leaseEnding                  // the handle was told that it is not valid, and is about to close it
+	leaseGone                    // closed, or taken back while it was idle; the handle may still have the husk
+	leaseReclaimed               // taken back from its holder, who does not know yet
 
 	leaseStates   uint64 = 7  // mask
 	leaseActivity uint64 = 8  // which of hold.activity is the present one
-	leaseCheckout uint64 = 16 // the bits above count checkouts, which makes counting free
+	leaseRaw      uint64 = 16 // the holder got the driver's connection, whose use cannot be seen: see Unwrap
+	leaseTouched  uint64 = 32 // the holder did something since the janitor last looked
+	leaseCheckout uint64 = 64 // the bits above count checkouts, which makes counting free
 )
 
 // leaseState is the state of a lease. It is one word, because each further atomic write would be felt: a checkout, an
@@ -74,6 +77,23 @@ func (s *leaseState) lock() (word uint64, ok bool) {
 
 func (s *leaseState) unlock(word uint64) { s.word.Store(word) }
 
+// enter is move(leaseHeld, leaseBusy) by the holder, and tells the janitor that he is there.
+func (s *leaseState) enter() bool {
+	for {
+		word := s.word.Load()
+		switch word & leaseStates {
+		case leaseHeld:
+			if s.word.CompareAndSwap(word, (word-leaseHeld+leaseBusy)|leaseTouched) {
+				return true
+			}
+		case leaseLocked:
+			runtime.Gosched()
+		default:
+			return false
+		}
+	}
+}
+
 // lease is what a handle's *sql.DB has for a connection: the right to one session, from Connect until the handle
 // closes it or, while it is idle, until somebody needs the connection more.
 //
@@ -82,11 +102,14 @@ type lease struct {
 	pool    *Pool
 	handle  *connector
 	session *session
-	born    int64 // pool clock
-	recalls int64 // Pool.recalls when it was given
+	number  uint64 // among the leases of the session
+	born    int64  // pool clock
+	recalls int64  // Pool.recalls when it was given
 	state   leaseState
 	inTx    atomic.Bool
 	hold    hold
+	leaked  uint64 // the checkout that was reported as a leak; guarded by leaseLocked
+	watch   watch  // the janitor's
 
 	// The holder's own: no report reads them.
 	metrics *metrics  // nil while nobody reads them
@@ -95,10 +118,6 @@ type lease struct {
 	waited  int64     // nanoseconds; how long the checkout took, until its first operation has begun
 	op      operation // present one
 
-	// A query's rows are those of the lease as long as they are the only ones open, as they nearly always are:
-	// database/sql does not touch them after their Close.
-	rows     rows
-	rowsOpen bool
 }
 
 // hold is what is known about the present holder of a lease, for reports that are made while he works. A report reads it
@@ -108,6 +127,7 @@ type hold struct {
 	since    int64           // pool clock; when it was checked out
 	ctx      context.Context // of the checkout; stays until the next one, or until the lease ends a second later
 	stack    stack
+	byOpener bool // database/sql opened the connection on a goroutine of its own: ctx and stack say nothing
 	activity [2]activity
 }
 
@@ -116,6 +136,7 @@ type activity struct {
 	query      string // last one
 	began      int64  // pool clock
 	operations int    // up to this one
+	endless    bool   // its context never ends, so that rows it left open may be lost
 }
 
 // newLease puts a session into ctx's hands.
@@ -124,12 +145,18 @@ func newLease(h *connector, s *session, ctx context.Context) *lease {
 	l := &lease{pool: p, handle: h, session: s, born: p.now(), recalls: p.recalls.Load()}
 	l.metrics = p.metrics.enabled(ctx)
 	l.limit, l.timed = p.observer.limit, l.metrics != nil || p.observer.timed
+	s.leases++
+	l.number = s.leases
 	l.prepareHold(ctx, l.born, 0)
+	if l.hold.stack.isOpener() {
+		l.hold.stack.n, l.hold.byOpener = 0, true
+	}
 	l.state.word.Store(leaseCheckout + leaseHeld)
 	s.used, s.sawEnd = true, false
 	s.lease.Store(l)
 	p.mu.Lock()
 	p.armSweepLocked()
+	p.janitor.wakeLocked()
 	p.mu.Unlock()
 	return l
 }
@@ -137,7 +164,7 @@ func newLease(h *connector, s *session, ctx context.Context) *lease {
 // prepareHold writes the hold of a checkout that is about to be tried, which nobody reads unless it succeeds.
 func (l *lease) prepareHold(ctx context.Context, now int64, word uint64) {
 	h := &l.hold
-	h.since, h.ctx = now, ctx
+	h.since, h.ctx, h.byOpener = now, ctx, false
 	h.activity[word/leaseActivity&1] = activity{began: now}
 	h.stack.capture(&l.pool.capture, now)
 }
@@ -152,9 +179,16 @@ func (l *lease) ResetSession(ctx context.Context) error {
 	}
 	now := p.now()
 	l.prepareHold(ctx, now, word)
-	if !l.state.word.CompareAndSwap(word, word+leaseCheckout+leaseHeld) {
+	state := leaseHeld
+	if p.reclaims {
+		state = leaseBusy // the driver's ResetSession must not be cut
+	}
+	if !l.state.word.CompareAndSwap(word, (word&^leaseRaw|leaseTouched)+leaseCheckout+state) {
 		l.handle.waste()
 		return driver.ErrBadConn
+	}
+	if p.reclaims {
+		defer l.leave()
 	}
 	s.used, s.sawEnd = true, false
 	l.waited = 0
@@ -202,12 +236,18 @@ func (l *lease) IsValid() bool {
 	switch l.state.load() {
 	case leaseIdle:
 		return true
-	case leaseDoomed, leaseEnding, leaseGone:
+	case leaseDoomed, leaseEnding, leaseGone, leaseReclaimed:
 		return false
 	}
 	s, p := l.session, l.pool
 	if l.metrics != nil {
 		l.metrics.returned(l.hold.ctx, p.now()-l.hold.since)
+	}
+	state := leaseHeld
+	if p.reclaims {
+		if state = leaseBusy; !l.state.enter() {
+			return false
+		}
 	}
 	returned := false
 	defer l.survive(&returned)
@@ -217,17 +257,17 @@ func (l *lease) IsValid() bool {
 	returned = true
 	// The checkout stands for now, which saves a look at the clock.
 	if s.bad || l.hold.since-l.born > leaseLifetime || p.waiting.Load() > 0 || l.recalled() {
-		l.state.move(leaseHeld, leaseEnding)
+		l.state.move(state, leaseEnding)
 		return false
 	}
-	return l.putBack(leaseEnding)
+	return l.putBack(state, leaseEnding)
 }
 
-// putBack makes a held lease idle, unless somebody waits: then the lease goes to state otherwise, the caller keeps the
-// session, and the answer is false.
-func (l *lease) putBack(otherwise uint64) bool {
-	if !l.state.try(leaseHeld, leaseIdle) {
-		l.state.move(leaseHeld, leaseIdle)
+// putBack makes a lease in state from idle, unless somebody waits: then the lease goes to state otherwise, the caller
+// keeps the session, and the answer is false.
+func (l *lease) putBack(from, otherwise uint64) bool {
+	if !l.state.try(from, leaseIdle) {
+		l.state.move(from, leaseIdle)
 	}
 	// Idle first, then the look: see Pool.waiting. If the move fails, a waiter was faster and has the session.
 	return l.pool.waiting.Load() == 0 || !l.state.move(leaseIdle, otherwise)
@@ -263,7 +303,7 @@ func (l *lease) over() bool {
 			l.giveUp(notHeld)
 		}
 		return true
-	case leaseGone:
+	case leaseGone, leaseReclaimed:
 		return true
 	}
 	return false
@@ -280,6 +320,9 @@ func (l *lease) atEnd() bool {
 
 // lost is what the holder of a connection that he has lost is told.
 func (l *lease) lost() error {
+	if l.state.load() == leaseReclaimed {
+		return ErrReclaimed
+	}
 	l.pool.mu.Lock()
 	defer l.pool.mu.Unlock()
 	if l.handle.drained != nil {
@@ -319,7 +362,7 @@ func (l *lease) closeStatements() {
 }
 
 // start begins an operation of the holder. Exactly one call of done follows if it returns nil.
-func (l *lease) start(kind operationKind, query string) error {
+func (l *lease) start(ctx context.Context, kind operationKind, query string) error {
 	for {
 		word := l.state.word.Load()
 		switch word & leaseStates {
@@ -336,6 +379,7 @@ func (l *lease) start(kind operationKind, query string) error {
 		}
 		last, next := &l.hold.activity[word/leaseActivity&1], &l.hold.activity[word/leaseActivity&1^1]
 		next.query, next.began, next.operations = query, last.began, last.operations+1
+		next.endless = ctx.Done() == nil
 		if query == "" {
 			next.query = last.query
 		}
@@ -346,11 +390,34 @@ func (l *lease) start(kind operationKind, query string) error {
 		if !assumed {
 			next.began = l.pool.now()
 		}
-		if l.state.word.CompareAndSwap(word, (word-leaseHeld+leaseBusy)^leaseActivity) {
+		if l.hold.stack.n == 0 && (l.hold.byOpener || next.began-l.hold.since > lateAfter) {
+			l.captureLate(ctx, next.began)
+		}
+		if l.state.word.CompareAndSwap(word, ((word-leaseHeld+leaseBusy)^leaseActivity)|leaseTouched) {
 			l.op.is(kind, query, next.began, l.waited, first, assumed)
 			l.waited = 0
 			return nil
 		}
+	}
+}
+
+// enter begins a call into the driver that is no operation of its own, such as fetching a row. Exactly one call of
+// fetched, or of leave, follows if it returns nil. Only where connections are taken back from holders does the janitor
+// have to know of it, and the two compare-and-swaps for each row are spent.
+func (l *lease) enter() error {
+	if l.pool.reclaims && l.state.enter() {
+		return nil
+	}
+	if l.over() {
+		return l.lost()
+	}
+	return nil
+}
+
+// leave ends what enter began.
+func (l *lease) leave() {
+	if l.pool.reclaims && !l.state.move(leaseBusy, leaseHeld) {
+		l.over()
 	}
 }
 
@@ -380,7 +447,8 @@ func (l *lease) settle(ctx context.Context, err *error, returned *bool) {
 
 // fetched is done for what is done with rows, which belongs to the query that gave them.
 func (l *lease) fetched(ctx context.Context, err *error, returned *bool) {
-	if *returned && (*err == nil || *err == io.EOF) { //nolint:errorlint // database/sql compares by identity, too
+	if *returned && (*err == nil || *err == io.EOF) { // database/sql compares by identity, too
+		l.leave()
 		return
 	}
 	l.settle(ctx, err, returned)
@@ -400,9 +468,12 @@ func (l *lease) failed(ctx context.Context, err error) {
 // Ping is what sql.DB.Ping calls. As on a driver without it, it is no error if the wrapped one cannot ping.
 func (l *lease) Ping(ctx context.Context) (err error) {
 	if l.session.pinger == nil {
+		if l.state.load() == leaseReclaimed {
+			return ErrReclaimed
+		}
 		return nil
 	}
-	if err := l.start(opPing, ""); err != nil {
+	if err := l.start(ctx, opPing, ""); err != nil {
 		return err
 	}
 	returned := false
@@ -423,6 +494,10 @@ func (l *lease) CheckNamedValue(v *driver.NamedValue) error {
 	if l.session.checker == nil {
 		return driver.ErrSkip
 	}
+	if err := l.enter(); err != nil {
+		return err
+	}
+	defer l.leave()
 	return l.session.checker.CheckNamedValue(v)
 }
 
@@ -432,7 +507,7 @@ func (l *lease) Prepare(query string) (driver.Stmt, error) {
 }
 
 func (l *lease) PrepareContext(ctx context.Context, query string) (_ driver.Stmt, err error) {
-	if err := l.start(opPrepare, query); err != nil {
+	if err := l.start(ctx, opPrepare, query); err != nil {
 		return nil, err
 	}
 	returned := false
@@ -458,7 +533,10 @@ func (l *lease) Begin() (driver.Tx, error) {
 }
 
 func (l *lease) BeginTx(ctx context.Context, opts driver.TxOptions) (_ driver.Tx, err error) {
-	if err := l.start(opBegin, ""); err != nil {
+	if l.hold.stack.n == 0 {
+		l.captureLate(ctx, l.hold.since) // what begins here will be kept for a while
+	}
+	if err := l.start(ctx, opBegin, ""); err != nil {
 		return nil, err
 	}
 	returned := false
@@ -480,7 +558,7 @@ func (l *lease) BeginTx(ctx context.Context, opts driver.TxOptions) (_ driver.Tx
 }
 
 func (l *lease) exec(ctx context.Context, query string, args []driver.NamedValue) (res driver.Result, err error) {
-	if err := l.start(opExec, query); err != nil {
+	if err := l.start(ctx, opExec, query); err != nil {
 		return nil, err
 	}
 	returned := false
@@ -497,7 +575,7 @@ func (l *lease) exec(ctx context.Context, query string, args []driver.NamedValue
 }
 
 func (l *lease) query(ctx context.Context, query string, args []driver.NamedValue) (_ driver.Rows, err error) {
-	if err := l.start(opQuery, query); err != nil {
+	if err := l.start(ctx, opQuery, query); err != nil {
 		return nil, err
 	}
 	returned := false
@@ -521,8 +599,25 @@ func (l *lease) query(ctx context.Context, query string, args []driver.NamedValu
 	return newRows(ctx, l, parent, p, p != nil, b), nil
 }
 
-// unwrap is how [Unwrap] finds the wrapped driver's connection.
-func (l *lease) unwrap() driver.Conn { return l.session.conn }
+// unwrap is how [Unwrap] finds the wrapped driver's connection. What its holder does with it cannot be seen, so from
+// here on it is not taken back from him.
+func (l *lease) unwrap() any {
+	for {
+		word := l.state.word.Load()
+		switch word & leaseStates {
+		case leaseHeld, leaseBusy:
+			if !l.state.word.CompareAndSwap(word, word|leaseRaw) {
+				continue
+			}
+		case leaseLocked:
+			runtime.Gosched()
+			continue
+		case leaseReclaimed:
+			return ErrReclaimed
+		}
+		return l.session.conn
+	}
+}
 
 // asDriverConn gives the lease the methods that the wrapped connection has. ExecerContext and QueryerContext are
 // claimed only if the wrapped connection has them (or their legacy forms): for a connection that has not, database/sql

@@ -296,11 +296,11 @@ var parameters = []parameter{
 		field: func(c *Config) any { return &c.SocketTimeout },
 	},
 	{
-		name: "statement_cache_size", fallback: "100", accepts: "0 to 65535", example: "500",
+		name: "statement_cache_size", fallback: "100", accepts: "0 to 65535", example: "500", since: "0.1",
 		field: func(c *Config) any { return &c.StatementCacheSize }, hi: maxStatements,
 	},
 	{
-		name: "pgbouncer", fallback: "false", accepts: "true or false", example: "true",
+		name: "pgbouncer", fallback: "false", accepts: "true or false", example: "true", since: "0.1",
 		field: func(c *Config) any { return &c.PgBouncer },
 	},
 	{
@@ -318,11 +318,12 @@ var parameters = []parameter{
 		words: []string{string(QueryLogOff), string(QueryLogSlow), string(QueryLogAll)},
 	},
 	{
-		name: "leak_threshold", fallback: "60", accepts: anyPeriod, example: "2m",
+		name: "leak_threshold", fallback: "60", accepts: anyPeriod, example: "2m", since: "0.1",
 		field: func(c *Config) any { return &c.LeakThreshold },
 	},
 	{
 		name: "leak_reclaim_after", fallback: "0", accepts: "0, or leak_threshold to 876000h, in seconds or as a Go duration", example: "10m",
+		since: "0.1",
 		field: func(c *Config) any { return &c.LeakReclaimAfter },
 	},
 	{

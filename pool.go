@@ -16,6 +16,7 @@ import (
 
 	"github.com/go-lifeguard/lifeguard/internal/sqltext"
 	"github.com/ngrok/sqlmw"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // leaseLifetime is how long a lease may stay with its handle. An idle lease keeps its connection from the inner pool,
@@ -40,7 +41,10 @@ type Pool struct {
 	ctx              context.Context // ends when the pool closes
 	stop             context.CancelFunc
 	redactor         redactor
-	binaryParameters bool       // lib/pq's binary_parameters=yes is in the DSN
+	binaryParameters bool // lib/pq's binary_parameters=yes is in the DSN
+	tracers          trace.TracerProvider
+	janitor          *janitor   // nil without a leak_threshold
+	reclaims         bool       // connections are taken back from holders
 	sharedAs         *sharedKey // nil if the pool is not shared under a pool_name
 
 	interceptors []sqlmw.Interceptor
@@ -60,6 +64,8 @@ type Pool struct {
 	sessions atomic.Pointer[[]*session]
 	counters counters
 	capture  captureBudget
+	late     captureBudget              // for holders who got no stack out of capture and turn out to stay
+	lost     atomic.Pointer[lostTicket] // rows that the garbage collector found, linked
 
 	mu       sync.Mutex // guards everything below; never held during a call into a driver or the inner pool
 	limit    int
@@ -77,6 +83,7 @@ type Pool struct {
 // counters are those of Stats. A checkout is counted in its lease's state, and here when the lease ends.
 type counters struct {
 	acquired, waits, timeouts, canceled, opened, closed, hits, misses, slowQueries atomic.Uint64
+	leaks, lostRows, reclaimed                                                     atomic.Uint64
 	waited                                                                         atomic.Int64
 }
 
@@ -93,6 +100,8 @@ func newPool(parent driver.Connector, name string, t target, dsn string, cfg Con
 		stop:             stop,
 		redactor:         newRedactor(dsn),
 		binaryParameters: strings.Contains(dsn, "binary_parameters=yes"),
+		tracers:          o.tracers(),
+		reclaims:         cfg.LeakReclaimAfter > 0,
 		cfg:              cfg,
 		limit:            cfg.ConnectionLimit,
 		maxIdle:          cfg.MaxIdleConnections,
@@ -115,6 +124,7 @@ func newPool(parent driver.Connector, name string, t target, dsn string, cfg Con
 	p.dialLocked()
 	p.mu.Unlock()
 	p.keepMinimum()
+	p.startJanitor(o.leakHandler)
 	return p
 }
 
@@ -264,6 +274,7 @@ func (p *Pool) wait(ctx context.Context, h *connector, start int64) (*session, e
 	p.queue.push(w)
 	p.waiting.Store(int32(p.queue.len))
 	p.dialLocked()
+	p.janitor.alertLocked()
 	p.mu.Unlock()
 	p.counters.waits.Add(1)
 
@@ -291,10 +302,10 @@ func (p *Pool) wait(ctx context.Context, h *connector, start int64) (*session, e
 	switch {
 	case g.err == nil:
 		return g.session, nil
-	case g.err == ErrPoolTimeout: //nolint:errorlint // the sentinel of abandon
+	case g.err == ErrPoolTimeout: // the sentinel of abandon
 		p.counters.timeouts.Add(1)
 		return nil, p.timeoutError(time.Duration(waited))
-	case g.err == ctx.Err(): //nolint:errorlint // a context's error is handed on as it is
+	case g.err == ctx.Err(): // a context's error is handed on as it is
 		p.counters.canceled.Add(1)
 	}
 	var crash *driverPanic
@@ -692,6 +703,9 @@ func (p *Pool) Stats() Stats {
 		Opened:       p.counters.opened.Load(),
 		Closed:       p.counters.closed.Load(),
 		SlowQueries:  p.counters.slowQueries.Load(),
+		Leaks:        p.counters.leaks.Load(),
+		LostRows:     p.counters.lostRows.Load(),
+		Reclaimed:    p.counters.reclaimed.Load(),
 		WaitDuration: time.Duration(p.counters.waited.Load()),
 
 		StatementHits:   p.counters.hits.Load(),

@@ -5,6 +5,7 @@ import (
 	"database/sql/driver"
 	"io"
 	"reflect"
+	"runtime"
 )
 
 // rows is the result of a query, whatever optional interfaces the driver's rows have: for each of them database/sql has
@@ -20,6 +21,11 @@ type rows struct {
 	op       operation // the query; it ends with the rows
 	count    int       // rows returned
 	over     bool      // op has ended
+	columns  []string  // what Columns said last, where the connection may be taken back meanwhile
+
+	// For rows that are watched for loss: see lostTicket.
+	ticket  *lostTicket
+	cleanup runtime.Cleanup
 }
 
 var (
@@ -32,27 +38,60 @@ var (
 	_ driver.RowsColumnTypePrecisionScale   = (*rows)(nil)
 )
 
+// newRows is called while the query is still the operation in progress. A session's rows are used again and again:
+// database/sql does not touch them after their Close.
 func newRows(ctx context.Context, l *lease, parent driver.Rows, p *prepared, direct bool, b *bound) driver.Rows {
-	r := &l.rows
-	if l.rowsOpen {
-		r = new(rows)
-	} else {
-		l.rowsOpen = true
+	s := l.session
+	r := s.rows
+	if r != nil {
+		s.rows = nil
+	} else if r = new(rows); l.pool.janitor != nil {
+		r.watchForLoss(s)
 	}
 	// One by one: a composite literal is built elsewhere and moved here, which costs more while the garbage is collected
 	// than all the rest of this.
-	r.lease, r.parent, r.ctx, r.prepared, r.bound = l, parent, ctx, p, b
-	r.direct, r.open, r.over, r.count = direct, true, false, 0
+	r.lease, r.parent, r.ctx = l, parent, ctx
+	r.prepared, r.direct, r.bound, r.open = p, direct, b, true
 	r.op.is(l.op.kind, l.op.query, l.op.began, l.op.waited, l.op.first, l.op.assumed)
-	l.session.kept.opened(r)
+	r.count, r.over = 0, false
+	if r.ticket != nil {
+		r.ticket.fill(l)
+	}
+	s.kept.opened(r)
 	return r.asDriverRows()
 }
 
-func (r *rows) Columns() []string { return r.parent.Columns() }
+// closed is called by the owner of the session when the driver's rows are closed.
+func (r *rows) closed() {
+	s := r.lease.session
+	r.open = false
+	s.closedRows(r)
+	r.ctx, r.columns, r.prepared, r.bound = nil, nil, nil, nil
+	switch {
+	case s.rows == nil:
+		s.rows = r
+	case r.ticket != nil:
+		// Others were opened beside these, and came back first.
+		r.cleanup.Stop()
+		runtime.KeepAlive(r)
+	}
+}
+
+func (r *rows) Columns() []string {
+	if !r.lease.pool.reclaims {
+		return r.parent.Columns()
+	}
+	// Scan looks a name up for an error about a row that it has got already.
+	if r.lease.enter() == nil {
+		defer r.lease.leave()
+		r.columns = r.parent.Columns()
+	}
+	return r.columns
+}
 
 func (r *rows) Close() (err error) {
 	l := r.lease
-	if l.over() {
+	if l.enter() != nil {
 		return nil // closed with the connection
 	}
 	returned := false
@@ -62,25 +101,22 @@ func (r *rows) Close() (err error) {
 	if !r.open {
 		return err
 	}
-	r.open = false
-	l.session.closedRows(r)
-	err = r.bound.end(err)
-	r.ended(err)
-	if r == &l.rows {
-		l.rowsOpen = false
-		r.ctx = nil
-	}
+	b := r.bound
+	ctx := r.caller()
+	r.closed()
+	err = b.end(err)
+	r.ended(ctx, err)
 	return err
 }
 
 func (r *rows) Next(dest []driver.Value) (err error) {
-	if r.lease.over() {
-		return r.lease.lost()
+	if err := r.lease.enter(); err != nil {
+		return err
 	}
 	returned := false
 	defer r.lease.fetched(r.ctx, &err, &returned)
 	err = r.parent.Next(dest)
-	if err != nil && err != io.EOF { //nolint:errorlint // as in fetched
+	if err != nil && err != io.EOF { // as in fetched
 		err = r.bound.end(err)
 	}
 	returned = true
@@ -99,25 +135,30 @@ func (r *rows) fetched(err error) {
 
 // failed ends the query at an error, whose place in the program is more telling than that of Close.
 func (r *rows) failed(err error) {
-	if err != nil && err != io.EOF { //nolint:errorlint // database/sql compares by identity, too
-		r.ended(err)
+	if err != nil && err != io.EOF { // database/sql compares by identity, too
+		r.ended(r.caller(), err)
 	}
 }
 
+// caller is the caller's context, which a bound does not end.
+func (r *rows) caller() context.Context {
+	if r.bound != nil {
+		return r.bound.caller
+	}
+	return r.ctx
+}
+
 // ended ends the query, once.
-func (r *rows) ended(err error) {
+func (r *rows) ended(ctx context.Context, err error) {
 	if !r.over {
 		r.over = true
-		ctx := r.ctx
-		if r.bound != nil {
-			ctx = r.bound.caller
-		}
 		r.lease.ended(ctx, &r.op, r.count, err)
 	}
 }
 
 func (r *rows) HasNextResultSet() bool {
-	if p, ok := rowsCan[driver.RowsNextResultSet](r.parent); ok {
+	if p, ok := rowsCan[driver.RowsNextResultSet](r.parent); ok && r.lease.enter() == nil {
+		defer r.lease.leave()
 		return p.HasNextResultSet()
 	}
 	return false
@@ -128,8 +169,8 @@ func (r *rows) NextResultSet() (err error) {
 	if !ok {
 		return io.EOF
 	}
-	if r.lease.over() {
-		return r.lease.lost()
+	if err := r.lease.enter(); err != nil {
+		return err
 	}
 	returned := false
 	defer r.lease.fetched(r.ctx, &err, &returned)
@@ -140,35 +181,40 @@ func (r *rows) NextResultSet() (err error) {
 }
 
 func (r *rows) ColumnTypeScanType(index int) reflect.Type {
-	if p, ok := rowsCan[driver.RowsColumnTypeScanType](r.parent); ok {
+	if p, ok := rowsCan[driver.RowsColumnTypeScanType](r.parent); ok && r.lease.enter() == nil {
+		defer r.lease.leave()
 		return p.ColumnTypeScanType(index)
 	}
 	return reflect.TypeFor[any]()
 }
 
 func (r *rows) ColumnTypeDatabaseTypeName(index int) string {
-	if p, ok := rowsCan[driver.RowsColumnTypeDatabaseTypeName](r.parent); ok {
+	if p, ok := rowsCan[driver.RowsColumnTypeDatabaseTypeName](r.parent); ok && r.lease.enter() == nil {
+		defer r.lease.leave()
 		return p.ColumnTypeDatabaseTypeName(index)
 	}
 	return ""
 }
 
 func (r *rows) ColumnTypeLength(index int) (length int64, ok bool) {
-	if p, ok := rowsCan[driver.RowsColumnTypeLength](r.parent); ok {
+	if p, ok := rowsCan[driver.RowsColumnTypeLength](r.parent); ok && r.lease.enter() == nil {
+		defer r.lease.leave()
 		return p.ColumnTypeLength(index)
 	}
 	return 0, false
 }
 
 func (r *rows) ColumnTypeNullable(index int) (nullable, ok bool) {
-	if p, ok := rowsCan[driver.RowsColumnTypeNullable](r.parent); ok {
+	if p, ok := rowsCan[driver.RowsColumnTypeNullable](r.parent); ok && r.lease.enter() == nil {
+		defer r.lease.leave()
 		return p.ColumnTypeNullable(index)
 	}
 	return false, false
 }
 
 func (r *rows) ColumnTypePrecisionScale(index int) (precision, scale int64, ok bool) {
-	if p, ok := rowsCan[driver.RowsColumnTypePrecisionScale](r.parent); ok {
+	if p, ok := rowsCan[driver.RowsColumnTypePrecisionScale](r.parent); ok && r.lease.enter() == nil {
+		defer r.lease.leave()
 		return p.ColumnTypePrecisionScale(index)
 	}
 	return 0, 0, false

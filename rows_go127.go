@@ -14,8 +14,8 @@ type scanRows struct {
 var _ driver.RowsColumnScanner = scanRows{}
 
 func (r scanRows) NextRow() (err error) {
-	if r.lease.over() {
-		return r.lease.lost()
+	if err := r.lease.enter(); err != nil {
+		return err
 	}
 	returned := false
 	defer r.lease.fetched(r.ctx, &err, &returned)
@@ -26,6 +26,10 @@ func (r scanRows) NextRow() (err error) {
 }
 
 func (r scanRows) ScanColumn(scan driver.ScanContext, index int, dest any) error {
+	if err := r.lease.enter(); err != nil {
+		return err
+	}
+	defer r.lease.leave()
 	return r.scanner.ScanColumn(scan, index, dest)
 }
 

@@ -20,11 +20,13 @@ type session struct {
 	socket net.Conn    // under it, nil where the pool does not open it
 
 	// What the wrapped connection can do, found once.
-	pinger     driver.Pinger
-	execer     driver.ExecerContext
-	oldExecer  driver.Execer //nolint:staticcheck // what a driver has must go on working
-	queryer    driver.QueryerContext
-	oldQueryer driver.Queryer //nolint:staticcheck // likewise
+	pinger driver.Pinger
+	execer driver.ExecerContext
+	//lint:ignore SA1019 what a driver has must go on working
+	oldExecer driver.Execer
+	queryer   driver.QueryerContext
+	//lint:ignore SA1019 what a driver has must go on working
+	oldQueryer driver.Queryer
 	preparer   driver.ConnPrepareContext
 	beginner   driver.ConnBeginTx
 	resetter   driver.SessionResetter
@@ -45,6 +47,8 @@ type session struct {
 	sawEnd     bool      // an operation of this holder met the end of its context
 	spoiled    bool      // lib/pq would have given the connection up: nothing may run on it any more
 	statements []*stmt   // open ones of the present lease
+	rows       *rows     // for the next query; nil while they are out, so that only their user refers to them
+	leases     uint64    // how many there were
 	kept       statementCache
 
 	hits, misses atomic.Uint64 // of kept, written by the owner alone
@@ -69,10 +73,12 @@ func newSession(p *Pool, conn driver.Conn, socket net.Conn) *session {
 	s.execer, _ = conn.(driver.ExecerContext)
 	s.queryer, _ = conn.(driver.QueryerContext)
 	if s.execer == nil {
-		s.oldExecer, _ = conn.(driver.Execer) //nolint:staticcheck // see the field
+		//lint:ignore SA1019 what a driver has must go on working
+		s.oldExecer, _ = conn.(driver.Execer)
 	}
 	if s.queryer == nil {
-		s.oldQueryer, _ = conn.(driver.Queryer) //nolint:staticcheck // see the field
+		//lint:ignore SA1019 what a driver has must go on working
+		s.oldQueryer, _ = conn.(driver.Queryer)
 	}
 	s.preparer, _ = conn.(driver.ConnPrepareContext)
 	s.beginner, _ = conn.(driver.ConnBeginTx)
@@ -137,6 +143,9 @@ func (s *session) verify(ctx context.Context, patience int64) error {
 	}
 	breaks := s.pool.breaks.Load()
 	if err := s.pinger.Ping(ctx); err != nil {
+		if ctx.Err() == nil {
+			s.broke()
+		}
 		s.bad = true
 		return err
 	}
@@ -250,7 +259,8 @@ func (s *session) begin(ctx context.Context, opts driver.TxOptions) (driver.Tx, 
 	if opts.ReadOnly {
 		return nil, errors.New("sql: driver does not support read-only transactions")
 	}
-	tx, err := s.conn.Begin() //nolint:staticcheck // all that this connection has
+	//lint:ignore SA1019 all that this connection has
+	tx, err := s.conn.Begin()
 	if err != nil {
 		return nil, err
 	}

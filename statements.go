@@ -94,7 +94,9 @@ func kindOf(conn driver.Conn) driverKind {
 
 func newStatementCache(p *Pool, conn driver.Conn) statementCache {
 	c := statementCache{kind: kindOf(conn)}
-	if c.kind != otherDriver && !p.cfg.PgBouncer {
+	// pgx keeps statements by itself, and looks them up by their text: one that is left open after its Close would be
+	// used by queries that were to run in another of its modes.
+	if (c.kind == libPQ || c.kind == goMySQL) && !p.cfg.PgBouncer {
 		c.max = p.cfg.StatementCacheSize
 	}
 	// With binary_parameters lib/pq needs one round trip by itself, and who sets it may well do so because named
@@ -394,7 +396,7 @@ func (k *prepared) exec(ctx context.Context, args []driver.NamedValue) (driver.R
 	if err != nil {
 		return nil, err
 	}
-	return k.parent.Exec(values) //nolint:staticcheck // all that this statement has
+	return k.parent.Exec(values) //lint:ignore SA1019 all that this statement has
 }
 
 func (k *prepared) query(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
@@ -405,7 +407,7 @@ func (k *prepared) query(ctx context.Context, args []driver.NamedValue) (driver.
 	if err != nil {
 		return nil, err
 	}
-	return k.parent.Query(values) //nolint:staticcheck // all that this statement has
+	return k.parent.Query(values) //lint:ignore SA1019 all that this statement has
 }
 
 // opened and closedRows follow which results are open on the session: while there are any, nothing can be prepared or
@@ -692,7 +694,7 @@ func resultTypeChanged(err error) bool {
 // hasPosition says whether the server rejected the text of a statement and said where. lib/pq shows that place to who
 // gave it the text, but not where it runs a statement that was accepted before.
 func hasPosition(err error) bool {
-	e, ok := err.(*pq.Error) //nolint:errorlint // lib/pq's own, as it comes from there
+	e, ok := err.(*pq.Error) // lib/pq's own, as it comes from there
 	return ok && e.Position != "" && e.Code.Class() == "42"
 }
 
@@ -710,7 +712,7 @@ func (s *session) explain(err error) error {
 	default:
 		return err
 	}
-	if e, ok := err.(*pq.Error); ok { //nolint:errorlint // lib/pq's own, as it comes from there
+	if e, ok := err.(*pq.Error); ok { // lib/pq's own, as it comes from there
 		explained := *e
 		explained.Message += poolerHint
 		return &explained

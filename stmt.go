@@ -18,14 +18,20 @@ var (
 	_ driver.StmtExecContext   = (*stmt)(nil)
 	_ driver.StmtQueryContext  = (*stmt)(nil)
 	_ driver.NamedValueChecker = (*stmt)(nil)
-	_ driver.ColumnConverter   = convertingStmt{} //nolint:staticcheck // what a driver has must go on working
+	//lint:ignore SA1019 what a driver has must go on working
+	_ driver.ColumnConverter = convertingStmt{}
 )
 
 // convertingStmt is stmt for a driver whose statements convert arguments.
 type convertingStmt struct{ *stmt }
 
 func (st convertingStmt) ColumnConverter(i int) driver.ValueConverter {
-	return statementBehind(st.prepared.parent).(driver.ColumnConverter).ColumnConverter(i) //nolint:staticcheck // see above
+	if st.lease.enter() != nil {
+		return driver.DefaultParameterConverter
+	}
+	defer st.lease.leave()
+	//lint:ignore SA1019 what a driver has must go on working
+	return statementBehind(st.prepared.parent).(driver.ColumnConverter).ColumnConverter(i)
 }
 
 func newStmt(l *lease, p *prepared) driver.Stmt {
@@ -33,7 +39,8 @@ func newStmt(l *lease, p *prepared) driver.Stmt {
 	st := &stmt{lease: l, prepared: p, index: len(s.statements)}
 	p.refs++
 	s.statements = append(s.statements, st)
-	if _, ok := statementBehind(p.parent).(driver.ColumnConverter); ok { //nolint:staticcheck // see above
+	//lint:ignore SA1019 what a driver has must go on working
+	if _, ok := statementBehind(p.parent).(driver.ColumnConverter); ok {
 		return convertingStmt{st}
 	}
 	return st
@@ -44,17 +51,23 @@ func newStmt(l *lease, p *prepared) driver.Stmt {
 func (st *stmt) Close() error {
 	l := st.lease
 	switch l.state.load() {
-	case leaseGone:
+	case leaseGone, leaseReclaimed:
 		return nil // closed when the lease ended
 	case leaseIdle:
-		if !l.state.move(leaseIdle, leaseHeld) {
+		if !l.state.move(leaseIdle, leaseBusy) {
 			return nil
 		}
 		err := st.close()
-		if !l.putBack(leaseGone) {
+		if !l.putBack(leaseBusy, leaseGone) {
 			l.giveUp(notHeld)
 		}
 		return err
+	case leaseHeld, leaseLocked:
+		if l.enter() != nil {
+			return nil
+		}
+		defer l.leave()
+		return st.close()
 	default:
 		return st.close()
 	}
@@ -75,11 +88,21 @@ func (st *stmt) close() error {
 	return st.prepared.release()
 }
 
-func (st *stmt) NumInput() int { return st.prepared.parent.NumInput() }
+func (st *stmt) NumInput() int {
+	if st.lease.enter() != nil {
+		return -1 // the operation that follows says why
+	}
+	defer st.lease.leave()
+	return st.prepared.parent.NumInput()
+}
 
 // CheckNamedValue asks the statement and then the connection, the order in which database/sql looks for a checker.
 func (st *stmt) CheckNamedValue(v *driver.NamedValue) error {
 	if st.prepared.checker != nil {
+		if err := st.lease.enter(); err != nil {
+			return err
+		}
+		defer st.lease.leave()
 		return st.prepared.checker.CheckNamedValue(v)
 	}
 	return st.lease.CheckNamedValue(v)
@@ -104,7 +127,7 @@ func ordinal(args []driver.Value) []driver.NamedValue {
 }
 
 func (st *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (_ driver.Result, err error) {
-	if err := st.lease.start(opExec, st.prepared.text); err != nil {
+	if err := st.lease.start(ctx, opExec, st.prepared.text); err != nil {
 		return nil, err
 	}
 	returned := false
@@ -117,7 +140,7 @@ func (st *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (_ dr
 }
 
 func (st *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (_ driver.Rows, err error) {
-	if err := st.lease.start(opQuery, st.prepared.text); err != nil {
+	if err := st.lease.start(ctx, opQuery, st.prepared.text); err != nil {
 		return nil, err
 	}
 	returned := false

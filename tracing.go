@@ -19,7 +19,6 @@ import (
 
 	"github.com/go-lifeguard/lifeguard/internal/callsite"
 	"github.com/go-lifeguard/lifeguard/internal/sqltext"
-	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
@@ -127,10 +126,7 @@ func newObserver(p *Pool, opts *options) *observer {
 	// Without leak detection nothing may be known of the checkout that an operation's begin could be assumed from.
 	o.timed = o.limit == 0 || p.cfg.LeakThreshold == 0
 	if o.trace == TraceSlow || o.trace == TraceAll {
-		provider := opts.tracerProvider
-		if provider == nil {
-			provider = otel.GetTracerProvider()
-		}
+		provider := opts.tracers()
 		o.tracer = provider.Tracer(scopeName, trace.WithSchemaURL(semconv.SchemaURL))
 	}
 	switch t := p.target; {

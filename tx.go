@@ -15,7 +15,7 @@ type tx struct {
 var _ driver.Tx = (*tx)(nil)
 
 func (t *tx) Commit() (err error) {
-	if err := t.lease.start(opCommit, ""); err != nil {
+	if err := t.lease.start(t.ctx, opCommit, ""); err != nil {
 		return err
 	}
 	returned := false
@@ -28,7 +28,7 @@ func (t *tx) Commit() (err error) {
 }
 
 func (t *tx) Rollback() (err error) {
-	if err := t.lease.start(opRollback, ""); err != nil {
+	if err := t.lease.start(t.ctx, opRollback, ""); err != nil {
 		return err
 	}
 	s := t.lease.session
