@@ -136,26 +136,6 @@ func mysqlKeptStatements(s *script) {
 	s.exec("DROP DATABASE elsewhere")
 }
 
-// What pgx keeps for statements of db.Prepare survives what the program says to the server.
-func TestPgxStatementsForgotten(t *testing.T) {
-	dsn := pgtest.DSN(t)
-	db, err := lifeguard.Open("pgx", withLimit(dsn, 1), quiet)
-	require.NoError(t, err)
-	defer db.Close()
-	st, err := db.Prepare("SELECT $1::int + 1")
-	require.NoError(t, err)
-	defer st.Close()
-	for range 3 {
-		for _, forget := range []string{"SELECT 1", "DEALLOCATE ALL", "DISCARD ALL"} {
-			_, err := db.Exec(forget)
-			require.NoError(t, err)
-			var n int
-			require.NoError(t, st.QueryRow(1).Scan(&n), forget)
-			require.Equal(t, 2, n)
-		}
-	}
-}
-
 // BenchmarkMySQLStatements shows what the statement cache gains on MariaDB, batches alternating with plain
 // go-sql-driver/mysql, with ten connections. The figures are medians: microseconds an operation, and the ratio of
 // throughputs.
