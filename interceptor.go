@@ -217,7 +217,7 @@ func (c *intercepted) prepareFor(ctx context.Context, query string) (*prepared, 
 	if err != nil {
 		return nil, err
 	}
-	k := &prepared{text: query, parent: parent}
+	k := &prepared{text: query, cache: &c.session.kept, parent: parent}
 	k.execer, _ = parent.(driver.StmtExecContext)
 	k.queryer, _ = parent.(driver.StmtQueryContext)
 	k.checker, _ = statementBehind(parent).(driver.NamedValueChecker)

@@ -106,6 +106,7 @@ type lease struct {
 	born    int64  // pool clock
 	recalls int64  // Pool.recalls when it was given
 	state   leaseState
+	clock   leaseClock
 	inTx    atomic.Bool
 	hold    hold
 	leaked  uint64 // the checkout that was reported as a leak; guarded by leaseLocked
@@ -113,6 +114,7 @@ type lease struct {
 
 	// The holder's own: no report reads them.
 	metrics *metrics  // nil while nobody reads them
+	limit   int64     // observer.limit
 	timed   bool      // every operation's begin is read from the clock
 	waited  int64     // nanoseconds; how long the checkout took, until its first operation has begun
 	op      operation // present one
@@ -143,7 +145,7 @@ func newLease(h *connector, s *session, ctx context.Context) *lease {
 	p := h.pool
 	l := &lease{pool: p, handle: h, session: s, born: p.now(), recalls: p.recalls.Load()}
 	l.metrics = p.metrics.enabled(ctx)
-	l.timed = l.metrics != nil || p.observer.timed
+	l.limit, l.timed = p.observer.limit, l.metrics != nil || p.observer.timed
 	s.leases++
 	l.number = s.leases
 	l.prepareHold(ctx, l.born, 0)
@@ -176,7 +178,7 @@ func (l *lease) ResetSession(ctx context.Context) error {
 		l.handle.waste()
 		return driver.ErrBadConn // taken back; the handle closes the husk and looks further
 	}
-	now := p.now()
+	now := l.now()
 	l.prepareHold(ctx, now, word)
 	state := leaseHeld
 	if p.reclaims {
@@ -384,15 +386,16 @@ func (l *lease) start(ctx context.Context, kind operationKind, query string) err
 		}
 		// At rates at which not even stacks are taken, the first operation begins when the checkout ends, which saves
 		// a look at the clock; see operation.assumed. If the janitor has looked at the hold, it is not that young.
-		assumed := last.operations == 0 && !l.timed && l.hold.stack.n == 0 && word&leaseTouched != 0
+		first := last.operations == 0
+		assumed := first && !l.timed && l.hold.stack.n == 0 && word&leaseTouched != 0
 		if !assumed {
-			next.began = l.pool.now()
+			next.began = l.now()
 		}
 		if l.hold.stack.n == 0 && (l.hold.byOpener || next.began-l.hold.since > lateAfter) {
 			l.captureLate(ctx, next.began)
 		}
 		if l.state.word.CompareAndSwap(word, ((word-leaseHeld+leaseBusy)^leaseActivity)|leaseTouched) {
-			l.op = operation{kind: kind, query: query, began: next.began, waited: l.waited, assumed: assumed}
+			l.op.is(kind, query, next.began, l.waited, first, assumed)
 			l.waited = 0
 			return nil
 		}

@@ -304,16 +304,16 @@ var parameters = []parameter{
 		field: func(c *Config) any { return &c.PgBouncer },
 	},
 	{
-		name: "slow_query_threshold", fallback: "200ms", accepts: anyPeriod, example: "1.5",
+		name: "slow_query_threshold", fallback: "200ms", accepts: anyPeriod, example: "1.5", since: "0.1",
 		field: func(c *Config) any { return &c.SlowQueryThreshold },
 	},
 	{
-		name: "trace", fallback: "slow", accepts: "slow, all or off", example: "all",
+		name: "trace", fallback: "slow", accepts: "slow, all or off", example: "all", since: "0.1",
 		field: func(c *Config) any { return &c.Trace },
 		words: []string{string(TraceSlow), string(TraceAll), string(TraceOff)},
 	},
 	{
-		name: "query_log", fallback: "off", accepts: "off, slow or all", example: "slow",
+		name: "query_log", fallback: "off", accepts: "off, slow or all", example: "slow", since: "0.1",
 		field: func(c *Config) any { return &c.QueryLog },
 		words: []string{string(QueryLogOff), string(QueryLogSlow), string(QueryLogAll)},
 	},

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"fmt"
+	"math"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -298,14 +299,7 @@ func TestMetricsAllocations(t *testing.T) {
 	defer span.End()
 	for name, ctx := range map[string]context.Context{"no span": context.Background(), "sampled": sampled} {
 		for _, op := range operations {
-			allocs := func(db *sql.DB) float64 {
-				return testing.AllocsPerRun(2000, func() {
-					if err := op.run(ctx, db); err != nil {
-						t.Fatal(err)
-					}
-				})
-			}
-			assert.Equal(t, allocs(off), allocs(on), "%s, %s", op.name, name)
+			assert.LessOrEqual(t, fewestAllocs(t, on, ctx, op.run), fewestAllocs(t, off, ctx, op.run), "%s, %s", op.name, name)
 		}
 	}
 	require.NotEqual(t, "none", m.times("db.client.operation.duration"))
@@ -321,15 +315,21 @@ func TestNoTracingAllocations(t *testing.T) {
 		TraceID: trace.TraceID{1}, SpanID: trace.SpanID{2}, TraceFlags: trace.FlagsSampled,
 	}))
 	for _, op := range operations {
-		allocs := func(db *sql.DB) float64 {
-			return testing.AllocsPerRun(2000, func() {
-				if err := op.run(ctx, db); err != nil {
-					t.Fatal(err)
-				}
-			})
-		}
-		assert.Equal(t, allocs(plain), allocs(traced), op.name)
+		assert.LessOrEqual(t, fewestAllocs(t, traced, ctx, op.run), fewestAllocs(t, plain, ctx, op.run), op.name)
 	}
+}
+
+// fewestAllocs is what an operation allocates when nothing else, such as another goroutine, allocates meanwhile.
+func fewestAllocs(t *testing.T, db *sql.DB, ctx context.Context, run func(context.Context, *sql.DB) error) float64 {
+	fewest := math.Inf(1)
+	for range 5 {
+		fewest = min(fewest, testing.AllocsPerRun(1000, func() {
+			if err := run(ctx, db); err != nil {
+				t.Fatal(err)
+			}
+		}))
+	}
+	return fewest
 }
 
 // openWithSDK opens a handle on the fast driver, with tracing at its default and an SDK that samples everything.

@@ -48,9 +48,12 @@ func newRows(ctx context.Context, l *lease, parent driver.Rows, p *prepared, dir
 	} else if r = new(rows); l.pool.janitor != nil {
 		r.watchForLoss(s)
 	}
+	// One by one: a composite literal is built elsewhere and moved here, which costs more while the garbage is collected
+	// than all the rest of this.
 	r.lease, r.parent, r.ctx = l, parent, ctx
 	r.prepared, r.direct, r.bound, r.open = p, direct, b, true
-	r.op, r.count, r.over = l.op, 0, false
+	r.op.is(l.op.kind, l.op.query, l.op.began, l.op.waited, l.op.first, l.op.assumed)
+	r.count, r.over = 0, false
 	if r.ticket != nil {
 		r.ticket.fill(l)
 	}
@@ -95,12 +98,14 @@ func (r *rows) Close() (err error) {
 	defer l.fetched(r.ctx, &err, &returned)
 	err = r.parent.Close()
 	returned = true
-	r.ended(err)
-	if r.open {
-		b := r.bound
-		r.closed()
-		err = b.end(err)
+	if !r.open {
+		return err
 	}
+	b := r.bound
+	ctx := r.caller()
+	r.closed()
+	err = b.end(err)
+	r.ended(ctx, err)
 	return err
 }
 
@@ -131,15 +136,23 @@ func (r *rows) fetched(err error) {
 // failed ends the query at an error, whose place in the program is more telling than that of Close.
 func (r *rows) failed(err error) {
 	if err != nil && err != io.EOF { // database/sql compares by identity, too
-		r.ended(err)
+		r.ended(r.caller(), err)
 	}
 }
 
+// caller is the caller's context, which a bound does not end.
+func (r *rows) caller() context.Context {
+	if r.bound != nil {
+		return r.bound.caller
+	}
+	return r.ctx
+}
+
 // ended ends the query, once.
-func (r *rows) ended(err error) {
+func (r *rows) ended(ctx context.Context, err error) {
 	if !r.over {
 		r.over = true
-		r.lease.ended(r.ctx, &r.op, r.count, err)
+		r.lease.ended(ctx, &r.op, r.count, err)
 	}
 }
 

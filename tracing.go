@@ -79,11 +79,18 @@ var operationNames = [operationKinds]string{
 
 // operation is one that is under way. All times are in nanoseconds.
 type operation struct {
-	kind    operationKind
 	query   string // "" for those without
 	began   int64  // pool clock
 	waited  int64  // how long the checkout before it took; 0 for all but the first operation of a checkout
-	assumed bool   // began is when the checkout ended, which is true unless it was one of sql.DB.Conn
+	kind    operationKind
+	first   bool // it is the first after a checkout
+	assumed bool // began is when the checkout ended, which is true unless it was one of sql.DB.Conn
+}
+
+// is sets all fields. A composite literal would be built elsewhere and moved.
+func (o *operation) is(kind operationKind, query string, began, waited int64, first, assumed bool) {
+	o.query, o.began, o.waited = query, began, waited
+	o.kind, o.first, o.assumed = kind, first, assumed
 }
 
 // observer decides which operations are shown, and shows them.
@@ -159,22 +166,23 @@ func (t target) attributes(more []attribute.KeyValue) []attribute.KeyValue {
 
 // ended is called at the end of every operation, with the rows it returned, in the goroutine that ran it.
 func (l *lease) ended(ctx context.Context, op *operation, rows int, err error) {
-	o := l.pool.observer
-	if err == nil && l.metrics == nil && o.limit == math.MaxInt64 {
+	if err == nil && l.metrics == nil && l.limit == math.MaxInt64 {
 		return
 	}
-	now := l.pool.now()
-	took := now - op.began
-	if err != nil || took >= o.limit {
-		o.report(ctx, ending{
-			operation: *op, ended: now, rows: rows, err: err, metrics: l.metrics,
-			checkout: l.hold.stack.pcs[:l.hold.stack.n],
-		})
-		return
+	now := l.now()
+	if took := now - op.began; err != nil || took >= l.limit {
+		l.report(ctx, op, l.pool.now(), rows, err)
+	} else if l.metrics != nil {
+		l.metrics.operation(ctx, l.pool.observer.measured(op), took)
 	}
-	if l.metrics != nil {
-		l.metrics.operation(ctx, o.measured(op), took)
-	}
+}
+
+// report is apart from ended because it needs so much more of the stack, which every operation would have to clear.
+func (l *lease) report(ctx context.Context, op *operation, now int64, rows int, err error) {
+	l.pool.observer.report(ctx, ending{
+		operation: *op, ended: now, rows: rows, err: err, metrics: l.metrics,
+		checkout: l.hold.stack.pcs[:l.hold.stack.n],
+	})
 }
 
 // connectEnded is called at the end of every checkout that a handle could not serve from what it had: after a wait, or
@@ -205,18 +213,33 @@ type ending struct {
 	status  string    // what the database calls the error; "" if it has no name for it
 	slow    bool
 	shape   *shape
-	stack   []uintptr // see where
+	stack   *opStack // see where
 }
+
+// opStack has room for the stack of an operation, with that of an object-relational mapper on it.
+type opStack struct {
+	n   int
+	pcs [2 * stackDepth]uintptr
+}
+
+var opStacks = sync.Pool{New: func() any { return new(opStack) }}
 
 func (e *ending) took() int64 { return e.ended - e.began }
 
 // where is the stack of the goroutine that ran the operation.
 func (e *ending) where() []uintptr {
 	if e.stack == nil {
-		e.stack = make([]uintptr, 2*stackDepth)
-		e.stack = e.stack[:callsite.Capture(1, e.stack)]
+		e.stack = opStacks.Get().(*opStack)
+		e.stack.n = callsite.Capture(1, e.stack.pcs[:])
 	}
-	return e.stack
+	return e.stack.pcs[:e.stack.n]
+}
+
+// forget gives back what where took.
+func (e *ending) forget() {
+	if e.stack != nil {
+		opStacks.Put(e.stack)
+	}
 }
 
 // report shows an operation that has ended wherever it is to be shown.
@@ -225,6 +248,7 @@ func (o *observer) report(ctx context.Context, e ending) {
 	if errors.Is(e.err, driver.ErrSkip) {
 		return // not an operation: the driver asks for another way to do it
 	}
+	defer e.forget()
 	// Between sql.DB.Conn and its first operation any time may have passed.
 	if e.assumed && calledBy(e.where(), "database/sql.(*Conn).") {
 		e.began = e.ended
@@ -264,10 +288,7 @@ func (o *observer) report(ctx context.Context, e ending) {
 // span makes the span of an operation that is over.
 func (o *observer) span(ctx context.Context, e *ending) {
 	_, span := o.tracer.Start(ctx, e.shape.name,
-		trace.WithSpanKind(trace.SpanKindClient),
-		trace.WithTimestamp(e.at.Add(time.Duration(-e.took()))),
-		trace.WithAttributes(e.shape.attributes...),
-	)
+		append(e.shape.start, trace.WithTimestamp(e.at.Add(time.Duration(-e.took()))))...)
 	if span.IsRecording() {
 		more := make([]attribute.KeyValue, 0, 7)
 		if e.kind == opQuery && e.failure == "" {
@@ -301,13 +322,39 @@ func (e *ending) description() string {
 	return e.failure
 }
 
-// caller is the application's frame that ran the operation. Where database/sql ended it in a goroutine of its own,
-// because a context was over, it is the one that took the connection.
+// caller is the application's frame that ran the operation: where that took a connection, the one that did, which for a
+// query is more telling than where its rows were closed; else the one that ended it. Where database/sql ended it in a
+// goroutine of its own, because a context was over, the one that took the connection has to do.
 func (o *observer) caller(e *ending) (runtime.Frame, bool) {
-	if f, ok := callsite.Application(e.where(), o.skip); ok {
-		return f, true
+	if e.first && len(e.checkout) > 0 {
+		if c := e.shape.callerOf(e.checkout, o.skip); c.found && !c.conn {
+			return c.frame, true
+		}
+	}
+	if c := e.shape.callerOf(e.where(), o.skip); c.found {
+		return c.frame, true
 	}
 	return callsite.Application(e.checkout, o.skip)
+}
+
+// caller is what was found out about a stack.
+type caller struct {
+	stack []uintptr
+	frame runtime.Frame // the application's
+	found bool
+	conn  bool // sql.DB.Conn is on it
+}
+
+// callerOf looks at a stack. Most queries are run in one place of the program, so the last one is remembered.
+func (s *shape) callerOf(stack []uintptr, skip []string) *caller {
+	c := s.caller.Load()
+	if c != nil && slices.Equal(c.stack, stack) {
+		return c
+	}
+	c = &caller{stack: slices.Clone(stack), conn: calledBy(stack, "database/sql.(*DB).Conn")}
+	c.frame, c.found = callsite.Application(stack, skip)
+	s.caller.Store(c)
+	return c
 }
 
 // calledBy says whether a function whose name begins with prefix is on the stack.
@@ -422,11 +469,12 @@ func errorType(err error, status string) string {
 
 // shape is what all operations with the same query have in common.
 type shape struct {
-	name       string // of the span
-	operation  string
-	text       string // the query, sanitised
-	attributes []attribute.KeyValue
-	measured   measured
+	name      string // of the span
+	operation string
+	text      string // the query, sanitised
+	start     []trace.SpanStartOption
+	measured  measured
+	caller    atomic.Pointer[caller] // the last
 }
 
 func (o *observer) newShape(operation, text, summary string) *shape {
@@ -448,7 +496,7 @@ func (o *observer) newShape(operation, text, summary string) *shape {
 	if text != "" {
 		all = append(all, semconv.DBQueryText(text))
 	}
-	s.attributes = slices.Clip(all)
+	s.start = slices.Clip([]trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(all...)})
 	return s
 }
 
