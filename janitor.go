@@ -273,6 +273,9 @@ func (j *janitor) takeBack(l *lease) {
 	l.end()
 	s.bad, s.statements = true, nil
 	j.pool.counters.reclaimed.Add(1)
+	if l.metrics != nil {
+		l.metrics.returned(l.hold.ctx, j.pool.now()-l.hold.since)
+	}
 	// Ends with the driver's Close, which may have to wait for the network. The janitor must not.
 	go func() {
 		j.pool.discard(s)

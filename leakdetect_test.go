@@ -20,7 +20,6 @@ import (
 	"github.com/go-lifeguard/lifeguard/internal/fakedriver"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
@@ -68,7 +67,7 @@ func (r *leakReports) options() []lifeguard.Option {
 }
 
 // openReported is openFake for tests that read the reports.
-func openReported(t *testing.T, srv *fakedriver.Server, set func(*lifeguard.Config)) (*sql.DB, *lifeguard.Pool, *leakReports) {
+func openReported(t *testing.T, srv *fakedriver.Server, set func(*lifeguard.Config), opts ...lifeguard.Option) (*sql.DB, *lifeguard.Pool, *leakReports) {
 	t.Helper()
 	cfg := lifeguard.DefaultConfig()
 	cfg.PoolName = "fake"
@@ -76,7 +75,7 @@ func openReported(t *testing.T, srv *fakedriver.Server, set func(*lifeguard.Conf
 		set(&cfg)
 	}
 	r := &leakReports{}
-	db, err := lifeguard.OpenDB(srv.Connector(), append(r.options(), lifeguard.WithConfig(cfg))...)
+	db, err := lifeguard.OpenDB(srv.Connector(), append(append(r.options(), lifeguard.WithConfig(cfg)), opts...)...)
 	require.NoError(t, err)
 	pool, ok := lifeguard.PoolOf(db)
 	require.True(t, ok)
@@ -159,10 +158,8 @@ func TestLeakReports(t *testing.T) {
 func testLeakReport(t *testing.T, kind holdKind, threshold time.Duration) {
 	recorder := tracetest.NewSpanRecorder()
 	tracers := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(recorder))
-	previous := otel.GetTracerProvider()
-	otel.SetTracerProvider(tracers)
-	defer otel.SetTracerProvider(previous)
-	db, pool, reports := openReported(t, fakedriver.New(), func(c *lifeguard.Config) { c.LeakThreshold = threshold })
+	db, pool, reports := openReported(t, fakedriver.New(), func(c *lifeguard.Config) { c.LeakThreshold = threshold },
+		lifeguard.WithTracerProvider(tracers))
 	tolerance := min(threshold/10, time.Second)
 
 	ctx, span := tracers.Tracer("test").Start(t.Context(), "request")
@@ -533,6 +530,29 @@ func TestHolderStacksUnderContention(t *testing.T) {
 		})
 	}
 }
+
+// A checkout that got no stack, because there were too many at its moment, gets one at its next operation, if it lasts.
+func TestLateStack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		db, pool, _ := openReported(t, fakedriver.New(), limit(2))
+		c := take(t, db)
+		for len(pool.Holders()[0].Stack) > 0 { // in one moment of virtual time
+			require.NoError(t, c.Close())
+			c = take(t, db)
+		}
+		defer c.Close()
+		time.Sleep(61 * time.Second) // the janitor has looked at it
+		require.Empty(t, pool.Holders()[0].Stack)
+		pingForTest(t, c)
+		h := pool.Holders()[0]
+		require.NotEmpty(t, h.Stack)
+		assert.Contains(t, h.Stack[0].Function, "pingForTest")
+		assert.Equal(t, time.Now(), h.LastUsed)
+		assert.Equal(t, 61*time.Second, h.Held)
+	})
+}
+
+func pingForTest(t *testing.T, c *sql.Conn) { require.NoError(t, c.PingContext(t.Context())) }
 
 func TestPoolTimeoutDoesNotStopThePool(t *testing.T) {
 	// Holders are read while checkouts go on at full speed, by many at once.

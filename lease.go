@@ -106,6 +106,7 @@ type lease struct {
 	born    int64  // pool clock
 	recalls int64  // Pool.recalls when it was given
 	state   leaseState
+	clock   leaseClock
 	inTx    atomic.Bool
 	hold    hold
 	leaked  uint64 // the checkout that was reported as a leak; guarded by leaseLocked
@@ -151,7 +152,7 @@ func newLease(h *connector, s *session, ctx context.Context) *lease {
 	if l.hold.stack.isOpener() {
 		l.hold.stack.n, l.hold.byOpener = 0, true
 	}
-	l.state.word.Store(leaseCheckout + leaseHeld)
+	l.state.word.Store(leaseCheckout + leaseTouched + leaseHeld)
 	s.used, s.sawEnd = true, false
 	s.lease.Store(l)
 	p.mu.Lock()
@@ -177,7 +178,7 @@ func (l *lease) ResetSession(ctx context.Context) error {
 		l.handle.waste()
 		return driver.ErrBadConn // taken back; the handle closes the husk and looks further
 	}
-	now := p.now()
+	now := l.now()
 	l.prepareHold(ctx, now, word)
 	state := leaseHeld
 	if p.reclaims {
@@ -240,14 +241,14 @@ func (l *lease) IsValid() bool {
 		return false
 	}
 	s, p := l.session, l.pool
-	if l.metrics != nil {
-		l.metrics.returned(l.hold.ctx, p.now()-l.hold.since)
-	}
 	state := leaseHeld
 	if p.reclaims {
 		if state = leaseBusy; !l.state.enter() {
 			return false
 		}
+	}
+	if l.metrics != nil {
+		l.metrics.returned(l.hold.ctx, p.now()-l.hold.since)
 	}
 	returned := false
 	defer l.survive(&returned)
@@ -384,11 +385,11 @@ func (l *lease) start(ctx context.Context, kind operationKind, query string) err
 			next.query = last.query
 		}
 		// At rates at which not even stacks are taken, the first operation begins when the checkout ends, which saves
-		// a look at the clock; see operation.assumed.
+		// a look at the clock; see operation.assumed. If the janitor has looked at the hold, it is not that young.
 		first := last.operations == 0
-		assumed := first && !l.timed && l.hold.stack.n == 0
+		assumed := first && !l.timed && l.hold.stack.n == 0 && word&leaseTouched != 0
 		if !assumed {
-			next.began = l.pool.now()
+			next.began = l.now()
 		}
 		if l.hold.stack.n == 0 && (l.hold.byOpener || next.began-l.hold.since > lateAfter) {
 			l.captureLate(ctx, next.began)

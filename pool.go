@@ -64,6 +64,7 @@ type Pool struct {
 	sessions atomic.Pointer[[]*session]
 	counters counters
 	capture  captureBudget
+	tick     *clockTick
 	late     captureBudget              // for holders who got no stack out of capture and turn out to stay
 	lost     atomic.Pointer[lostTicket] // rows that the garbage collector found, linked
 
@@ -115,6 +116,7 @@ func newPool(parent driver.Connector, name string, t target, dsn string, cfg Con
 	p.dialing.window = firstDials
 	p.observer = newObserver(p, o)
 	p.metrics = newMetrics(p, o)
+	p.tick = newClockTick()
 	p.inner = sql.OpenDB(&innerConnector{pool: p, parent: parent})
 	p.inner.SetMaxOpenConns(cfg.ConnectionLimit)
 	p.setMaxIdle(cfg.MaxIdleConnections)
@@ -590,6 +592,7 @@ func (p *Pool) closeLocked() {
 	}
 	p.stop()
 	p.dialing.stopLocked()
+	p.tick.timer.Stop()
 	if p.timers.sweep != nil {
 		p.timers.sweep.Stop()
 	}

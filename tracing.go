@@ -169,9 +169,9 @@ func (l *lease) ended(ctx context.Context, op *operation, rows int, err error) {
 	if err == nil && l.metrics == nil && l.limit == math.MaxInt64 {
 		return
 	}
-	now := l.pool.now()
+	now := l.now()
 	if took := now - op.began; err != nil || took >= l.limit {
-		l.report(ctx, op, now, rows, err)
+		l.report(ctx, op, l.pool.now(), rows, err)
 	} else if l.metrics != nil {
 		l.metrics.operation(ctx, l.pool.observer.measured(op), took)
 	}
