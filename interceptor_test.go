@@ -315,6 +315,14 @@ func (c counts) ConnQueryContext(ctx context.Context, conn driver.QueryerContext
 	return ctx, &ownRows{Rows: rows}, nil
 }
 
+func (c counts) StmtQueryContext(ctx context.Context, st driver.StmtQueryContext, _ string, args []driver.NamedValue) (context.Context, driver.Rows, error) {
+	rows, err := st.QueryContext(ctx, args)
+	if err != nil {
+		return ctx, nil, err
+	}
+	return ctx, &ownRows{Rows: rows}, nil
+}
+
 func (c counts) RowsNext(_ context.Context, rows driver.Rows, dest []driver.Value) error {
 	err := rows.Next(dest)
 	if err == nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"path"
 	"time"
 )
 
@@ -34,7 +35,7 @@ func (o *observer) logLine(ctx context.Context, e *ending) {
 		attrs = append(attrs, slog.String("error", e.failure))
 	}
 	if f, ok := o.caller(e); ok {
-		attrs = append(attrs, slog.String("caller", fmt.Sprintf("%s (%s:%d)", shortFunction(f.Function), f.File, f.Line)))
+		attrs = append(attrs, slog.String("caller", fmt.Sprintf("%s (%s:%d)", shortFunction(f.Function), path.Base(f.File), f.Line)))
 	}
 	if e.shape.text != "" {
 		attrs = append(attrs, slog.String("query", e.shape.text))

@@ -49,6 +49,9 @@ const (
 // startTimeout bounds connecting to the database and preparing its table.
 const startTimeout = 30 * time.Second
 
+// telemetryTimeout bounds sending the last spans at the end.
+const telemetryTimeout = 5 * time.Second
+
 func main() {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	slog.SetDefault(log) // lifeguard reports its own trouble there
@@ -109,6 +112,19 @@ func run(s settings, out io.Writer, log *slog.Logger) error {
 	signaled, restoreSignals := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer restoreSignals()
 
+	// First, so that it ends last and sends the spans of the end as well.
+	telemetry, err := startTelemetry(signaled, os.Getenv)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.Background(), telemetryTimeout)
+		defer cancel()
+		if err := telemetry.shutdown(ctx); err != nil {
+			log.Warn("spans or metrics were lost", "err", err)
+		}
+	}()
+
 	database, err := openDatabase(signaled, s.databaseURL)
 	if err != nil {
 		return err
@@ -126,7 +142,7 @@ func run(s settings, out io.Writer, log *slog.Logger) error {
 	// Requests must outlive the signal, so their contexts do not descend from
 	// signaled: that would cancel the very work a graceful end waits for.
 	server := &http.Server{
-		Handler:           newHandler(database, log),
+		Handler:           telemetry.handler(newHandler(database, log)),
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
@@ -189,6 +205,7 @@ Try next:
   curl '%[1]s/api/customers?limit=3'
   curl -i %[1]s/api/customers -d '{"name": "New Customer", "email": "new@example.com"}'
   curl %[1]s/healthz
+  curl %[1]s/metrics
   ab -n 1000 -c 100 %[1]s/api/customers
 `, base, where)
 }
