@@ -13,7 +13,6 @@ import (
 
 	"github.com/go-lifeguard/lifeguard"
 	"github.com/go-lifeguard/lifeguard/internal/mariatest"
-	"github.com/go-lifeguard/lifeguard/internal/pgtest"
 )
 
 // mysqlKept opens a handle through lifeguard, and the server's count of what this connection has prepared.
