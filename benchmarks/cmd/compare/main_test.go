@@ -1,0 +1,98 @@
+package main
+
+import (
+	"encoding/xml"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/go-lifeguard/lifeguard/internal/pgtest"
+)
+
+func TestMain(m *testing.M) { os.Exit(pgtest.Run(m)) }
+
+func TestParse(t *testing.T) {
+	s, err := parse(nil, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.rounds < enoughRounds || s.quick || s.seed == 0 || len(s.workloads) < 8 || len(s.candidates) < 12 {
+		t.Errorf("defaults are %+v", s)
+	}
+	s, err = parse(strings.Fields("-quick -workloads overload,churn -candidates lifeguard,pgxp -seed 9"), io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The order is that of the page, and the baseline is always there.
+	if names := candidateNames(s.candidates); !slices.Equal(names, []string{"plain database/sql", "lifeguard", "pgxpool"}) {
+		t.Errorf("candidates %q", names)
+	}
+	if len(s.workloads) != 2 || s.workloads[0].Name() != "overload" || s.rounds >= enoughRounds || s.seed != 9 {
+		t.Errorf("got %+v", s)
+	}
+}
+
+func TestParseRefuses(t *testing.T) {
+	for _, c := range []struct{ args, want string }{
+		{"-workloads contention,oveload", `"oveload"`},
+		{"-candidates pgx", `"pgx" is the beginning of 2 names`},
+		{"-candidates nobody", `"nobody" is the beginning of 0 names`},
+		{"-candidates=", "-candidates"},
+		{"-rounds -1", "-rounds=-1"},
+		{"quick", `"quick"`},
+	} {
+		if _, err := parse(strings.Fields(c.args), io.Discard); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: got %v, want an error with %s", c.args, err, c.want)
+		}
+	}
+}
+
+// A small run from the command line to the page and its pictures.
+func TestRun(t *testing.T) {
+	dir := t.TempDir()
+	args := []string{"-quick", "-rounds", "1", "-workloads", "contention,spike", "-candidates", "lifeguard,XSAM", "-seed", "5", "-out", dir}
+	if err := run(t.Context(), args, io.Discard, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "benchmarks.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"1 round, fewer than 5", "## Where lifeguard is behind", "## Contention", "## Spike", "| **lifeguard** |",
+		"XSAM/otelsql: left out of quick runs.", "| seed | 5 |", "| PostgreSQL |", strings.Join(args, " "),
+		"![Latency of 100 goroutines on 5 connections](img/bench-contention.svg)",
+	} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("the page does not have %q", want)
+		}
+	}
+	picture, err := os.Open(filepath.Join(dir, "img", "bench-contention.svg"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer picture.Close()
+	for d := xml.NewDecoder(picture); ; {
+		if _, err := d.Token(); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// What goes wrong while the server starts is an error and not a panic.
+func TestServerThatCannotBeReached(t *testing.T) {
+	if os.Getenv(pgtest.Environment) != "" {
+		t.Skip("the server of the environment is in use by then")
+	}
+	t.Setenv(pgtest.Environment, "postgres://nobody@127.0.0.1:1/none?sslmode=disable")
+	if s, err := startServer(); err == nil {
+		s.close()
+		t.Error("no error")
+	}
+}

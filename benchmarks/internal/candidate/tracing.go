@@ -1,0 +1,26 @@
+package candidate
+
+import (
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
+)
+
+// Tracing lists the candidates that make OpenTelemetry spans. The one that is not in All shows a setting that matters
+// only here.
+func Tracing() []Candidate {
+	return []Candidate{
+		lifeguardCandidate{},
+		lifeguardTraceAll{},
+		xsam{},
+		nhat{},
+		uptrace{},
+	}
+}
+
+// provider is what a library that always traces is given.
+func (s Settings) provider() trace.TracerProvider {
+	if s.Tracing == nil {
+		return noop.NewTracerProvider()
+	}
+	return s.Tracing
+}

@@ -1,0 +1,188 @@
+package workload
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-lifeguard/lifeguard/benchmarks/internal/candidate"
+	"github.com/go-lifeguard/lifeguard/benchmarks/internal/chart"
+	"github.com/go-lifeguard/lifeguard/benchmarks/internal/report"
+	"github.com/go-lifeguard/lifeguard/benchmarks/internal/stats"
+)
+
+// contention is many goroutines on few connections, each asking again as soon as it has its answer.
+type contention struct{}
+
+const (
+	contenders            = 100
+	contendedConnections  = 5
+	contendedQuery        = "SELECT 1 FROM pg_sleep(0.005)"
+	contendedQueryTakes   = "5 ms"
+	contentionTail        = "p99 / p50"
+	contentionQueryColumn = "queries"
+)
+
+func (contention) Name() string { return "contention" }
+
+// quantiles are the columns of a latency distribution.
+var quantiles = []struct {
+	name string
+	at   float64
+}{{"p50", 0.5}, {"p95", 0.95}, {"p99", 0.99}, {"p99.9", 0.999}, {"max", 1}}
+
+func (w contention) Run(ctx context.Context, r *Run) (*Section, error) {
+	table := &report.Table{Baseline: baseline}
+	for _, q := range quantiles {
+		table.Columns = append(table.Columns, report.Column{Name: q.name, Unit: report.Seconds, Better: report.Lower})
+	}
+	table.Columns = append(table.Columns,
+		report.Column{Name: contentionTail, Unit: report.Count},
+		report.Column{Name: contentionQueryColumn, Unit: report.PerSecond, Better: report.Higher})
+
+	list := r.few(table)
+	length := pick(r, 3*time.Second, time.Second)
+	pooled := map[string][]float64{}
+	for round := range r.Rounds {
+		for _, c := range r.order(w.Name(), round, list) {
+			var latencies []float64
+			var rate float64
+			err := withPool(ctx, c, r.DSN, candidate.Settings{Connections: contendedConnections}, func(pool candidate.Pool) (err error) {
+				latencies, rate, err = contend(ctx, pool, length)
+				return err
+			})
+			if err != nil {
+				return nil, err
+			}
+			slices.Sort(latencies)
+			row := report.Row{Candidate: c.Name()}
+			for _, q := range quantiles {
+				table.Add(row, q.name, stats.Percentile(latencies, q.at))
+			}
+			table.Add(row, contentionTail, stats.Percentile(latencies, 0.99)/stats.Percentile(latencies, 0.5))
+			table.Add(row, contentionQueryColumn, rate)
+			pooled[c.Name()] = append(pooled[c.Name()], latencies...)
+			r.logf("contention, round %d: %-22s p50 %s, p99 %s, max %s, %.0f/s", round+1, c.Name(),
+				report.Unit.Format(report.Seconds, stats.Percentile(latencies, 0.5)),
+				report.Unit.Format(report.Seconds, stats.Percentile(latencies, 0.99)),
+				report.Unit.Format(report.Seconds, stats.Percentile(latencies, 1)), rate)
+		}
+	}
+	table.Sort(nil, r.names())
+	return &Section{
+		Title: "Contention: who waits how long",
+		Text: fmt.Sprintf("%d goroutines share %d connections. Each runs a query that takes the server %s (`%s`), and "+
+			"the next one as soon as it has its answer, for %s after a warm-up. The latency is what a caller sees: "+
+			"waiting for a connection and the query. Everybody is served in turn where p99 is close to p50.",
+			contenders, contendedConnections, contendedQueryTakes, contendedQuery, report.Duration(length)),
+		Tables:   []*report.Table{table},
+		Pictures: []Picture{w.picture(list, pooled)},
+		Cause:    w.cause,
+	}, nil
+}
+
+// contend returns the latencies of all queries that began in the time measured, in seconds, and how many were answered
+// per second of it.
+func contend(ctx context.Context, pool candidate.Pool, length time.Duration) (latencies []float64, rate float64, err error) {
+	if err := fill(ctx, pool, contendedConnections); err != nil {
+		return nil, 0, err
+	}
+	warm := length / 4
+	begin := time.Now().Add(warm)
+	end := begin.Add(length)
+	var (
+		mu       sync.Mutex // guards what follows, and the results
+		answered int
+		workers  sync.WaitGroup
+	)
+	for range contenders {
+		workers.Go(func() {
+			var own []float64
+			inTime := 0
+			var failure error
+			for {
+				asked := time.Now()
+				if !asked.Before(end) {
+					break
+				}
+				if _, failure = pool.Int(ctx, contendedQuery); failure != nil {
+					break
+				}
+				now := time.Now()
+				if !asked.Before(begin) {
+					own = append(own, now.Sub(asked).Seconds())
+				}
+				if !now.Before(begin) && now.Before(end) {
+					inTime++
+				}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			latencies = append(latencies, own...)
+			answered += inTime
+			if err == nil {
+				err = failure
+			}
+		})
+	}
+	workers.Wait()
+	return latencies, float64(answered) / length.Seconds(), err
+}
+
+func (contention) picture(list []candidate.Candidate, pooled map[string][]float64) Picture {
+	// Positions are by the number of nines, so that the rare cases get as much room as the usual ones.
+	nines := func(p float64) float64 { return -math.Log10(1 - p) }
+	const last = 0.9999
+	lines := &chart.Lines{
+		Title:       fmt.Sprintf("Latency of %d goroutines on %d connections", contenders, contendedConnections),
+		Description: "How many callers got their answer within which time. A flat line is the same wait for everybody.",
+		X:           chart.Axis{Name: "part of the callers", Scale: nines},
+		Y:           chart.Axis{Name: "latency"},
+	}
+	for _, t := range []struct {
+		at   float64
+		name string
+	}{{0, "0 %"}, {0.5, "50 %"}, {0.9, "90 %"}, {0.99, "99 %"}, {0.999, "99.9 %"}, {last, "99.99 %"}} {
+		lines.X.Ticks = append(lines.X.Ticks, chart.Tick{At: t.at, Name: t.name})
+	}
+	highest := 0.0
+	for _, c := range list {
+		values := slices.Sorted(slices.Values(pooled[c.Name()]))
+		line := chart.Line{Name: c.Name(), Tone: tone(c)}
+		if line.Tone == chart.Other {
+			line.Name = "the others"
+		}
+		for n := 0.0; n <= nines(last)+1e-9; n += 0.05 {
+			p := 1 - math.Pow(10, -n)
+			if float64(len(values))*(1-p) < 1 {
+				break // no value is that rare
+			}
+			v := stats.Percentile(values, p)
+			line.Points = append(line.Points, chart.Point{X: p, Y: v})
+			highest = max(highest, v)
+		}
+		lines.Lines = append(lines.Lines, line)
+	}
+	lines.Y.Ticks = chart.Even(highest, func(v float64) string { return report.Seconds.Format(v) })
+	lines.Y.Ticks[0].Name = "0"
+	return Picture{
+		File:  "bench-contention.svg",
+		Alt:   lines.Title,
+		Chart: lines,
+	}
+}
+
+func (contention) cause(_ *report.Table, loss report.Loss) string {
+	switch {
+	case strings.HasPrefix(loss.To, "pgxpool"):
+		return pgxIsLighter
+	case loss.Column == "p50":
+		return "In turn, everybody waits about as long as everybody else. Served at random, half of the callers are " +
+			"lucky, at the price of those who are not: p99 and the maximum show them."
+	}
+	return ""
+}

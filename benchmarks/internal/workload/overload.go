@@ -1,0 +1,355 @@
+package workload
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-lifeguard/lifeguard"
+	"github.com/go-lifeguard/lifeguard/benchmarks/internal/candidate"
+	"github.com/go-lifeguard/lifeguard/benchmarks/internal/chart"
+	"github.com/go-lifeguard/lifeguard/benchmarks/internal/report"
+	"github.com/go-lifeguard/lifeguard/benchmarks/internal/stats"
+)
+
+// overload is requests that come whether or not there is room for them.
+type overload struct{}
+
+const (
+	overloadConnections = 5
+	overloadQuery       = "SELECT 1 FROM pg_sleep(0.02)"
+)
+
+// settling is what the warm-up has beyond the time after which the first requests have been answered or have given up:
+// only then has a pool seen what the load is.
+const settling = 300 * time.Millisecond
+
+// patience is what ends a wait.
+type patience struct {
+	name, title string
+	short, file string
+	deadline    time.Duration // of each request's context, 0 for none
+	poolTimeout time.Duration // where the candidate has one, 0 for its default
+	inTime      time.Duration // an answer later than this is late
+}
+
+var patiences = []patience{
+	{
+		name:     "deadline",
+		title:    "Every request has a deadline of 500 ms",
+		short:    "deadlines of 500 ms",
+		file:     "bench-overload-deadline.svg",
+		deadline: 500 * time.Millisecond,
+		inTime:   500 * time.Millisecond,
+	},
+	{
+		name:        "pool_timeout",
+		short:       "no deadlines",
+		title:       "No deadlines, pool_timeout of 1 s where there is one; in time is within 1.1 s",
+		file:        "bench-overload-timeout.svg",
+		poolTimeout: time.Second,
+		inTime:      1100 * time.Millisecond,
+	},
+}
+
+// Columns of the tables.
+const (
+	overloadAnswered = "answered in time"
+	overloadPossible = "of what is possible"
+	overloadMedian   = "their median"
+	overloadP99      = "their p99"
+	overloadLate     = "answered late"
+	overloadTimeout  = "timed out"
+	overloadAfter    = "after (median)"
+	overloadError    = "other errors"
+)
+
+func (overload) Name() string { return "overload" }
+
+func (w overload) Run(ctx context.Context, r *Run) (*Section, error) {
+	loads := pick(r, []float64{0.5, 0.8, 0.9, 1.1, 2}, []float64{0.8, 2})
+	window := pick(r, 3*time.Second, time.Second)
+
+	pools, others := r.pools()
+	tables := map[string]*report.Table{}
+	var variants []string
+	for _, p := range patiences {
+		tables[p.name] = &report.Table{
+			Title: p.title, Baseline: baseline, Variants: "load",
+			Columns: []report.Column{
+				{Name: overloadAnswered, Unit: report.PerSecond, Better: report.Higher},
+				{Name: overloadPossible, Unit: report.Percent},
+				{Name: overloadMedian, Unit: report.Seconds},
+				{Name: overloadP99, Unit: report.Seconds},
+				{Name: overloadLate, Unit: report.Percent},
+				{Name: overloadTimeout, Unit: report.Percent},
+				{Name: overloadAfter, Unit: report.Seconds},
+				{Name: overloadError, Unit: report.Percent},
+			},
+		}
+		tables[p.name].LeaveOut(others, "they leave the pool to `database/sql`, as "+baseline+" does")
+	}
+	loadsOf := map[string][]float64{}
+	for _, p := range patiences {
+		loadsOf[p.name] = loads
+	}
+	if r.Quick {
+		loadsOf["pool_timeout"] = loads[len(loads)-1:]
+	}
+	for _, load := range loads {
+		variants = append(variants, variantOf(load))
+	}
+
+	var capacities []float64
+	for round := range r.Rounds {
+		capacity, err := w.capacity(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		capacities = append(capacities, capacity)
+		r.logf("overload, round %d: capacity %.0f/s", round+1, capacity)
+		for _, p := range patiences {
+			for _, load := range loadsOf[p.name] {
+				for _, c := range r.order(w.Name()+p.name+variantOf(load), round, pools) {
+					arrivals := arrivals{
+						rng:      r.rng(fmt.Sprintf("arrivals %s %v", p.name, load), round),
+						rate:     load * capacity,
+						warm:     p.inTime + settling,
+						window:   window,
+						patience: p,
+					}
+					if load > 1 {
+						// What would be waiting already if it had been so for long; without it the time measured would
+						// show how the queue grows.
+						arrivals.backlog = int(capacity * p.inTime.Seconds())
+					}
+					var o outcome
+					s := candidate.Settings{Connections: overloadConnections, PoolTimeout: p.poolTimeout}
+					err := withPool(ctx, c, r.DSN, s, func(pool candidate.Pool) (err error) {
+						o, err = arrivals.offer(ctx, pool)
+						return err
+					})
+					if err != nil {
+						return nil, err
+					}
+					o.add(tables[p.name], report.Row{Variant: variantOf(load), Candidate: c.Name()}, capacity)
+					r.logf("overload, round %d, %s, %.1f × capacity: %-22s %.0f/s in time, median %s; %s", round+1, p.name, load,
+						c.Name(), o.answeredPerSecond(), report.Seconds.Format(o.quantile(0.5)), o.rest())
+				}
+			}
+		}
+	}
+
+	s := &Section{
+		Title: "Overload: requests that come anyway",
+		Text: fmt.Sprintf("Requests arrive as a Poisson process, whether or not earlier ones have been answered, on a "+
+			"pool of %d connections; each runs a query of 20 ms (`%s`). The load is relative to the capacity, which "+
+			"is measured at the beginning of each round in a closed loop on %s: %s a second. The latency counts from "+
+			"the moment at which the request was meant to arrive, so that a slow program cannot improve its figures "+
+			"by asking later. Every candidate gets the same arrivals. They are counted for %s after a warm-up; above "+
+			"the capacity the warm-up begins with as many requests waiting as can be answered in time, as if the "+
+			"load had been there for long.",
+			overloadConnections, overloadQuery, baseline, report.Count.Format(stats.Median(capacities)), report.Duration(window)),
+	}
+	for _, p := range patiences {
+		t := tables[p.name]
+		t.Sort(variants, r.names())
+		s.Tables = append(s.Tables, t)
+		s.Pictures = append(s.Pictures, w.picture(pools, p, t, loadsOf[p.name], stats.Median(capacities)))
+	}
+	return s, nil
+}
+
+func variantOf(load float64) string { return fmt.Sprintf("%g × capacity", load) }
+
+// capacity is how many queries a second the connections can do: twice as many goroutines, so that there is always one
+// waiting, each asking as soon as it has its answer.
+func (overload) capacity(ctx context.Context, r *Run) (perSecond float64, err error) {
+	length := pick(r, 1500*time.Millisecond, 800*time.Millisecond)
+	err = withPool(ctx, candidate.All()[0], r.DSN, candidate.Settings{Connections: overloadConnections}, func(pool candidate.Pool) error {
+		if err := fill(ctx, pool, overloadConnections); err != nil {
+			return err
+		}
+		ctx, cancel := context.WithCancelCause(ctx)
+		defer cancel(nil)
+		var answered atomic.Int64
+		var stop atomic.Bool
+		var workers sync.WaitGroup
+		for range 2 * overloadConnections {
+			workers.Go(func() {
+				for !stop.Load() && ctx.Err() == nil {
+					if _, err := pool.Int(ctx, overloadQuery); err != nil {
+						cancel(err)
+						return
+					}
+					answered.Add(1)
+				}
+			})
+		}
+		err := sleep(ctx, length/4)
+		from, begin := answered.Load(), time.Now()
+		if err == nil {
+			err = sleep(ctx, length)
+		}
+		perSecond = float64(answered.Load()-from) / time.Since(begin).Seconds()
+		stop.Store(true)
+		workers.Wait()
+		if err != nil {
+			return context.Cause(ctx)
+		}
+		return nil
+	})
+	return perSecond, err
+}
+
+// arrivals is an open loop.
+type arrivals struct {
+	rng          *rand.Rand
+	rate         float64 // per second
+	backlog      int     // arrive at once at the beginning
+	warm, window time.Duration
+	patience     patience
+}
+
+// outcome is what became of the requests that were to arrive during the window.
+type outcome struct {
+	window   time.Duration
+	offered  int
+	inTime   []float64 // latencies, in seconds
+	late     int
+	timeouts []float64 // when they ended, in seconds after the arrival
+	errors   []error
+}
+
+// offer lets requests arrive. The load goes on until each request of the window has had its time; what is unanswered
+// then is late.
+func (a *arrivals) offer(ctx context.Context, pool candidate.Pool) (outcome, error) {
+	if err := fill(ctx, pool, overloadConnections); err != nil {
+		return outcome{}, err
+	}
+	base, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var (
+		o        = outcome{window: a.window}
+		mu       sync.Mutex // guards o
+		requests sync.WaitGroup
+		begin    = time.Now()
+		end      = a.warm + a.window + a.patience.inTime
+	)
+	arrive := func(at time.Duration) {
+		counted := at >= a.warm && at < a.warm+a.window
+		requests.Go(func() {
+			ctx := base
+			if a.patience.deadline > 0 {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithDeadline(base, begin.Add(at+a.patience.deadline))
+				defer cancel()
+			}
+			_, err := pool.Int(ctx, overloadQuery)
+			latency := time.Since(begin) - at
+			if !counted {
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			o.count(latency, err, base.Err() != nil, a.patience.inTime)
+		})
+	}
+	for range a.backlog {
+		arrive(0)
+	}
+	var err error
+	for at := a.next(0); at < end && err == nil; at = a.next(at) {
+		if err = sleep(ctx, at-time.Since(begin)); err == nil {
+			arrive(at)
+		}
+	}
+	if err == nil {
+		err = sleep(ctx, end-time.Since(begin))
+	}
+	cancel()
+	requests.Wait()
+	return o, err
+}
+
+// next is when the request after the one at t arrives.
+func (a *arrivals) next(t time.Duration) time.Duration {
+	return t + time.Duration(a.rng.ExpFloat64()/a.rate*float64(time.Second))
+}
+
+// count counts a request. over says that it was ended because everything ends.
+func (o *outcome) count(latency time.Duration, err error, over bool, inTime time.Duration) {
+	o.offered++
+	switch {
+	case err == nil && latency <= inTime:
+		o.inTime = append(o.inTime, latency.Seconds())
+	case err == nil || over:
+		o.late++
+	case errors.Is(err, context.DeadlineExceeded) || errors.Is(err, lifeguard.ErrPoolTimeout) || canceledByServer(err):
+		o.timeouts = append(o.timeouts, latency.Seconds())
+	default:
+		o.errors = append(o.errors, err)
+	}
+}
+
+// canceledByServer is how a query ends that was cancelled while it ran: SQLSTATE 57014.
+func canceledByServer(err error) bool {
+	var e interface{ SQLState() string }
+	return errors.As(err, &e) && e.SQLState() == "57014"
+}
+
+func (o *outcome) answeredPerSecond() float64 { return float64(len(o.inTime)) / o.window.Seconds() }
+
+func (o *outcome) quantile(p float64) float64 {
+	return stats.Percentile(slices.Sorted(slices.Values(o.inTime)), p)
+}
+
+func (o *outcome) part(n int) float64 { return float64(n) / float64(o.offered) }
+
+func (o *outcome) rest() string {
+	text := fmt.Sprintf("%.0f %% late, %.0f %% timed out", 100*o.part(o.late), 100*o.part(len(o.timeouts)))
+	if len(o.errors) > 0 {
+		text += fmt.Sprintf(", %d other errors such as %v", len(o.errors), o.errors[0])
+	}
+	return text
+}
+
+func (o *outcome) add(t *report.Table, row report.Row, capacity float64) {
+	t.Add(row, overloadAnswered, o.answeredPerSecond())
+	t.Add(row, overloadPossible, o.answeredPerSecond()/min(capacity, float64(o.offered)/o.window.Seconds()))
+	t.Add(row, overloadMedian, o.quantile(0.5))
+	t.Add(row, overloadP99, o.quantile(0.99))
+	t.Add(row, overloadLate, o.part(o.late))
+	t.Add(row, overloadTimeout, o.part(len(o.timeouts)))
+	t.Add(row, overloadAfter, stats.Percentile(slices.Sorted(slices.Values(o.timeouts)), 0.5))
+	t.Add(row, overloadError, o.part(len(o.errors)))
+}
+
+func (overload) picture(pools []candidate.Candidate, p patience, t *report.Table, loads []float64, capacity float64) Picture {
+	lines := &chart.Lines{
+		Title:       "Answered in time while the load grows: " + p.short,
+		Description: "Requests answered in time per second, over the requests offered, both relative to the capacity.",
+		X:           chart.Axis{Name: "offered load, relative to the capacity"},
+		Y:           chart.Axis{Name: "answered in time, per second"},
+		Mark:        capacity, MarkName: "capacity",
+	}
+	lines.X.Ticks = append(lines.X.Ticks, chart.Tick{At: 0, Name: "0"})
+	for _, load := range loads {
+		lines.X.Ticks = append(lines.X.Ticks, chart.Tick{At: load, Name: fmt.Sprint(load)})
+	}
+	for _, c := range pools {
+		line := chart.Line{Name: c.Name(), Tone: tone(c), Points: []chart.Point{{X: 0, Y: 0}}}
+		for _, load := range loads {
+			v := stats.Median(t.Values(report.Row{Variant: variantOf(load), Candidate: c.Name()}, overloadAnswered))
+			line.Points = append(line.Points, chart.Point{X: load, Y: v})
+		}
+		lines.Lines = append(lines.Lines, line)
+	}
+	lines.Y.Ticks = chart.Even(capacity*1.1, report.Count.Format)
+	return Picture{File: p.file, Alt: "Requests answered in time over offered load, " + p.short, Chart: lines}
+}

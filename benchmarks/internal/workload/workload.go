@@ -1,0 +1,203 @@
+// Package workload has what the candidates are put through, each workload in a file of its own.
+package workload
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"math/rand/v2"
+	"net/url"
+	"time"
+
+	"github.com/go-lifeguard/lifeguard/benchmarks/internal/candidate"
+	"github.com/go-lifeguard/lifeguard/benchmarks/internal/chart"
+	"github.com/go-lifeguard/lifeguard/benchmarks/internal/proxy"
+	"github.com/go-lifeguard/lifeguard/benchmarks/internal/report"
+)
+
+// A Workload is something that a service does with its database.
+type Workload interface {
+	// Name is its name on the command line.
+	Name() string
+	// Run measures every candidate of the run, in every round.
+	Run(ctx context.Context, r *Run) (*Section, error)
+}
+
+// All lists the workloads in the order of the page.
+func All() []Workload {
+	return []Workload{
+		overhead{},
+		postgres{},
+		contention{},
+		overload{},
+		spike{},
+		churn{},
+		matrix{},
+		memory{},
+	}
+}
+
+// A Run is what all workloads of one start of the program have in common.
+type Run struct {
+	Candidates []candidate.Candidate
+	DSN        string // of an empty database, as a URL
+	Rounds     int
+	Quick      bool // shorter, and less of it
+	Seed       uint64
+	Log        io.Writer // progress
+}
+
+// A Section is what a workload contributes to the page.
+type Section struct {
+	Title    string
+	Text     string // what was done, in Markdown
+	Tables   []*report.Table
+	Pictures []Picture
+	// Cause says why lifeguard is behind another candidate somewhere; "" if that is not known.
+	Cause func(table *report.Table, loss report.Loss) string
+}
+
+// A Picture is drawn to a file of its own.
+type Picture struct {
+	File, Alt string
+	Chart     interface{ WriteSVG(io.Writer) error }
+}
+
+// baseline is the candidate that ratios refer to.
+var baseline = candidate.All()[0].Name()
+
+// pgxIsLighter is a cause that several workloads show.
+const pgxIsLighter = "pgx needs less processor time for a query than lib/pq does, whose protocol code lifeguard uses: " +
+	"it reads the binary format, it prepares queries without arguments as well, and pgxpool leaves out " +
+	"`database/sql`."
+
+// pick is full or quick, whatever kind of run it is.
+func pick[T any](r *Run, full, quick T) T {
+	if r.Quick {
+		return quick
+	}
+	return full
+}
+
+// rng gives the random numbers for a purpose: the same ones for every candidate, different ones in every round.
+func (r *Run) rng(purpose string, round int) *rand.Rand {
+	h := fnv.New64a()
+	fmt.Fprintf(h, "%s/%d", purpose, round)
+	return rand.New(rand.NewPCG(r.Seed, h.Sum64()))
+}
+
+// order is the order of the candidates in a round: a different one in each, so that none always comes after the same
+// other one.
+func (r *Run) order(purpose string, round int, list []candidate.Candidate) []candidate.Candidate {
+	shuffled := make([]candidate.Candidate, len(list))
+	for i, j := range r.rng("order of "+purpose, round).Perm(len(list)) {
+		shuffled[i] = list[j]
+	}
+	return shuffled
+}
+
+func (r *Run) logf(format string, args ...any) { fmt.Fprintf(r.Log, format+"\n", args...) }
+
+// names are those of the candidates, in the order of tables.
+func (r *Run) names() []string {
+	var names []string
+	for _, c := range r.Candidates {
+		names = append(names, c.Name())
+	}
+	return names
+}
+
+// few are the candidates of a workload that takes its time: in quick runs those that differ in their pool.
+func (r *Run) few(tables ...*report.Table) []candidate.Candidate {
+	if !r.Quick {
+		return r.Candidates
+	}
+	pools, others := r.pools()
+	for _, t := range tables {
+		t.LeaveOut(others, "left out of quick runs")
+	}
+	return pools
+}
+
+// pools are the candidates that differ in their pool, and the names of the others.
+func (r *Run) pools() (pools []candidate.Candidate, others []string) {
+	for _, c := range r.Candidates {
+		switch c.Name() {
+		case baseline, "lifeguard", "pgxpool":
+			pools = append(pools, c)
+		default:
+			others = append(others, c.Name())
+		}
+	}
+	return pools, others
+}
+
+// withPool opens a candidate for the time of f.
+func withPool(ctx context.Context, c candidate.Candidate, dsn string, s candidate.Settings, f func(candidate.Pool) error) error {
+	pool, err := c.Open(ctx, dsn, s)
+	if err != nil {
+		return fmt.Errorf("%s: %w", c.Name(), err)
+	}
+	err = errors.Join(f(pool), pool.Close())
+	if err != nil {
+		return fmt.Errorf("%s: %w", c.Name(), err)
+	}
+	return nil
+}
+
+// fill opens n connections by holding them all at once.
+func fill(ctx context.Context, pool candidate.Pool, n int) (err error) {
+	for range n {
+		release, acquireErr := pool.Acquire(ctx)
+		if acquireErr != nil {
+			return acquireErr
+		}
+		defer func() { err = errors.Join(err, release()) }()
+	}
+	return nil
+}
+
+// through starts a proxy in front of the server, and gives the DSN that leads through it.
+func through(dsn string, o proxy.Options) (*proxy.Proxy, string, error) {
+	u, err := url.Parse(dsn)
+	if err != nil {
+		return nil, "", err
+	}
+	p, err := proxy.Start(u.Host, o)
+	if err != nil {
+		return nil, "", err
+	}
+	u.Host = p.Addr()
+	return p, u.String(), nil
+}
+
+// tones colours the candidates alike in all pictures.
+func tone(c candidate.Candidate) chart.Tone {
+	switch c.Name() {
+	case "lifeguard":
+		return chart.Subject
+	case baseline:
+		return chart.Baseline
+	case "pgxpool", "pgx stdlib":
+		return chart.Peer
+	default:
+		return chart.Other
+	}
+}
+
+// sleep waits for d, or until ctx is over.
+func sleep(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return ctx.Err()
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
