@@ -186,7 +186,8 @@ func (j *janitor) look(l *lease, now int64) {
 			word &^= leaseTouched
 		}
 	}
-	switch v := w.judge(p, now, now-l.hold.since, busy, word&leaseRaw != 0); v {
+	running := now - l.hold.activity[word/leaseActivity&1].began
+	switch v := w.judge(j, now, now-l.hold.since, running, busy, word&leaseRaw != 0); v {
 	case letBe:
 		l.state.unlock(word)
 	case reclaim:
@@ -226,14 +227,15 @@ func (j *janitor) look(l *lease, now int64) {
 	}
 }
 
-// judge is called with the lease locked.
-func (w *watch) judge(p *Pool, now, age int64, busy, raw bool) verdict {
+// judge is called with the lease locked, which is held for age, and began its last operation running ago.
+func (w *watch) judge(j *janitor, now, age, running int64, busy, raw bool) verdict {
+	p := j.pool
 	due := age >= w.leakAt
 	switch {
 	case busy:
 		// Slow, not forgotten.
 		w.ran = w.ran || due
-		if age >= w.runningAt {
+		if age >= w.runningAt && running >= j.tick { // not what has just begun
 			w.runningAt = doubled(w.runningAt, age)
 			return sayRunning
 		}

@@ -13,7 +13,6 @@ import (
 
 	"github.com/go-lifeguard/lifeguard"
 	"github.com/go-lifeguard/lifeguard/internal/mariatest"
-	"github.com/go-lifeguard/lifeguard/internal/pgtest"
 )
 
 // mysqlKept opens a handle through lifeguard, and the server's count of what this connection has prepared.
@@ -134,26 +133,6 @@ func mysqlKeptStatements(s *script) {
 	s.query("EXPLAIN SELECT ?", 1)
 	s.query("CALL nothing(?)", 1)
 	s.exec("DROP DATABASE elsewhere")
-}
-
-// What pgx keeps for statements of db.Prepare survives what the program says to the server.
-func TestPgxStatementsForgotten(t *testing.T) {
-	dsn := pgtest.DSN(t)
-	db, err := lifeguard.Open("pgx", withLimit(dsn, 1), quiet)
-	require.NoError(t, err)
-	defer db.Close()
-	st, err := db.Prepare("SELECT $1::int + 1")
-	require.NoError(t, err)
-	defer st.Close()
-	for range 3 {
-		for _, forget := range []string{"SELECT 1", "DEALLOCATE ALL", "DISCARD ALL"} {
-			_, err := db.Exec(forget)
-			require.NoError(t, err)
-			var n int
-			require.NoError(t, st.QueryRow(1).Scan(&n), forget)
-			require.Equal(t, 2, n)
-		}
-	}
 }
 
 // BenchmarkMySQLStatements shows what the statement cache gains on MariaDB, batches alternating with plain

@@ -1,0 +1,5 @@
+//go:build race
+
+package faultproxy
+
+const raceEnabled = true
