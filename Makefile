@@ -6,7 +6,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME = 10s
 
 .DEFAULT_GOAL := help
-.PHONY: help check fmt-check vet staticcheck test bench fuzz servers
+.PHONY: help check fmt-check vet staticcheck test faults soak bench fuzz servers
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,12 @@ staticcheck: ## staticcheck (needs Go 1.26)
 test: servers ## install the servers that the tests run, then test everything with the race detector
 	@go test -race -run '^$$' $(PACKAGES) >/dev/null 2>&1 || true
 	go test -race -p 1 $(PACKAGES)
+
+faults: servers ## break the network and the server under a pool, in every way there is; takes minutes
+	go test -race -count=1 -tags faults -timeout 30m -run 'Fault|Recovery|Cancelled|HalfOpen|OwnDeadline|DialsThatFail' .
+
+soak: servers ## the mixed storm of faults for as long as SOAK says (10m)
+	go test -race -count=1 -tags faults -timeout 24h -run TestSoak . -soak $(or $(SOAK),10m)
 
 bench: servers ## compare with other libraries into docs/benchmarks.md, half an hour; BENCH=quick takes 3 minutes
 	go run ./benchmarks/cmd/compare -out docs $(if $(filter quick,$(BENCH)),-quick)

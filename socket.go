@@ -2,8 +2,10 @@ package lifeguard
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"os"
 	"time"
 
 	"github.com/lib/pq"
@@ -138,7 +140,10 @@ func (b *bound) end(err error) error {
 	}
 	// Whatever is still under way on it, nobody is to meet it.
 	b.session.bad = true
-	if b.caller.Err() != nil {
+	if ended := b.caller.Err(); ended != nil {
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return ended // the socket kept the caller's own deadline for a driver that could not
+		}
 		return err
 	}
 	b.session.sawEnd = true
