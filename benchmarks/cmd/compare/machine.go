@@ -9,6 +9,8 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
+
+	"github.com/go-lifeguard/lifeguard/internal/pgtest"
 )
 
 // machine is what the figures depend on.
@@ -46,8 +48,13 @@ func inspect(ctx context.Context, dsn string) (machine, error) {
 		return m, err
 	}
 	defer db.Close()
-	err = db.QueryRowContext(ctx, "SHOW server_version").Scan(&m.postgres)
-	return m, err
+	if err := db.QueryRowContext(ctx, "SHOW server_version").Scan(&m.postgres); err != nil {
+		return m, err
+	}
+	if os.Getenv(pgtest.Environment) == "" {
+		m.postgres += ", on the same machine, `fsync=off " + strings.Join(serverSettings, " ") + "`"
+	}
+	return m, nil
 }
 
 // kernelVersion is the number alone: what vendors append names their own machines.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -69,13 +70,16 @@ func (p *page) write(w io.Writer) error {
 	prose(&b, "What `database/sql` does by itself, what lifeguard and other libraries make of it, and what pgx's own "+
 		"pool does, on one machine, in one run. This page is written by the program that measures; `make bench` "+
 		"writes it anew.")
+	var warnings []string
 	if p.rounds < enoughRounds {
-		prose(&b, fmt.Sprintf("> **This run had %s, fewer than %d: its figures are a first look, and small differences "+
-			"mean nothing.**",
-			rounds(p.rounds), enoughRounds))
+		warnings = append(warnings, fmt.Sprintf("**This run had %s, fewer than %d: its figures are a first look, and small "+
+			"differences mean nothing.**", rounds(p.rounds), enoughRounds))
 	}
 	if p.quick {
-		prose(&b, "> It was a quick run, which measures less, and for a shorter time.")
+		warnings = append(warnings, "It was a quick run, which measures less, and for a shorter time.")
+	}
+	if len(warnings) > 0 {
+		prose(&b, "> "+strings.Join(warnings, " "))
 	}
 	p.writeReading(&b)
 	p.writeLosses(&b)
@@ -156,38 +160,23 @@ func (p *page) writeSection(b *strings.Builder, s *workload.Section) error {
 func (p *page) writeLosses(b *strings.Builder) {
 	b.WriteString("## Where lifeguard is behind\n\n")
 	found := false
-	subjects := p.subjects()
 	for _, s := range p.sections {
-		var causes []string
-		figures := map[string][]string{}
-		for _, t := range s.Tables {
-			for _, name := range slices.Sorted(maps.Keys(subjects)) {
-				for _, loss := range t.Losses(name, subjects[name]) {
-					cause := ""
-					if s.Cause != nil {
-						cause = s.Cause(t, loss)
-					}
-					if cause == "" {
-						cause = "The cause is not known yet."
-					}
-					if figures[cause] == nil {
-						causes = append(causes, cause)
-					}
-					figures[cause] = append(figures[cause], describe(t, loss))
-				}
-			}
-		}
+		causes := p.losses(s)
 		if len(causes) == 0 {
 			continue
 		}
 		if !found {
 			found = true
-			prose(b, "All figures in which any other candidate was ahead by more than 5 %, in at least four rounds out "+
-				"of five, with the one that was furthest ahead:")
+			prose(b, "All figures in which any other candidate was ahead by more than 5 %, in at least four rounds out of "+
+				"five, with the one that was furthest ahead, and by how many times:")
 		}
 		title, _, _ := strings.Cut(s.Title, ":")
-		for _, cause := range causes {
-			prose(b, fmt.Sprintf("- **%s.** %s Seen in: %s.", title, cause, strings.Join(figures[cause], "; ")))
+		for _, c := range causes {
+			var seen []string
+			for _, place := range c.places {
+				seen = append(seen, place.name+strings.Join(place.figures, ", "))
+			}
+			prose(b, fmt.Sprintf("- **%s.** %s Seen in: %s.", title, c.text, strings.Join(seen, "; ")))
 		}
 	}
 	if !found {
@@ -195,17 +184,66 @@ func (p *page) writeLosses(b *strings.Builder) {
 	}
 }
 
-func describe(t *report.Table, loss report.Loss) string {
-	what := loss.Column
-	for _, part := range []string{loss.Row.Variant, t.Title} {
-		if part != "" {
-			what = part + ", " + what
+// cause is why figures are worse than others', with those figures by table and variant.
+type cause struct {
+	text   string
+	places []*place
+}
+
+type place struct {
+	name    string
+	figures []string
+}
+
+// losses are those of a section, by cause.
+func (p *page) losses(s *workload.Section) (causes []*cause) {
+	subjects := p.subjects()
+	for _, t := range s.Tables {
+		for _, name := range slices.Sorted(maps.Keys(subjects)) {
+			for _, loss := range t.Losses(name, subjects[name]) {
+				text := ""
+				if s.Cause != nil {
+					text = s.Cause(t, loss)
+				}
+				if text == "" {
+					text = "The cause is not known yet."
+				}
+				i := slices.IndexFunc(causes, func(c *cause) bool { return c.text == text })
+				if i < 0 {
+					i = len(causes)
+					causes = append(causes, &cause{text: text})
+				}
+				causes[i].add(t, loss)
+			}
 		}
 	}
-	if _, setting, ok := strings.Cut(loss.Row.Candidate, " ("); ok {
-		what = "with " + strings.TrimSuffix(setting, ")") + ": " + what
+	return causes
+}
+
+func (c *cause) add(t *report.Table, loss report.Loss) {
+	var where []string
+	if t.Title != "" {
+		where = append(where, t.Title)
 	}
-	return fmt.Sprintf("%s (%.2f times %s)", what, loss.Factor, loss.To)
+	if v := loss.Row.Variant; v != "" {
+		where = append(where, strings.TrimSpace(t.Variants+" "+v))
+	}
+	if _, setting, ok := strings.Cut(loss.Row.Candidate, " ("); ok {
+		where = append(where, "with "+strings.TrimSuffix(setting, ")"))
+	}
+	name := strings.Join(where, ", ")
+	if name != "" {
+		name += ": "
+	}
+	if n := len(c.places); n == 0 || c.places[n-1].name != name {
+		c.places = append(c.places, &place{name: name})
+	}
+	last := c.places[len(c.places)-1]
+	figure := fmt.Sprintf("%s %.2f (%s)", loss.Column, loss.Factor, loss.To)
+	if math.IsInf(loss.Factor, 0) {
+		figure = fmt.Sprintf("%s (none for %s)", loss.Column, loss.To)
+	}
+	last.figures = append(last.figures, figure)
 }
 
 func (p *page) writeCandidates(b *strings.Builder) {
@@ -232,7 +270,7 @@ func (p *page) writeMachine(b *strings.Builder) {
 		{"memory", p.machine.memory},
 		{"system", p.machine.system},
 		{"Go", runtime.Version() + fmt.Sprintf(", GOMAXPROCS %d", runtime.GOMAXPROCS(0))},
-		{"PostgreSQL", p.machine.postgres + ", on the same machine, `" + strings.Join(serverSettings, " ") + " fsync=off`"},
+		{"PostgreSQL", p.machine.postgres},
 		{"load at the start", p.machine.load},
 		{"began", p.began.UTC().Format("2006-01-02 15:04 UTC") + ", took " + p.took.Round(time.Second).String()},
 		{"rounds", fmt.Sprint(p.rounds)},

@@ -160,7 +160,7 @@ func (p puddlePool) close() { p.pool.Close() }
 func (matrix) cause(_ *report.Table, loss report.Loss) string {
 	if loss.To == puddleName {
 		return "puddle is one pool; lifeguard's is behind a handle of `database/sql`, whose own list of connections a " +
-			"checkout passes first."
+			"checkout passes first, and when somebody waits, each change of hands makes a new lease for that handle."
 	}
 	return "A checkout costs what plain `database/sql` takes and about a tenth of a microsecond of lifeguard's, and " +
 		"when somebody waits, a lease that is made anew for each change of hands. Without any work between taking " +

@@ -306,13 +306,14 @@ func (postgres) cause(t *report.Table, loss report.Loss) string {
 	switch {
 	case strings.HasPrefix(loss.To, "pgx"):
 		return pgxIsLighter
+	case loss.Column == clientsColumn(1) || loss.Column == clientsColumn(8):
+		return "" // nobody waits
 	case loss.Row.Candidate == "lifeguard (no cache)" && strings.HasPrefix(t.Title, preparedTitle):
 		return "Without the cache a statement of `db.Prepare` has to be prepared again whenever its connection has " +
 			"changed hands, which is at every return while somebody waits."
-	case loss.Column != clientsColumn(1) && loss.Column != clientsColumn(8):
+	default:
 		return "While somebody waits, every connection that comes back changes hands in order, which costs a few " +
 			"microseconds of processor time for a new lease and the switch to the goroutine whose turn it is. Where " +
 			"the query itself takes little more than that, and the processors are busy, it shows."
 	}
-	return ""
 }
