@@ -169,14 +169,19 @@ func newBasin(t *testing.T, rnd *rand.Rand, server *pgtest.Server, limit int, pa
 	var err error
 	b.proxy, err = faultproxy.New(fmt.Sprintf("%s:%d", server.Host(), server.Port()))
 	require.NoError(t, err)
-	t.Cleanup(func() { assert.NoError(t, b.proxy.Close()) })
+	t.Cleanup(func() {
+		// First, because it ends what hangs.
+		assert.NoError(t, b.proxy.Close())
+		if b.db != nil {
+			b.db.Close()
+		}
+	})
 	u, err := url.Parse(server.DSN())
 	require.NoError(t, err)
 	u.Host = b.proxy.Addr()
 	b.db, err = lifeguard.Open("postgres", addParams(t, u.String(), append(params,
 		"application_name="+b.name, fmt.Sprint("connection_limit=", limit))...), quiet)
 	require.NoError(t, err)
-	t.Cleanup(func() { b.db.Close() })
 	return b
 }
 
@@ -861,7 +866,7 @@ func (b *basin) drain() {
 	assert.NotZero(b.t, b.looks.Load())
 	assert.LessOrEqual(b.t, b.slowest.Load().took, b.longest(), "%v", b.slowest.Load())
 
-	assert.NoError(b.t, b.db.Close())
+	b.quickly(b.longest(), "closing the handle", func() { assert.NoError(b.t, b.db.Close()) })
 	ours := []goleak.Option{b.goroutines}
 	for _, function := range []string{"(*link).run", "(*pump).read", "(*pump).write", "(*Proxy).resume.func1"} {
 		ours = append(ours, goleak.IgnoreAnyFunction("github.com/go-lifeguard/lifeguard/internal/faultproxy."+function))
@@ -1069,6 +1074,26 @@ func TestRecovery(t *testing.T) {
 	b.drain()
 }
 
+// TestRecoveryFromLostDials has every place taken by dials that nothing will ever come of: the network has lost them, or
+// a server that is no more had accepted them. That must not keep the pool from a server that is back, be pool_timeout as
+// long as it may.
+func TestRecoveryFromLostDials(t *testing.T) {
+	server := waterServer(t)
+	for name, params := range map[string][]string{"connect_timeout": {"connect_timeout=6"}, "no connect_timeout": nil} {
+		t.Run(name, func(t *testing.T) {
+			b := newBasin(t, nil, server, 2, slices.Concat([]string{"pool_timeout=6", "socket_timeout=1"}, params)...)
+			b.admit(faultproxy.Silent)
+			answered := make(chan error, 1)
+			go func() { answered <- b.db.QueryRow(selectEcho, 1).Scan(new(int)) }()
+			eventually(t, "as many dials as there are places", func() bool { return b.proxy.Counts().Dialing == b.limit })
+			b.admit(faultproxy.Forward)
+			back := time.Now()
+			require.NoError(t, <-answered)
+			assert.LessOrEqual(t, time.Since(back), soon)
+		})
+	}
+}
+
 // TestCancelledQueries cancels queries at random moments and looks at what comes after them on the same connections:
 // every value is asked for once, so an answer to somebody else's question shows, and so does a cancellation that hits
 // the wrong query.
@@ -1261,7 +1286,7 @@ func TestHalfOpen(t *testing.T) {
 		require.NoError(t, err)
 		b.proxy.Lose(faultproxy.Both)
 		b.quickly(limit, "closing the connection", func() { _ = conn.Close() })
-		poolOf(t, b.db).Reset() // those that were idle are lost, too
+		b.quickly(limit, "a reset, as those that were idle are lost, too", poolOf(t, b.db).Reset)
 		b.placesBack(time.Now().Add(limit))
 	})
 	t.Run("a connection that may be dead", func(t *testing.T) {
@@ -1285,7 +1310,7 @@ func TestHalfOpen(t *testing.T) {
 				assert.ErrorIs(t, err, lifeguard.ErrPoolTimeout)
 			}
 		})
-		poolOf(t, b.db).Reset()
+		b.quickly(limit, "a reset", poolOf(t, b.db).Reset)
 		b.placesBack(time.Now().Add(limit))
 	})
 	t.Run("rows after garbage", func(t *testing.T) {
