@@ -85,7 +85,7 @@ func (r *dialRequest) settled() (net.Conn, bool) {
 // giveBack returns the spare connections, as soon as the inner pool has turned to dialling.
 func (r *dialRequest) giveBack() {
 	for _, s := range r.spare {
-		r.pool.release(s, notHeld)
+		r.pool.release(s, notHeld, nil)
 	}
 	r.spare = nil
 }

@@ -355,15 +355,14 @@ func (h *connector) keepIdle(n int) {
 
 // Connect gives the handle a lease.
 func (h *connector) Connect(ctx context.Context) (driver.Conn, error) {
-	started := h.pool.now()
-	s, err := h.pool.acquire(ctx, h)
+	c := checkout{start: h.pool.now()}
+	s, err := h.pool.acquire(ctx, h, &c)
 	if err != nil {
-		h.pool.connectEnded(ctx, started, h.pool.now(), err)
+		h.pool.connectEnded(ctx, c.start, h.pool.now(), err)
 		return nil, err
 	}
-	l := newLease(h, s, ctx)
-	l.waited = l.born - started
-	h.pool.connectEnded(ctx, started, l.born, nil)
+	l := newLease(h, s, ctx, &c)
+	h.pool.connectEnded(ctx, c.start, l.hold.since, nil)
 	return l.asDriverConn(), nil
 }
 

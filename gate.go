@@ -10,14 +10,15 @@ import (
 // a tenth of a second is a few dozen queries, and shorter than any deadline people set.
 const newestFirstFor = 100 * time.Millisecond
 
-// waiter is a caller in the queue.
+// waiter is a caller in the queue. It is used again and again.
 type waiter struct {
 	prev, next *waiter
 	queued     bool
 	handle     *connector
 	ctx        context.Context
-	deadline   int64      // pool clock; the sooner of pool_timeout and ctx's deadline, 0 if there is neither
-	ready      chan grant // of capacity one: whoever takes a waiter out of the queue sends to it exactly once
+	deadline   int64       // pool clock; the sooner of pool_timeout and ctx's deadline, 0 if there is neither
+	timer      *time.Timer // nil until the first pool_timeout; stopped while nobody waits
+	ready      chan grant  // of capacity one: whoever takes a waiter out of the queue sends to it exactly once
 }
 
 // grant is what a waiter waits for: a session, or the reason why there will be none.

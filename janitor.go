@@ -21,7 +21,7 @@ type janitor struct {
 	handler func(Leak)
 	wake    chan struct{} // of capacity one
 
-	asleep bool // guarded by Pool.mu: nothing is leased, the next lease wakes it
+	asleep bool // guarded by Pool.mu: nothing is leased, the next checkout wakes it
 	alert  bool // guarded by Pool.mu: it knows that somebody waits
 
 	leaks map[*lease]*heldLeak // reported, and not back yet
@@ -55,7 +55,7 @@ func (p *Pool) startJanitor(handler func(Leak)) {
 	go j.run() // ends with the pool
 }
 
-// wakeLocked is called when there is a lease.
+// wakeLocked is called when there is going to be a lease.
 func (j *janitor) wakeLocked() {
 	if j != nil && j.asleep {
 		j.asleep = false
@@ -127,13 +127,7 @@ func (j *janitor) settle() (waiting, full, rest bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	j.alert = p.queue.len > 0
-	j.asleep = len(j.leaks) == 0
-	for _, s := range *p.sessions.Load() {
-		if s.lease.Load() != nil {
-			j.asleep = false
-			break
-		}
-	}
+	j.asleep = len(j.leaks) == 0 && p.out == 0
 	return j.alert, p.places >= p.limit, j.asleep && !j.alert
 }
 

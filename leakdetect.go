@@ -124,10 +124,11 @@ type stack struct {
 }
 
 // capture takes the stack of the checkout that is under way, as long as the budget lasts.
-func (s *stack) capture(b *captureBudget, now int64) {
+// skip frames below its caller's are left out.
+func (s *stack) capture(b *captureBudget, now int64, skip int) {
 	s.n = 0
 	if b.take(now) {
-		s.n = runtime.Callers(4, s.pcs[:]) // below runtime.Callers, capture, prepareHold and its caller
+		s.n = runtime.Callers(2+skip, s.pcs[:]) // below runtime.Callers and capture
 	}
 }
 

@@ -110,16 +110,17 @@ type lease struct {
 	pool    *Pool
 	handle  *connector
 	session *session
-	number  uint64 // among the leases of the session
-	born    int64  // pool clock
-	recalls int64  // Pool.recalls when it was given
+	number  uint64       // among the leases of the session
+	born    atomic.Int64 // pool clock
 	state   leaseState
+	counted atomic.Uint64 // checkouts that Pool.counters has
 	hold    hold
 	leaked  uint64 // the checkout that was reported as a leak; guarded by leaseLocked
 	watch   watch  // the janitor's
 
 	// The holder's own: no report reads them.
 	clock    leaseClock
+	recalls  int64     // Pool.recalls when it was given
 	metrics  *metrics  // nil while nobody reads them
 	limit    int64     // observer.limit
 	waited   int64     // nanoseconds; how long the checkout took, until its first operation has begun
@@ -160,32 +161,40 @@ func (l *lease) activityOf(word uint64) activity {
 	return a
 }
 
-// newLease puts a session into ctx's hands.
-func newLease(h *connector, s *session, ctx context.Context) *lease {
+// newLease puts a session into ctx's hands. If the last lease on it has ended as most do, it is used again.
+func newLease(h *connector, s *session, ctx context.Context, c *checkout) *lease {
 	p := h.pool
-	l := &lease{pool: p, handle: h, session: s, born: p.now(), recalls: p.recalls.Load()}
-	l.metrics = p.metrics.enabled(ctx)
-	l.limit, l.timed = p.observer.limit, l.metrics != nil || p.observer.timed
-	l.clock.ticks = &p.tick.count
-	l.reclaims = p.reclaims
-	l.direct = s.intercepted == nil && p.cfg.SocketTimeout <= 0
-	s.leases++
-	l.number = s.leases
-	l.prepareHold(ctx, l.born)
-	if l.hold.stack.isOpener() {
-		l.hold.stack.n, l.hold.byOpener = 0, true
+	l := s.spare
+	if l == nil || l.handle != h {
+		l = &lease{pool: p, handle: h, session: s, reclaims: p.reclaims}
+		l.limit = p.observer.limit
+		l.clock.ticks = &p.tick.count
+		l.direct = s.intercepted == nil && p.cfg.SocketTimeout <= 0
+		s.leases++
+		l.number = s.leases
 	}
-	word := leaseCheckout + leaseTouched + leaseHeld
+	s.spare = nil
+	now := p.now()
+	l.born.Store(now)
+	l.recalls = p.recalls.Load()
+	l.metrics = p.metrics.enabled(ctx)
+	l.timed = l.metrics != nil || p.observer.timed
+	l.waited = now - c.start
+	c.note(p, now, 2) // below newLease and Connect
+	hold := &l.hold
+	hold.since, hold.ctx, hold.byOpener = now, ctx, false
+	hold.stack = c.stack
+	if hold.stack.isOpener() {
+		hold.stack.n, hold.byOpener = 0, true
+	}
+	// The count goes on, so that no two checkouts of a lease are the same.
+	word := l.state.checkouts()*leaseCheckout + leaseCheckout + leaseTouched + leaseHeld
 	if l.reclaims {
 		word += leaseReclaims
 	}
 	l.state.word.Store(word)
 	s.used, s.sawEnd = true, false
 	s.lease.Store(l)
-	p.mu.Lock()
-	p.armSweepLocked()
-	p.janitor.wakeLocked()
-	p.mu.Unlock()
 	return l
 }
 
@@ -193,7 +202,7 @@ func newLease(h *connector, s *session, ctx context.Context) *lease {
 func (l *lease) prepareHold(ctx context.Context, now int64) {
 	h := &l.hold
 	h.since, h.ctx, h.byOpener = now, ctx, false
-	h.stack.capture(&l.pool.capture, now)
+	h.stack.capture(&l.pool.capture, now, 2) // below prepareHold and ResetSession
 }
 
 // ResetSession is called by the handle when it checks out a connection that was idle.
@@ -297,7 +306,7 @@ func (l *lease) IsValid() bool {
 	}
 	returned = true
 	// The checkout stands for now, which saves a look at the clock.
-	if s.bad || l.hold.since-l.born > leaseLifetime || p.waiting.Load() > 0 || l.recalled() {
+	if s.bad || l.hold.since-l.born.Load() > leaseLifetime || p.waiting.Load() > 0 || l.recalled() {
 		l.state.move(state, leaseEnding)
 		return false
 	}
@@ -325,6 +334,7 @@ func (l *lease) Close() error {
 	switch {
 	case l.state.move(leaseEnding, leaseGone):
 		held = l.pool.now() - l.hold.since
+		l.session.spare = l // nobody has it any more: a handle closes a connection once
 	case l.state.move(leaseIdle, leaseGone):
 		// The handle keeps fewer idle connections, or is closing.
 	case l.state.move(leaseHeld, leaseGone), l.state.move(leaseDoomed, leaseGone):
@@ -376,25 +386,26 @@ func (l *lease) lost() error {
 	return driver.ErrBadConn
 }
 
-// giveUp ends the right of a lease that is gone already, by a caller who owns its session.
+// giveUp ends the right of a lease that is gone already, by a caller who owns its session. The lease may be somebody
+// else's when it returns.
 func (l *lease) giveUp(held int64) {
-	s, p := l.session, l.pool
+	s, p, h := l.session, l.pool, l.handle
 	l.end()
 	if s.bad {
 		s.statements = nil // they go with the connection
 		p.discard(s)
-		p.exit(l.handle)
+		p.exit(h)
 		return
 	}
 	l.closeStatements()
-	p.release(s, held)
-	p.exit(l.handle)
+	p.release(s, held, h)
 }
 
 // end takes a lease that is gone off its session.
 func (l *lease) end() {
 	l.session.lease.Store(nil)
-	l.pool.counters.acquired.Add(l.state.checkouts())
+	checkouts := l.state.checkouts()
+	l.pool.counters.acquired.Add(checkouts - l.counted.Swap(checkouts))
 }
 
 // closeStatements closes what the handle still has open on the session, or a caller forgot to close.

@@ -65,6 +65,7 @@ type Pool struct {
 	counters counters
 	capture  captureBudget
 	tick     *clockTick
+	waiters  sync.Pool                  // *waiter; of this pool only, for the sake of testing/synctest
 	late     captureBudget              // for holders who got no stack out of capture and turn out to stay
 	lost     atomic.Pointer[lostTicket] // rows that the garbage collector found, linked
 
@@ -73,6 +74,7 @@ type Pool struct {
 	maxIdle  int
 	places   int // places taken
 	idle     int // sessions stored in the inner pool
+	out      int // sum of connector.out
 	queue    queue
 	dialing  dialing
 	handles  map[*connector]struct{}
@@ -145,30 +147,49 @@ func (p *Pool) now() int64 { return int64(time.Since(p.epoch)) }
 func (p *Pool) timeOf(clock int64) time.Time { return p.epoch.Add(time.Duration(clock)) }
 
 // acquire gives the caller a session for itself, with the place that belongs to it.
-func (p *Pool) acquire(ctx context.Context, h *connector) (*session, error) {
-	if err := p.enter(ctx, h); err != nil {
+func (p *Pool) acquire(ctx context.Context, h *connector, c *checkout) (*session, error) {
+	p.mu.Lock()
+	if err := p.refusalLocked(ctx, h); err != nil {
+		p.mu.Unlock()
 		return nil, err
 	}
+	p.enterLocked(h)
 	acquired := false
 	defer func() {
 		if !acquired {
 			p.exit(h)
 		}
 	}()
-	start := p.now()
 	for {
-		s, err := p.take(ctx, h, start)
+		s, err := p.takeLocked(ctx, h, c)
 		if err != nil {
 			return nil, err
 		}
-		if err := p.makeReady(ctx, s, start, h.lastAttempt(start)); err == nil {
+		if err := p.makeReady(ctx, s, c.start, h.lastAttempt(c.start)); err == nil {
 			acquired = true
 			return s, nil
 		}
 		// The connection died while it was idle. That is no reason to fail: the wait goes on from where it began.
-		if err := ctx.Err(); err != nil {
+		p.mu.Lock()
+		if err := p.refusalLocked(ctx, h); err != nil {
+			p.mu.Unlock()
 			return nil, err
 		}
+	}
+}
+
+// checkout is what is noted on the way to a lease.
+type checkout struct {
+	start int64 // pool clock
+	noted bool  // stack was taken, or there was no budget for it
+	stack stack
+}
+
+// note takes the stack once, while a caller waits rather than when he has got a connection that others wait for.
+func (c *checkout) note(p *Pool, now int64, skip int) {
+	if !c.noted {
+		c.noted = true
+		c.stack.capture(&p.capture, now, skip+1)
 	}
 }
 
@@ -194,14 +215,9 @@ func (p *Pool) patience(start int64) int64 {
 	return start + int64(p.cfg.PoolTimeout)
 }
 
-// take takes a session: an idle one of the inner pool, an idle lease, or, after a wait, whichever comes first of a
-// returned connection and a finished dial.
-func (p *Pool) take(ctx context.Context, h *connector, start int64) (*session, error) {
-	p.mu.Lock()
-	if err := p.refusalLocked(ctx, h); err != nil {
-		p.mu.Unlock()
-		return nil, err
-	}
+// takeLocked takes a session: an idle one of the inner pool, an idle lease, or, after a wait, whichever comes first of a
+// returned connection and a finished dial. It releases p.mu.
+func (p *Pool) takeLocked(ctx context.Context, h *connector, c *checkout) (*session, error) {
 	if p.queue.len == 0 {
 		if p.idle > 0 && p.places < p.limit {
 			p.places++
@@ -228,7 +244,7 @@ func (p *Pool) take(ctx context.Context, h *connector, start int64) (*session, e
 			}
 		}
 	}
-	return p.wait(ctx, h, start)
+	return p.waitLocked(ctx, h, c)
 }
 
 // refusalLocked says why a checkout cannot even begin.
@@ -239,15 +255,12 @@ func (p *Pool) refusalLocked(ctx context.Context, h *connector) error {
 	return ctx.Err()
 }
 
-// enter and exit count what a handle has: callers who are acquiring, and leases.
-func (p *Pool) enter(ctx context.Context, h *connector) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if err := p.refusalLocked(ctx, h); err != nil {
-		return err
-	}
+// enterLocked and exit count what a handle has: callers who are acquiring, and leases.
+func (p *Pool) enterLocked(h *connector) {
 	h.out++
-	return nil
+	p.out++
+	p.armSweepLocked()
+	p.janitor.wakeLocked()
 }
 
 func (p *Pool) exit(h *connector) {
@@ -258,16 +271,21 @@ func (p *Pool) exit(h *connector) {
 
 func (p *Pool) exitLocked(h *connector) {
 	h.out--
+	p.out--
 	if h.out == 0 && h.drained != nil {
 		close(h.drained)
 	}
 }
 
-// wait is entered with p.mu held and leaves with it released.
-func (p *Pool) wait(ctx context.Context, h *connector, start int64) (*session, error) {
+// waitLocked releases p.mu.
+func (p *Pool) waitLocked(ctx context.Context, h *connector, c *checkout) (*session, error) {
 	now := p.now()
-	patience := p.patience(start)
-	w := &waiter{handle: h, ctx: ctx, deadline: patience, ready: make(chan grant, 1)}
+	patience := p.patience(c.start)
+	w, _ := p.waiters.Get().(*waiter)
+	if w == nil {
+		w = &waiter{ready: make(chan grant, 1)}
+	}
+	w.handle, w.ctx, w.deadline = h, ctx, patience
 	if t, ok := ctx.Deadline(); ok {
 		if d := now + int64(time.Until(t)); w.deadline == 0 || d < w.deadline {
 			w.deadline = d
@@ -279,12 +297,16 @@ func (p *Pool) wait(ctx context.Context, h *connector, start int64) (*session, e
 	p.janitor.alertLocked()
 	p.mu.Unlock()
 	p.counters.waits.Add(1)
+	c.note(p, now, 4) // below waitLocked, takeLocked, acquire and Connect
 
 	var timeout <-chan time.Time
 	if patience != 0 {
-		timer := time.NewTimer(time.Duration(patience - now))
-		defer timer.Stop()
-		timeout = timer.C
+		if w.timer == nil {
+			w.timer = time.NewTimer(time.Duration(patience - now))
+		} else {
+			w.timer.Reset(time.Duration(patience - now))
+		}
+		timeout = w.timer.C
 	}
 	var g grant
 	select {
@@ -294,11 +316,19 @@ func (p *Pool) wait(ctx context.Context, h *connector, start int64) (*session, e
 	case <-timeout:
 		g = p.abandon(w, ErrPoolTimeout)
 	}
-	waited := p.now() - start
+	if patience != 0 && !w.timer.Stop() {
+		select {
+		case <-w.timer.C: // only with GODEBUG=asynctimerchan=1 can it still be there
+		default:
+		}
+	}
+	w.handle, w.ctx = nil, nil
+	p.waiters.Put(w)
+	waited := p.now() - c.start
 	p.counters.waited.Add(waited)
 	if g.err == nil && ctx.Err() != nil {
 		// The connection and the end of the context came together.
-		p.release(g.session, notHeld)
+		p.release(g.session, notHeld, nil)
 		g = grant{err: ctx.Err()}
 	}
 	switch {
@@ -361,8 +391,7 @@ func (p *Pool) revokeIdle(match func(*lease) bool) *lease {
 func (p *Pool) recall(match func(*lease) bool) {
 	for l := p.revokeIdle(match); l != nil; l = p.revokeIdle(match) {
 		l.closeStatements()
-		p.release(l.session, notHeld)
-		p.exit(l.handle)
+		p.release(l.session, notHeld, l.handle)
 	}
 }
 
@@ -395,9 +424,9 @@ func (p *Pool) adopt(c *sql.Conn) (s *session, first bool) {
 // notHeld is given to release for a session that nobody has worked with, so that it says nothing about holds.
 const notHeld = -1
 
-// release gives up a session: to the waiter whose turn it is, else to the inner pool. The caller owned it, and a
-// holder had it for held nanoseconds.
-func (p *Pool) release(s *session, held int64) {
+// release gives up a session: to the waiter whose turn it is, else to the inner pool. The caller owned it, a holder had
+// it for held nanoseconds, and what h had of it ends; h is nil if it was not leased.
+func (p *Pool) release(s *session, held int64, h *connector) {
 	now := p.now()
 	p.mu.Lock()
 	if p.queue.len > 0 {
@@ -405,12 +434,18 @@ func (p *Pool) release(s *session, held int64) {
 			p.queue.holds.observe(held)
 		}
 		if s.fit(now) && !p.closed && p.places <= p.limit && p.grantLocked(s, now) {
+			if h != nil {
+				p.exitLocked(h)
+			}
 			p.mu.Unlock()
 			return
 		}
 	}
 	p.mu.Unlock()
 	p.store(s)
+	if h != nil {
+		p.exit(h)
+	}
 }
 
 // grantLocked hands s to the waiter whose turn it is, if there is one.
@@ -480,18 +515,15 @@ func (p *Pool) serveLocked() {
 // rules apply to their connections. It runs once a second, as long as there are leases.
 func (p *Pool) sweep() {
 	now := p.now()
-	p.recall(func(l *lease) bool { return now-l.born > leaseLifetime })
+	p.recall(func(l *lease) bool { return now-l.born.Load() > leaseLifetime })
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.sweeping = false
 	if p.closed {
 		return
 	}
-	for _, s := range *p.sessions.Load() {
-		if s.lease.Load() != nil {
-			p.armSweepLocked()
-			return
-		}
+	if p.out > 0 {
+		p.armSweepLocked()
 	}
 }
 
@@ -516,7 +548,7 @@ func (p *Pool) keepMinimum() {
 	every := p.cfg.MaxIdleConnectionLifetime / 2
 	touch := func() {
 		for _, s := range slices.Backward(p.takeIdles(p.cfg.MinConnections)) {
-			p.release(s, notHeld)
+			p.release(s, notHeld, nil)
 		}
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -666,7 +698,7 @@ func (p *Pool) Reset() {
 	p.recall(nil)
 	// The inner pool asks each of them whether it is valid, and closes those that are not.
 	for _, s := range p.takeIdles(math.MaxInt) {
-		p.release(s, notHeld)
+		p.release(s, notHeld, nil)
 	}
 }
 
@@ -719,7 +751,7 @@ func (p *Pool) Stats() Stats {
 		st.StatementHits += s.hits.Load()
 		st.StatementMisses += s.misses.Load()
 		if l := s.lease.Load(); l != nil {
-			st.Acquired += l.state.checkouts()
+			st.Acquired += l.state.checkouts() - l.counted.Load()
 		}
 		if s.idle() {
 			st.Idle++

@@ -48,7 +48,8 @@ type session struct {
 	spoiled    bool      // lib/pq would have given the connection up: nothing may run on it any more
 	statements []*stmt   // open ones of the present lease
 	rows       *rows     // for the next query; nil while they are out, so that only their user refers to them
-	leases     uint64    // how many there were
+	spare      *lease    // ended by its handle, for the next checkout
+	leases     uint64    // how many there were, but for those used again
 	kept       statementCache
 
 	hits, misses atomic.Uint64 // of kept, written by the owner alone
