@@ -246,7 +246,7 @@ func (j *janitor) tell(leak Leak, again bool) {
 	case again:
 		message = "lifeguard: a connection is still held"
 	case leak.Kind == LeakLostRows:
-		message = "lifeguard: rows were dropped without Close; the sql.Conn they came from can never be returned"
+		message = "lifeguard: rows were dropped without Close; their connection can never be returned"
 	}
 	j.log(level, message, &leak.Holder, !leak.Returned && !again)
 	if j.handler == nil {

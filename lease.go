@@ -137,7 +137,7 @@ type activity struct {
 	query      string // last one
 	began      int64  // pool clock
 	operations int    // up to this one
-	endless    bool   // its context never ends, so that rows it left open may be lost
+	endless    bool   // a query whose context never ends, so that rows it left open may be lost
 }
 
 // newLease puts a session into ctx's hands.
@@ -380,7 +380,7 @@ func (l *lease) start(ctx context.Context, kind operationKind, query string) err
 		}
 		last, next := &l.hold.activity[word/leaseActivity&1], &l.hold.activity[word/leaseActivity&1^1]
 		next.query, next.began, next.operations = query, last.began, last.operations+1
-		next.endless = ctx.Done() == nil
+		next.endless = kind == opQuery && ctx.Done() == nil
 		if query == "" {
 			next.query = last.query
 		}
@@ -418,6 +418,31 @@ func (l *lease) enter() error {
 // leave ends what enter began.
 func (l *lease) leave() {
 	if l.pool.reclaims && !l.state.move(leaseBusy, leaseHeld) {
+		l.over()
+	}
+}
+
+// enterBeside is enter for what is called on the connection or on a statement while rows may be open. It has to be seen
+// in every pool, as rows that were lost may cost a sql.Conn its connection, which its holder may just be using: see
+// lost. Rows themselves need not be, as nothing is taken back for them while others may be in use.
+func (l *lease) enterBeside() error {
+	if l.session.kept.rows == 0 || l.pool.reclaims {
+		return l.enter()
+	}
+	if l.state.enter() {
+		return nil
+	}
+	if l.over() {
+		return l.lost()
+	}
+	return nil
+}
+
+// leaveBeside ends what enterBeside began.
+func (l *lease) leaveBeside() {
+	if l.session.kept.rows == 0 || l.pool.reclaims {
+		l.leave()
+	} else if !l.state.move(leaseBusy, leaseHeld) {
 		l.over()
 	}
 }
@@ -495,10 +520,10 @@ func (l *lease) CheckNamedValue(v *driver.NamedValue) error {
 	if l.session.checker == nil {
 		return driver.ErrSkip
 	}
-	if err := l.enter(); err != nil {
+	if err := l.enterBeside(); err != nil {
 		return err
 	}
-	defer l.leave()
+	defer l.leaveBeside()
 	return l.session.checker.CheckNamedValue(v)
 }
 
