@@ -22,11 +22,20 @@ import (
 )
 
 const (
-	// stackDepth is how many frames of a checkout are kept. The dozen of database/sql and lifeguard are among them.
+	// stackDepth is how many frames of a checkout are kept at most. The half dozen of database/sql are among them.
 	stackDepth = 32
 
+	// usualDepth is how many are, unless that leaves fewer than applicationFrames of the application: each costs about
+	// 40 ns, and what calls a handler is the same for all of them.
+	usualDepth        = 16
+	applicationFrames = 4
+
+	// knownFrames is for how many of the application's frames it is remembered that they are: one for each place from
+	// which it comes to its queries. It is a power of two.
+	knownFrames = 256
+
 	// capturesPerTick bounds how many stacks are taken per tick of 2^captureTick nanoseconds, about 8 ms: 10,000 a
-	// second. One costs about a microsecond: at rates above, most checkouts are over before anybody could ask.
+	// second. One costs up to a microsecond: at rates above, most checkouts are over before anybody could ask.
 	capturesPerTick = 84
 	captureTick     = 23
 
@@ -123,12 +132,43 @@ type stack struct {
 	pcs [stackDepth]uintptr
 }
 
+// stackCapture takes the stacks of a pool's checkouts.
+type stackCapture struct {
+	captureBudget
+	depth atomic.Int32 // of the stacks; it only grows, as one part of an application uses the libraries that others do
+	skip  []string     // packages that are not the application
+	known [knownFrames]atomic.Uintptr
+}
+
 // capture takes the stack of the checkout that is under way, as long as the budget lasts.
-func (s *stack) capture(b *captureBudget, now int64) {
+func (s *stack) capture(c *stackCapture, now int64) {
 	s.n = 0
-	if b.take(now) {
-		s.n = runtime.Callers(4, s.pcs[:]) // below runtime.Callers, capture, prepareHold and its caller
+	depth := int(c.depth.Load())
+	if depth == 0 || !c.take(now) {
+		return
 	}
+	for {
+		s.n = runtime.Callers(3, s.pcs[:depth]) // below runtime.Callers, capture and its caller
+		if s.n < depth || depth == stackDepth || c.ofApplication(s.pcs[depth-applicationFrames]) {
+			return
+		}
+		depth = min(depth+usualDepth/2, stackDepth)
+		c.depth.Store(int32(depth))
+	}
+}
+
+// ofApplication says whether the frame is one of the application. Names are looked up once per frame, as that takes
+// longer than all the rest of a capture.
+func (c *stackCapture) ofApplication(pc uintptr) bool {
+	known := &c.known[(uint64(pc)*0x9e3779b97f4a7c15)>>32%knownFrames]
+	if known.Load() == pc {
+		return true
+	}
+	if _, ok := callsite.Application([]uintptr{pc}, c.skip); !ok {
+		return false
+	}
+	known.Store(pc)
+	return true
 }
 
 // captureLate takes the stack of an operation where that of the checkout is missing. Only the holder calls it.

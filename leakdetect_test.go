@@ -531,6 +531,27 @@ func TestHolderStacksUnderContention(t *testing.T) {
 	}
 }
 
+// The application is found, and a few of its callers with it, below however many frames of libraries.
+func TestStackBelowLibraries(t *testing.T) {
+	for layers := range 6 {
+		db, pool, _ := openReported(t, fakedriver.New(), limit(1))
+		begin := db.Begin
+		for range layers {
+			begin = sync.OnceValues(begin)
+		}
+		tx, err := beginForTest(begin)
+		require.NoError(t, err)
+		h := pool.Holders()[0]
+		require.GreaterOrEqual(t, len(h.Stack), 4, "%d layers: %v", layers, h.Stack)
+		assert.Contains(t, h.Stack[0].Function, "beginForTest")
+		assert.Contains(t, h.Stack[1].Function, "TestStackBelowLibraries")
+		require.NoError(t, tx.Rollback())
+	}
+}
+
+//go:noinline
+func beginForTest(begin func() (*sql.Tx, error)) (*sql.Tx, error) { return begin() }
+
 // A checkout that got no stack, because there were too many at its moment, gets one at its next operation, if it lasts.
 func TestLateStack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
