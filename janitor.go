@@ -192,7 +192,7 @@ func (j *janitor) look(l *lease, now int64) {
 			word &^= leaseTouched
 		}
 	}
-	running := now - l.hold.activity[word/leaseActivity&1].began
+	running := now - l.activityOf(word).began
 	v := w.judge(j, now, now-l.hold.since, running, busy, word&leaseRaw != 0)
 	if w.lostQuery != 0 && l.untouchedSince(word, w.lostQuery) && now-w.quietFrom >= w.patience(j) {
 		v = reclaim

@@ -36,7 +36,7 @@ func (r *rows) watchForLoss(s *session) {
 func (t *lostTicket) fill(l *lease) {
 	word := l.state.word.Load()
 	t.lease, t.checkout = l.number, word/leaseCheckout
-	t.operations = l.hold.activity[word/leaseActivity&1].operations
+	t.operations = l.activityOf(word).operations
 	t.alone = l.session.kept.rows == 0
 }
 
@@ -120,8 +120,7 @@ func (j *janitor) lose(t *lostTicket, now int64) bool {
 // untouchedSince says whether the holder of a lease that was locked when its state was word is idle, has done nothing
 // since the given operation, and cannot have done anything that is not seen.
 func (l *lease) untouchedSince(word uint64, operation int) bool {
-	return word&leaseStates == leaseHeld && word&leaseRaw == 0 && !l.inTx.Load() &&
-		l.hold.activity[word/leaseActivity&1].operations == operation
+	return word&leaseStates == leaseHeld && word&(leaseRaw|leaseInTx) == 0 && l.activityOf(word).operations == operation
 }
 
 // origin is what a connection was taken for, and with that whether somebody may be left who uses it when rows were lost.
@@ -171,7 +170,7 @@ func (j *janitor) suspectsLost(now int64) bool {
 		if !ok {
 			continue
 		}
-		a := &l.hold.activity[word/leaseActivity&1]
+		a := l.activityOf(word)
 		suspect := a.endless && now-a.began >= lostAge && l.untouchedSince(word, a.operations) && !l.watch.knows(word, a.operations)
 		l.state.unlock(word)
 		if suspect {
