@@ -16,7 +16,9 @@ import (
 // that does nothing for it, the baseline; on one with leak_threshold=0, which notes holders for the errors of others all
 // the same; and on one with the default. The figures are medians of the batches, more-ns and x-bare those of the
 // differences and ratios between batches next to each other. At full speed most checkouts are over the number of stacks
-// taken a second. At the paced rate, below it, every checkout has its stack taken: more-ns is what that costs.
+// taken a second. At the paced rate, below it, they are
+// taken, except where checkouts follow each other within microseconds for long: more-ns is what that costs, and
+// StackCapture what one of them does.
 //
 //	go test -run '^$' -bench LeakDetection .
 func BenchmarkLeakDetection(b *testing.B) {
