@@ -23,6 +23,7 @@ type janitor struct {
 
 	asleep bool // guarded by Pool.mu: nothing is leased, the next checkout wakes it
 	alert  bool // guarded by Pool.mu: it knows that somebody waits
+	hungry bool // somebody waited on a full pool when it last looked
 
 	leaks map[*lease]*heldLeak // reported, and not back yet
 }
@@ -35,6 +36,10 @@ type watch struct {
 	runningAt int64 // age at which the next report of a running operation is due
 	leaked    bool  // it was reported as a leak
 	ran       bool  // an operation was running when a report was due
+
+	// The operation whose rows were lost, if the connection could not be taken back at once; 0 if there is none.
+	lostQuery int
+	origin    origin
 }
 
 // heldLeak is a leak that was reported.
@@ -98,6 +103,7 @@ func (j *janitor) run() {
 			scanAt = now + j.tick
 		}
 		waiting, full, rest := j.settle()
+		j.hungry = waiting && full
 		next := scanAt
 		switch {
 		case rest:
@@ -181,7 +187,11 @@ func (j *janitor) look(l *lease, now int64) {
 		}
 	}
 	running := now - l.activityOf(word).began
-	switch v := w.judge(j, now, now-l.hold.since, running, busy, word&leaseRaw != 0); v {
+	v := w.judge(j, now, now-l.hold.since, running, busy, word&leaseRaw != 0)
+	if w.lostQuery != 0 && l.untouchedSince(word, w.lostQuery) && now-w.quietFrom >= w.patience(j) {
+		v = reclaim
+	}
+	switch v {
 	case letBe:
 		l.state.unlock(word)
 	case reclaim:
@@ -246,12 +256,29 @@ func (w *watch) judge(j *janitor, now, age, running int64, busy, raw bool) verdi
 }
 
 // lost notes that the present checkout was reported for its rows.
-func (w *watch) lost(p *Pool, checkout uint64, now, age int64) {
-	if w.checkout != checkout {
-		*w = watch{checkout: checkout, quietFrom: now, runningAt: int64(p.cfg.LeakThreshold)}
+func (w *watch) lost(p *Pool, t *lostTicket, from origin, now, age int64) {
+	if w.checkout != t.checkout {
+		*w = watch{checkout: t.checkout, quietFrom: now, runningAt: int64(p.cfg.LeakThreshold)}
 	}
 	w.leaked = true
 	w.leakAt = doubled(int64(p.cfg.LeakThreshold), age)
+	if t.alone { // other rows may be read without being seen
+		w.lostQuery, w.origin = t.operations, from
+	}
+}
+
+// knows says whether the rows of the operation were found to be lost.
+func (w *watch) knows(word uint64, operation int) bool {
+	return w.checkout == word/leaseCheckout && w.lostQuery == operation
+}
+
+// patience is for how long a connection whose rows were lost has to lie unused until it is taken back from whoever may
+// still have it. While nobody needs it, a holder of a sql.Conn gets as long as any gets before he is suspected.
+func (w *watch) patience(j *janitor) int64 {
+	if w.origin == fromConn && !j.hungry {
+		return int64(j.pool.cfg.LeakThreshold)
+	}
+	return j.tick
 }
 
 // doubled is the first of period, twice period, four times period and so on that is beyond age.

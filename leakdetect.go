@@ -22,13 +22,25 @@ import (
 )
 
 const (
-	// stackDepth is how many frames of a checkout are kept. The dozen of database/sql and lifeguard are among them.
+	// stackDepth is how many frames of a checkout are kept at most. The half dozen of database/sql are among them.
 	stackDepth = 32
 
+	// usualDepth is how many are, unless that leaves fewer than applicationFrames of the application: each costs about
+	// 40 ns, and what calls a handler is the same for all of them.
+	usualDepth        = 16
+	applicationFrames = 4
+
+	// knownFrames is for how many of the application's frames it is remembered that they are: one for each place from
+	// which it comes to its queries. It is a power of two.
+	knownFrames = 256
+
 	// capturesPerTick bounds how many stacks are taken per tick of 2^captureTick nanoseconds, about 8 ms: 10,000 a
-	// second. One costs about a microsecond: at rates above, most checkouts are over before anybody could ask.
+	// second. One costs up to a microsecond: at rates above, most checkouts are over before anybody could ask.
 	capturesPerTick = 84
 	captureTick     = 23
+
+	// sparseness is by how much fewer stacks are taken at rates at which there are too many checkouts for all of them.
+	sparseness = 6
 
 	// lateAfter is the age in nanoseconds from which on a hold without a stack gets one at its next operation: it is
 	// one of those that somebody may ask about.
@@ -123,13 +135,44 @@ type stack struct {
 	pcs [stackDepth]uintptr
 }
 
+// stackCapture takes the stacks of a pool's checkouts.
+type stackCapture struct {
+	captureBudget
+	depth atomic.Int32 // of the stacks; it only grows, as one part of an application uses the libraries that others do
+	skip  []string     // packages that are not the application
+	known [knownFrames]atomic.Uintptr
+}
+
 // capture takes the stack of the checkout that is under way, as long as the budget lasts.
 // skip frames below its caller's are left out.
-func (s *stack) capture(b *captureBudget, now int64, skip int) {
+func (s *stack) capture(c *stackCapture, now int64, skip int) {
 	s.n = 0
-	if b.take(now) {
-		s.n = runtime.Callers(2+skip, s.pcs[:]) // below runtime.Callers and capture
+	depth := int(c.depth.Load())
+	if depth == 0 || !c.take(now) {
+		return
 	}
+	for {
+		s.n = runtime.Callers(2+skip, s.pcs[:depth]) // below runtime.Callers and capture
+		if s.n < depth || depth == stackDepth || c.ofApplication(s.pcs[depth-applicationFrames]) {
+			return
+		}
+		depth = min(depth+usualDepth/2, stackDepth)
+		c.depth.Store(int32(depth))
+	}
+}
+
+// ofApplication says whether the frame is one of the application. Names are looked up once per frame, as that takes
+// longer than all the rest of a capture.
+func (c *stackCapture) ofApplication(pc uintptr) bool {
+	known := &c.known[(uint64(pc)*0x9e3779b97f4a7c15)>>32%knownFrames]
+	if known.Load() == pc {
+		return true
+	}
+	if _, ok := callsite.Application([]uintptr{pc}, c.skip); !ok {
+		return false
+	}
+	known.Store(pc)
+	return true
 }
 
 // captureLate takes the stack of an operation where that of the checkout is missing. Only the holder calls it.
@@ -169,16 +212,25 @@ func (s *stack) isOpener() bool {
 	}
 }
 
-// captureBudget bounds the stacks taken per tick. It may let a few more through when a tick begins on several
-// processors at once; a lock would cost more than they do.
-type captureBudget struct{ tick, taken atomic.Int64 }
+// captureBudget bounds the stacks taken per tick. Where it does not last, few of the checkouts have a stack whatever is
+// spent on it, and those that turn out to stay get one later: so in the ticks that follow only one in sparseness of it is
+// spent. It may let a few more through when a tick begins on several processors at once; a lock would cost more than
+// they do.
+type captureBudget struct {
+	tick, taken atomic.Int64
+	sparse      atomic.Bool
+}
 
 func (b *captureBudget) take(now int64) bool {
 	if tick := now >> captureTick; b.tick.Load() != tick {
-		b.tick.Store(tick)
+		b.sparse.Store(b.tick.Swap(tick) == tick-1 && b.taken.Load() >= capturesPerTick)
 		b.taken.Store(0)
 	}
-	return b.taken.Load() < capturesPerTick && b.taken.Add(1) <= capturesPerTick
+	if b.taken.Load() >= capturesPerTick {
+		return false
+	}
+	n := b.taken.Add(1)
+	return n <= capturesPerTick && (!b.sparse.Load() || n%sparseness == 0)
 }
 
 // holdSnapshot is a copy of a hold, so that names and lines are looked up without its lock.
@@ -247,7 +299,7 @@ func (j *janitor) tell(leak Leak, again bool) {
 	case again:
 		message = "lifeguard: a connection is still held"
 	case leak.Kind == LeakLostRows:
-		message = "lifeguard: rows were dropped without Close; the sql.Conn they came from can never be returned"
+		message = "lifeguard: rows were dropped without Close; their connection can never be returned"
 	}
 	j.log(level, message, &leak.Holder, !leak.Returned && !again)
 	if j.handler == nil {

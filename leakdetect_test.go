@@ -5,6 +5,7 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
+	"flag"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -303,7 +304,54 @@ func TestNoReportForThoseInTime(t *testing.T) {
 	})
 }
 
-// A query that runs is slow, not leaked; what it leaves behind is.
+var leakFreeFor = flag.Duration("leakfree", 2*time.Second,
+	"how long TestNoReportInRealTime takes connections and gives them back")
+
+// The same by the machine's clock, with everything that a bubble does not have: goroutines that run side by side,
+// garbage collections, a janitor that is late. Who falls behind makes up for it.
+func TestNoReportInRealTime(t *testing.T) {
+	const (
+		workers   = 8
+		perSecond = 10_000
+		threshold = 2 * time.Second // more than a loaded machine keeps a goroutine from its work
+	)
+	db, pool, reports := openReported(t, fakedriver.New(), func(c *lifeguard.Config) {
+		limit(workers)(c)
+		c.LeakThreshold = threshold
+	})
+	start := time.Now()
+	var longest [workers]time.Duration
+	var wg sync.WaitGroup
+	for w := range workers {
+		wg.Go(func() {
+			for n := 0; ; n++ {
+				at := start.Add(time.Duration(n) * workers * time.Second / perSecond)
+				if at.Sub(start) >= *leakFreeFor {
+					return
+				}
+				time.Sleep(time.Until(at))
+				taken := time.Now()
+				giveBack := holdKinds[1+n%3].hold(t, context.Background(), db) // those without statements to close afterwards
+				giveBack()
+				longest[w] = max(longest[w], time.Since(taken))
+			}
+		})
+	}
+	wg.Wait()
+	took := time.Since(start)
+	leaks, log := reports.take()
+	st := pool.Stats()
+	t.Logf("%d checkouts in %v, %.0f a second; the longest took %v", st.Acquired, took.Round(time.Millisecond),
+		float64(st.Acquired)/took.Seconds(), slices.Max(longest[:]))
+	assert.Empty(t, leaks)
+	assert.Empty(t, log)
+	assert.Zero(t, st.Leaks)
+	assert.Zero(t, st.LostRows)
+	assert.EqualValues(t, workers*((*leakFreeFor*perSecond/time.Second+workers-1)/workers), st.Acquired)
+}
+
+// A query that runs is slow, not leaked: the log says so and Holders shows it busy, but it is not counted, no span is
+// made, and the handler is not called. What it leaves behind is a leak.
 func TestRunningIsNoLeak(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := fakedriver.New()
@@ -311,28 +359,47 @@ func TestRunningIsNoLeak(t *testing.T) {
 			time.Sleep(3*time.Minute + 500*time.Millisecond)
 			return nil
 		})
-		db, pool, reports := openReported(t, srv, nil)
+		recorder := tracetest.NewSpanRecorder()
+		leakSpans := func() (n int) {
+			for _, s := range recorder.Ended() {
+				if s.Name() == "connection leak" {
+					n++
+				}
+			}
+			return n
+		}
+		db, pool, reports := openReported(t, srv, nil,
+			lifeguard.WithTracerProvider(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(recorder))))
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
 			_, err := db.ExecContext(t.Context(), "REINDEX TABLE customers")
 			assert.NoError(t, err)
 		}()
-		time.Sleep(61 * time.Second)
-		_, log := reports.take()
-		require.Len(t, log, 1)
-		assert.Contains(t, log[0], `level=WARN msg="lifeguard: a connection is held by an operation that is still running"`)
-		assert.Contains(t, log[0], "REINDEX TABLE customers")
-		require.Len(t, pool.Holders(), 1)
-		assert.True(t, pool.Holders()[0].Busy)
-		assert.False(t, pool.Holders()[0].Leaked)
+		for _, after := range []time.Duration{61 * time.Second, time.Minute} { // at the threshold, and at twice of it
+			time.Sleep(after)
+			leaks, log := reports.take()
+			assert.Empty(t, leaks)
+			require.Len(t, log, 1)
+			assert.Contains(t, log[0], `level=WARN msg="lifeguard: a connection is held by an operation that is still running"`)
+			assert.Contains(t, log[0], "REINDEX TABLE customers")
+			assert.Contains(t, log[0], "TestRunningIsNoLeak")
+			require.Len(t, pool.Holders(), 1)
+			h := pool.Holders()[0]
+			assert.True(t, h.Busy)
+			assert.False(t, h.Leaked)
+			assert.Equal(t, 1, h.Operations)
+			assert.Zero(t, pool.Stats().Leaks)
+			assert.Zero(t, leakSpans())
+		}
 		<-done
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		leaks, log := reports.take()
 		assert.Empty(t, leaks)
-		assert.Len(t, log, 1, "once more at twice the threshold")
+		assert.Empty(t, log)
 		assert.Zero(t, pool.Stats().Leaks)
+		assert.Zero(t, leakSpans())
 
 		// The same query with rows that nobody closes.
 		rows, err := db.QueryContext(t.Context(), "SELECT name FROM customers ORDER BY random()")
@@ -344,6 +411,9 @@ func TestRunningIsNoLeak(t *testing.T) {
 		leaks, _ = reports.take()
 		require.Len(t, leaks, 1)
 		assert.Equal(t, "SELECT name FROM customers ORDER BY random()", leaks[0].LastQuery)
+		assert.False(t, leaks[0].Busy)
+		assert.EqualValues(t, 1, pool.Stats().Leaks)
+		assert.Equal(t, 1, leakSpans())
 		assert.NoError(t, rows.Close())
 	})
 }
@@ -530,6 +600,27 @@ func TestHolderStacksUnderContention(t *testing.T) {
 		})
 	}
 }
+
+// The application is found, and a few of its callers with it, below however many frames of libraries.
+func TestStackBelowLibraries(t *testing.T) {
+	for layers := range 6 {
+		db, pool, _ := openReported(t, fakedriver.New(), limit(1))
+		begin := db.Begin
+		for range layers {
+			begin = sync.OnceValues(begin)
+		}
+		tx, err := beginForTest(begin)
+		require.NoError(t, err)
+		h := pool.Holders()[0]
+		require.GreaterOrEqual(t, len(h.Stack), 4, "%d layers: %v", layers, h.Stack)
+		assert.Contains(t, h.Stack[0].Function, "beginForTest")
+		assert.Contains(t, h.Stack[1].Function, "TestStackBelowLibraries")
+		require.NoError(t, tx.Rollback())
+	}
+}
+
+//go:noinline
+func beginForTest(begin func() (*sql.Tx, error)) (*sql.Tx, error) { return begin() }
 
 // A checkout that got no stack, because there were too many at its moment, gets one at its next operation, if it lasts.
 func TestLateStack(t *testing.T) {

@@ -198,13 +198,6 @@ func newLease(h *connector, s *session, ctx context.Context, c *checkout) *lease
 	return l
 }
 
-// prepareHold writes the hold of a checkout that is about to be tried, which nobody reads unless it succeeds.
-func (l *lease) prepareHold(ctx context.Context, now int64) {
-	h := &l.hold
-	h.since, h.ctx, h.byOpener = now, ctx, false
-	h.stack.capture(&l.pool.capture, now, 2) // below prepareHold and ResetSession
-}
-
 // ResetSession is called by the handle when it checks out a connection that was idle.
 func (l *lease) ResetSession(ctx context.Context) (err error) {
 	s, p := l.session, l.pool
@@ -213,15 +206,10 @@ func (l *lease) ResetSession(ctx context.Context) (err error) {
 		l.handle.waste()
 		return driver.ErrBadConn // taken back; the handle closes the husk and looks further
 	}
-	now, again := l.clock.again()
-	if again {
-		// Whoever checks out that often gets no stack: see captureBudget.
-		h := &l.hold
-		h.since, h.ctx, h.byOpener, h.stack.n = now, ctx, false, 0
-	} else {
-		now = l.lookAtClock()
-		l.prepareHold(ctx, now)
-	}
+	now := l.now()
+	h := &l.hold
+	h.since, h.ctx, h.byOpener = now, ctx, false // nobody reads this unless the checkout succeeds
+	h.stack.capture(&p.capture, now, 1)          // below ResetSession
 	state := leaseHeld
 	if l.reclaims {
 		state = leaseBusy // the driver's ResetSession must not be cut
@@ -527,6 +515,32 @@ func (l *lease) leaveBusy() {
 	}
 }
 
+// enterBeside is enter for what is called on the connection or on a statement, rather than on rows. While rows are open
+// it has to be seen in every pool: rows that were lost may cost a sql.Conn its connection, which its holder may just be
+// using. What is done with rows need not be, as nothing is taken back for lost ones while others may be in use.
+func (l *lease) enterBeside() error {
+	if !l.seen() {
+		return l.enter()
+	}
+	if l.state.enter() {
+		return nil
+	}
+	if l.over() {
+		return l.lost()
+	}
+	return nil
+}
+
+// leaveBeside ends what enterBeside began.
+func (l *lease) leaveBeside() {
+	if l.seen() {
+		l.leaveBusy()
+	}
+}
+
+// seen says whether the janitor has to know of calls beside operations and rows.
+func (l *lease) seen() bool { return l.reclaims || l.session.kept.rows > 0 }
+
 // fetched is leave for what is done with rows, which may fail.
 func (l *lease) fetched(ctx context.Context, err error) {
 	if err != nil && err != io.EOF { // database/sql compares by identity, too
@@ -581,11 +595,11 @@ func (l *lease) CheckNamedValue(v *driver.NamedValue) error {
 	if checker == nil {
 		return driver.ErrSkip
 	}
-	if err := l.enter(); err != nil {
+	if err := l.enterBeside(); err != nil {
 		return err
 	}
-	if l.reclaims {
-		defer l.leave()
+	if l.seen() {
+		defer l.leaveBeside()
 	}
 	return checker.CheckNamedValue(v)
 }

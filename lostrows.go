@@ -81,7 +81,7 @@ func (j *janitor) lose(t *lostTicket, now int64) bool {
 	if !ok {
 		return false
 	}
-	taken := snapshot.stack.ofConn()
+	origin := snapshot.stack.origin()
 	l := s.lease.Load()
 	if l == nil {
 		return false
@@ -94,10 +94,7 @@ func (j *janitor) lose(t *lostTicket, now int64) bool {
 		l.state.unlock(word)
 		return false // the rows of an earlier lease, which ended with them
 	}
-	// A sql.Conn goes on without its rows. Its holder may still need what belongs to the session, such as a lock, even
-	// if he can never return it, so it is reported only.
-	reclaim := !taken && t.alone && word&leaseStates == leaseHeld && word&leaseRaw == 0 && word&leaseInTx == 0 &&
-		l.activityOf(word).operations == t.operations
+	reclaim := origin == fromDB && t.alone && l.untouchedSince(word, t.operations)
 	l.leaked = t.checkout
 	if reclaim {
 		l.state.unlock(word - leaseHeld + leaseReclaimed)
@@ -112,7 +109,7 @@ func (j *janitor) lose(t *lostTicket, now int64) bool {
 	if reclaim {
 		delete(j.leaks, l)
 	} else {
-		l.watch.lost(p, t.checkout, now, now-snapshot.since)
+		l.watch.lost(p, t, origin, now, now-snapshot.since)
 		j.remember(l, leak)
 	}
 	j.span(&leak, now)
@@ -120,19 +117,40 @@ func (j *janitor) lose(t *lostTicket, now int64) bool {
 	return true
 }
 
-// ofConn says whether the stack shows that what was taken is a sql.Conn, or that an operation of one took it.
-func (s *stack) ofConn() bool {
+// untouchedSince says whether the holder of a lease that was locked when its state was word is idle, has done nothing
+// since the given operation, and cannot have done anything that is not seen.
+func (l *lease) untouchedSince(word uint64, operation int) bool {
+	return word&leaseStates == leaseHeld && word&(leaseRaw|leaseInTx) == 0 && l.activityOf(word).operations == operation
+}
+
+// origin is what a connection was taken for, and with that whether somebody may be left who uses it when rows were lost.
+//
+// From a sql.DB, nobody: the connection belonged to the rows. From a sql.Conn, perhaps its holder, or perhaps it was
+// dropped as well: the driver can never tell, as all that a sql.Conn refers to is referred to by the sql.DB, too. Neither
+// can he return the connection, because the Close of a sql.Conn waits for all its rows, for ever. To close the rows in
+// the driver on his behalf would not change that, and reading them to their end may take as long as they please. So the
+// connection is taken back from him, and he gets ErrReclaimed rather than a hang; but with patience, as he may be about
+// to use it, or may need what belongs to the session, such as a lock: see watch.patience.
+type origin int
+
+const (
+	fromDB origin = iota
+	fromConn
+	fromUnknown // its stack was not taken
+)
+
+func (s *stack) origin() origin {
 	if s.n == 0 {
-		return false
+		return fromUnknown
 	}
 	frames := runtime.CallersFrames(s.pcs[:s.n])
 	for {
 		f, more := frames.Next()
 		if f.Function == "database/sql.(*DB).Conn" || strings.HasPrefix(f.Function, "database/sql.(*Conn).") {
-			return true
+			return fromConn
 		}
 		if !more {
-			return false
+			return fromDB
 		}
 	}
 }
@@ -140,11 +158,22 @@ func (s *stack) ofConn() bool {
 // lostAge is how long ago a query must have begun whose rows are worth a garbage collection.
 const lostAge = int64(50 * time.Millisecond)
 
-// suspectsLost says whether rows may be lost: the query has returned, and its context never ends.
+// suspectsLost says whether rows may be lost that were not found yet: a query was the last operation, it has returned,
+// and its context never ends.
 func (j *janitor) suspectsLost(now int64) bool {
 	for _, s := range *j.pool.sessions.Load() {
-		h, ok := s.holder()
-		if ok && h.endless && !h.busy && !h.inTx && h.operations > 0 && now-h.began >= lostAge && !h.stack.ofConn() {
+		l := s.lease.Load()
+		if l == nil {
+			continue
+		}
+		word, ok := l.state.lock()
+		if !ok {
+			continue
+		}
+		a := l.activityOf(word)
+		suspect := a.endless && now-a.began >= lostAge && l.untouchedSince(word, a.operations) && !l.watch.knows(word, a.operations)
+		l.state.unlock(word)
+		if suspect {
 			return true
 		}
 	}

@@ -3,9 +3,11 @@ package lifeguard_test
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -153,35 +155,259 @@ func TestCollectionsAreBounded(t *testing.T) {
 	require.NoError(t, rows.Close())
 }
 
-// What a sql.Conn holds besides its rows may still be needed, such as a lock: it is reported and left alone. (It can
-// never be returned, because its Close waits for the rows.)
-func TestLostRowsOfConn(t *testing.T) {
+// connOfLostRows is a sql.Conn whose rows were dropped, and found. It can never be closed, so if the test does not see to
+// it that it is taken back, its connection stays open.
+func connOfLostRows(t *testing.T, connector driver.Connector, set func(*lifeguard.Config)) (*sql.Conn, *lifeguard.Pool, *leakReports) {
 	cfg := lifeguard.DefaultConfig()
-	cfg.LeakThreshold, cfg.LeakReclaimAfter = 100*time.Millisecond, 300*time.Millisecond
+	set(&cfg)
 	reports := &leakReports{}
-	db, err := lifeguard.OpenDB(fakedriver.New().Connector(), append(reports.options(), lifeguard.WithConfig(cfg))...)
+	db, err := lifeguard.OpenDB(connector, append(reports.options(), lifeguard.WithConfig(cfg))...)
 	require.NoError(t, err)
-	defer db.Close()
+	t.Cleanup(func() { assert.NoError(t, db.Close()) })
 	pool, _ := lifeguard.PoolOf(db)
 	c := take(t, db)
 	loseRowsOfConn(t, c)
-	var found []lifeguard.Leak
+	leak := awaitLeak(t, reports, func(l lifeguard.Leak) bool { return l.Kind == lifeguard.LeakLostRows })
+	assert.False(t, leak.Reclaimed, "its holder may be about to go on")
+	assert.Contains(t, leak.Stack[0].Function, "lifeguard_test.take")
+	assert.EqualValues(t, 1, pool.Stats().LostRows)
+	return c, pool, reports
+}
+
+// awaitLeak waits for a report, with garbage collections.
+func awaitLeak(t *testing.T, reports *leakReports, is func(lifeguard.Leak) bool) (found lifeguard.Leak) {
+	t.Helper()
 	require.Eventually(t, func() bool {
 		runtime.GC()
 		leaks, _ := reports.take()
-		for _, l := range leaks {
-			if l.Kind == lifeguard.LeakLostRows {
-				found = append(found, l)
-			}
+		i := slices.IndexFunc(leaks, is)
+		if i >= 0 {
+			found = leaks[i]
 		}
-		return len(found) > 0 && pool.Stats().LostRows == 1
-	}, 10*time.Second, time.Millisecond)
-	assert.False(t, found[0].Reclaimed)
-	_, err = c.ExecContext(t.Context(), "SELECT pg_advisory_unlock(1)")
-	assert.NoError(t, err, "a sql.Conn goes on without its rows")
-	// With leak_reclaim_after it is taken back like any other that lies unused.
-	assert.Eventually(t, func() bool { return pool.Stats().Reclaimed == 1 }, 10*time.Second, time.Millisecond)
+		return i >= 0
+	}, 20*time.Second, time.Millisecond)
+	return found
+}
+
+// Nobody can return a sql.Conn whose rows were dropped: its Close would wait for them. So if its holder does nothing with
+// it either, it is taken back from him, though later than rows alone.
+func TestLostRowsOfConn(t *testing.T) {
+	c, pool, reports := connOfLostRows(t, fakedriver.New().Connector(), func(cfg *lifeguard.Config) { cfg.LeakThreshold = 200 * time.Millisecond })
+	leak := awaitLeak(t, reports, func(l lifeguard.Leak) bool { return l.Reclaimed })
+	assert.Equal(t, lifeguard.LeakLostRows, leak.Kind)
+	assert.GreaterOrEqual(t, leak.Held, 200*time.Millisecond, "nobody waited")
+	assert.Zero(t, pool.Stats().InUse)
 	assert.ErrorIs(t, c.PingContext(t.Context()), lifeguard.ErrReclaimed)
+	_, err := c.ExecContext(t.Context(), "UPDATE customers SET name = $1", "a")
+	assert.ErrorIs(t, err, lifeguard.ErrReclaimed)
+	_, err = c.QueryContext(t.Context(), "rows 3")
+	assert.ErrorIs(t, err, lifeguard.ErrReclaimed)
+	_, err = c.PrepareContext(t.Context(), "rows 3")
+	assert.ErrorIs(t, err, lifeguard.ErrReclaimed)
+	_, err = c.BeginTx(t.Context(), nil)
+	assert.ErrorIs(t, err, lifeguard.ErrReclaimed)
+}
+
+// A holder who goes on without his rows is left alone. With leak_reclaim_after his connection is taken back like any
+// other that lies unused.
+func TestLostRowsOfConnInUse(t *testing.T) {
+	const threshold = 500 * time.Millisecond
+	for _, reclaimAfter := range []time.Duration{0, 2 * threshold} {
+		t.Run(fmt.Sprintf("ReclaimAfter=%v", reclaimAfter), func(t *testing.T) {
+			// Nobody takes it back before its holder has gone on, as long as nobody waits.
+			c, pool, reports := connOfLostRows(t, fakedriver.New().Connector(), func(cfg *lifeguard.Config) {
+				cfg.LeakThreshold, cfg.LeakReclaimAfter = threshold, reclaimAfter
+			})
+			_, err := c.ExecContext(t.Context(), "SELECT pg_advisory_unlock(1)")
+			require.NoError(t, err)
+			if reclaimAfter > 0 {
+				awaitLeak(t, reports, func(l lifeguard.Leak) bool { return l.Reclaimed })
+				assert.ErrorIs(t, c.PingContext(t.Context()), lifeguard.ErrReclaimed)
+				return
+			}
+			leak := awaitLeak(t, reports, func(l lifeguard.Leak) bool { return l.Held > 3*threshold })
+			assert.False(t, leak.Reclaimed)
+			assert.NoError(t, c.PingContext(t.Context()))
+			assert.Zero(t, pool.Stats().Reclaimed)
+		})
+	}
+}
+
+// Calls into the driver that are no operations, and so are seen only where it matters, keep the connection as well.
+func TestLostRowsOfConnDuringCall(t *testing.T) {
+	var during func()
+	connector := checkedConnector{fakedriver.New().Connector(), func() { during() }}
+	c, pool, reports := connOfLostRows(t, connector, func(cfg *lifeguard.Config) { cfg.LeakThreshold = 500 * time.Millisecond })
+	called := false
+	during = func() {
+		called = true
+		holder := awaitHolder(t, pool, func(h lifeguard.Holder) bool { return h.Held > 1500*time.Millisecond })
+		assert.True(t, holder.Busy)
+	}
+	_, err := c.ExecContext(t.Context(), "UPDATE customers SET name = $1", "a")
+	assert.NoError(t, err)
+	assert.True(t, called)
+	assert.Zero(t, pool.Stats().Reclaimed)
+	leaks, _ := reports.take()
+	assert.False(t, slices.ContainsFunc(leaks, func(l lifeguard.Leak) bool { return l.Reclaimed }))
+}
+
+// awaitHolder waits for the pool's only holder to be as it should.
+func awaitHolder(t *testing.T, pool *lifeguard.Pool, is func(lifeguard.Holder) bool) (found lifeguard.Holder) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		holders := pool.Holders()
+		if len(holders) == 1 {
+			found = holders[0]
+		}
+		return len(holders) != 1 || is(found)
+	}, 20*time.Second, time.Millisecond)
+	return found
+}
+
+// checkedConnector opens connections that call check for every argument.
+type checkedConnector struct {
+	driver.Connector
+	check func()
+}
+
+func (c checkedConnector) Connect(ctx context.Context) (driver.Conn, error) {
+	conn, err := c.Connector.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return checkedConn{conn.(*fakedriver.Conn), c.check}, nil
+}
+
+type checkedConn struct {
+	*fakedriver.Conn
+	check func()
+}
+
+func (c checkedConn) CheckNamedValue(v *driver.NamedValue) error {
+	c.check()
+	return c.Conn.CheckNamedValue(v)
+}
+
+func TestThousandLossesOfConns(t *testing.T) {
+	for _, kind := range []string{"Dropped", "Alive"} {
+		t.Run(kind, func(t *testing.T) {
+			srv := fakedriver.New()
+			db, pool, _ := openReported(t, srv, func(c *lifeguard.Config) {
+				limit(2)(c)
+				c.LeakThreshold = 30 * time.Millisecond
+			})
+			defer collecting()()
+			rounds := 1000
+			if testing.Short() || raceEnabled {
+				rounds = 100
+			}
+			var alive []*sql.Conn
+			var longest time.Duration
+			for range rounds {
+				start := time.Now()
+				c := loseConn(t, db)
+				longest = max(longest, time.Since(start))
+				if kind == "Alive" {
+					alive = append(alive, c)
+				}
+			}
+			t.Logf("longest wait %v", longest)
+			assert.Zero(t, pool.Stats().Timeouts)
+			assert.Eventually(t, func() bool {
+				st := pool.Stats()
+				return st.LostRows == uint64(rounds) && st.Reclaimed == uint64(rounds) && st.InUse == 0
+			}, 20*time.Second, 10*time.Millisecond, "not all of them were found")
+			assert.LessOrEqual(t, srv.MaxOpen(), 2)
+			for _, c := range alive {
+				require.ErrorIs(t, c.PingContext(t.Context()), lifeguard.ErrReclaimed)
+			}
+		})
+	}
+}
+
+//go:noinline
+func loseConn(t *testing.T, db *sql.DB) *sql.Conn {
+	c, err := db.Conn(context.Background())
+	require.NoError(t, err)
+	loseRowsOfConn(t, c)
+	return c
+}
+
+// The pool's own request for a collection finds rows of a sql.Conn, too, and who waits is served without the patience
+// that there is for a holder whose connection nobody needs.
+func TestWaiterGetsConnOfLostRows(t *testing.T) {
+	db, pool, _ := openReported(t, fakedriver.New(), limit(1)) // with a leak_threshold of a minute
+	loseConn(t, db)
+	start := time.Now()
+	_, err := db.Exec("SELECT 1")
+	require.NoError(t, err)
+	t.Logf("served after %v", time.Since(start))
+	assert.EqualValues(t, 1, pool.Stats().Reclaimed)
+}
+
+// What database/sql itself refers to is no garbage: the rows of a statement are in the sql.DB's list of what depends on
+// what, and rows in a transaction are watched, as the transaction is, by a goroutine that waits for its end. They are
+// held too long instead, with everything that goes with that.
+func TestRowsThatAreKept(t *testing.T) {
+	for name, lose := range map[string]func(*testing.T, *sql.DB){
+		"Stmt": loseRowsOfStmt, "StmtOfConn": loseRowsOfConnStmt, "Tx": loseRowsOfTx, "EndingContext": loseRowsOfEndingContext,
+	} {
+		t.Run(name, func(t *testing.T) {
+			const threshold = 100 * time.Millisecond
+			db, pool, reports := openReported(t, fakedriver.New(), func(c *lifeguard.Config) {
+				limit(2)(c)
+				c.LeakThreshold, c.LeakReclaimAfter = threshold, 4*threshold
+			})
+			lose(t, db)
+			leak := awaitLeak(t, reports, func(lifeguard.Leak) bool { return true })
+			assert.Equal(t, lifeguard.LeakHeld, leak.Kind)
+			assert.GreaterOrEqual(t, leak.Held, threshold)
+			assert.Equal(t, "rows ?", leak.LastQuery)
+			assert.Contains(t, leak.Stack[0].Function, "lifeguard_test.loseRowsOf")
+			leak = awaitLeak(t, reports, func(l lifeguard.Leak) bool { return l.Reclaimed })
+			assert.Equal(t, lifeguard.LeakHeld, leak.Kind)
+			assert.Zero(t, pool.Stats().LostRows)
+			assert.EqualValues(t, 1, pool.Stats().Leaks)
+			assert.Zero(t, pool.Stats().InUse)
+		})
+	}
+}
+
+//go:noinline
+func loseRowsOfStmt(t *testing.T, db *sql.DB) {
+	stmt, err := db.Prepare("rows 3")
+	require.NoError(t, err)
+	_, err = stmt.Query()
+	require.NoError(t, err)
+}
+
+//go:noinline
+func loseRowsOfConnStmt(t *testing.T, db *sql.DB) {
+	c, err := db.Conn(context.Background())
+	require.NoError(t, err)
+	stmt, err := c.PrepareContext(context.Background(), "rows 3")
+	require.NoError(t, err)
+	_, err = stmt.Query()
+	require.NoError(t, err)
+}
+
+//go:noinline
+func loseRowsOfTx(t *testing.T, db *sql.DB) {
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(cancel) // ends what waits for the end of the transaction
+	tx, err := db.BeginTx(ctx, nil)
+	require.NoError(t, err)
+	_, err = tx.Query("rows 3")
+	require.NoError(t, err)
+}
+
+//go:noinline
+func loseRowsOfEndingContext(t *testing.T, db *sql.DB) {
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(cancel)
+	_, err := db.QueryContext(ctx, "rows 3")
+	require.NoError(t, err)
 }
 
 //go:noinline

@@ -63,7 +63,7 @@ type Pool struct {
 	idleNow  atomic.Int64 // mirrors maxIdle for metrics
 	sessions atomic.Pointer[[]*session]
 	counters counters
-	capture  captureBudget
+	capture  stackCapture
 	tick     *clockTick
 	waiters  sync.Pool                  // *waiter; of this pool only, for the sake of testing/synctest
 	late     captureBudget              // for holders who got no stack out of capture and turn out to stay
@@ -117,6 +117,8 @@ func newPool(parent driver.Connector, name string, t target, dsn string, cfg Con
 	p.sessions.Store(new([]*session))
 	p.dialing.window = firstDials
 	p.observer = newObserver(p, o)
+	p.capture.skip = p.observer.skip
+	p.capture.depth.Store(usualDepth)
 	p.metrics = newMetrics(p, o)
 	p.tick = newClockTick()
 	p.inner = sql.OpenDB(&innerConnector{pool: p, parent: parent})

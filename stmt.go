@@ -26,10 +26,10 @@ var (
 type convertingStmt struct{ *stmt }
 
 func (st convertingStmt) ColumnConverter(i int) driver.ValueConverter {
-	if st.lease.enter() != nil {
+	if st.lease.enterBeside() != nil {
 		return driver.DefaultParameterConverter
 	}
-	defer st.lease.leave()
+	defer st.lease.leaveBeside()
 	//lint:ignore SA1019 what a driver has must go on working
 	return statementBehind(st.prepared.parent).(driver.ColumnConverter).ColumnConverter(i)
 }
@@ -63,10 +63,10 @@ func (st *stmt) Close() error {
 		}
 		return err
 	case leaseHeld, leaseLocked:
-		if l.enter() != nil {
+		if l.enterBeside() != nil {
 			return nil
 		}
-		defer l.leave()
+		defer l.leaveBeside()
 		return st.close()
 	default:
 		return st.close()
@@ -89,20 +89,20 @@ func (st *stmt) close() error {
 }
 
 func (st *stmt) NumInput() int {
-	if st.lease.enter() != nil {
+	if st.lease.enterBeside() != nil {
 		return -1 // the operation that follows says why
 	}
-	defer st.lease.leave()
+	defer st.lease.leaveBeside()
 	return st.prepared.parent.NumInput()
 }
 
 // CheckNamedValue asks the statement and then the connection, the order in which database/sql looks for a checker.
 func (st *stmt) CheckNamedValue(v *driver.NamedValue) error {
 	if st.prepared.checker != nil {
-		if err := st.lease.enter(); err != nil {
+		if err := st.lease.enterBeside(); err != nil {
 			return err
 		}
-		defer st.lease.leave()
+		defer st.lease.leaveBeside()
 		return st.prepared.checker.CheckNamedValue(v)
 	}
 	return st.lease.CheckNamedValue(v)
