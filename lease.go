@@ -113,12 +113,12 @@ type lease struct {
 	watch   watch  // the janitor's
 
 	// The holder's own: no report reads them.
-	metrics *metrics  // nil while nobody reads them
-	limit   int64     // observer.limit
-	timed   bool      // every operation's begin is read from the clock
-	waited  int64     // nanoseconds; how long the checkout took, until its first operation has begun
-	op      operation // present one
-
+	metrics   *metrics  // nil while nobody reads them
+	limit     int64     // observer.limit
+	timed     bool      // every operation's begin is read from the clock
+	unsampled bool      // the last span was made for nothing
+	waited    int64     // nanoseconds; how long the checkout took, until its first operation has begun
+	op        operation // present one
 }
 
 // hold is what is known about the present holder of a lease, for reports that are made while he works. A report reads it
