@@ -80,17 +80,16 @@ var operationNames = [operationKinds]string{
 
 // operation is one that is under way. All times are in nanoseconds.
 type operation struct {
-	query   string // "" for those without
-	began   int64  // pool clock
-	waited  int64  // how long the checkout before it took; 0 for all but the first operation of a checkout
+	began   int64 // pool clock
+	waited  int64 // how long the checkout before it took; 0 for all but the first operation of a checkout
 	kind    operationKind
 	first   bool // it is the first after a checkout
 	assumed bool // began is when the checkout ended, which is true unless it was one of sql.DB.Conn
 }
 
 // is sets all fields. A composite literal would be built elsewhere and moved.
-func (o *operation) is(kind operationKind, query string, began, waited int64, first, assumed bool) {
-	o.query, o.began, o.waited = query, began, waited
+func (o *operation) is(kind operationKind, began, waited int64, first, assumed bool) {
+	o.began, o.waited = began, waited
 	o.kind, o.first, o.assumed = kind, first, assumed
 }
 
@@ -165,31 +164,33 @@ func (t target) attributes(more []attribute.KeyValue) []attribute.KeyValue {
 	return slices.Clip(append(all, more...))
 }
 
-// ended is called at the end of every operation, with the rows it returned, in the goroutine that ran it.
-func (l *lease) ended(ctx context.Context, op *operation, rows int, err error) {
+// ended is called at the end of every operation, with its query or "", and the rows it returned, in the goroutine that
+// ran it.
+func (l *lease) ended(ctx context.Context, op *operation, query string, rows int, err error) {
 	if err == nil && l.limit > 0 {
-		if l.metrics == nil && l.limit == math.MaxInt64 {
-			return
+		now, again := l.clock.again()
+		if !again {
+			now = l.lookAtClock()
 		}
-		if took := l.now() - op.began; took < l.limit {
+		if took := now - op.began; took < l.limit {
 			if l.metrics != nil {
-				l.metrics.operation(ctx, l.pool.observer.measured(op), took)
+				l.metrics.operation(ctx, l.pool.observer.measured(op.kind, query), took)
 			}
 			return
 		}
 	}
-	l.report(ctx, op, rows, err)
+	l.report(ctx, op, query, rows, err)
 }
 
 // report is apart from ended because it needs so much more of the stack, which every operation would have to clear.
-func (l *lease) report(ctx context.Context, op *operation, rows int, err error) {
+func (l *lease) report(ctx context.Context, op *operation, query string, rows int, err error) {
 	if errors.Is(err, driver.ErrSkip) {
 		return // not an operation: the driver asks for another way to do it
 	}
 	o, at := l.pool.observer, time.Now()
 	e := ending{
-		operation: *op, ended: int64(at.Sub(l.pool.epoch)), at: at, rows: rows, err: err, metrics: l.metrics,
-		checkout: l.hold.stack.pcs[:l.hold.stack.n], shape: o.shapeOf(op.kind, op.query),
+		operation: *op, query: query, ended: int64(at.Sub(l.pool.epoch)), at: at, rows: rows, err: err, metrics: l.metrics,
+		checkout: l.hold.stack.pcs[:l.hold.stack.n], shape: o.shapeOf(op.kind, query),
 		sampled: o.tracer != nil && !l.unsampled,
 	}
 	if e.sampled && !(e.first && len(e.checkout) > 0) {
@@ -218,6 +219,7 @@ func (p *Pool) connectEnded(ctx context.Context, began, ended int64, err error) 
 // ending is an operation that has ended, slowly or with an error, or any if all are to be shown.
 type ending struct {
 	operation
+	query    string    // "" for those without
 	ended    int64     // pool clock
 	at       time.Time // the same by the calendar
 	rows     int       // returned
