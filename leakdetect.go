@@ -168,7 +168,7 @@ func (c *stackCapture) ofApplication(pc uintptr) bool {
 	if known.Load() == pc {
 		return true
 	}
-	if _, ok := callsite.Application([]uintptr{pc}, c.skip); !ok {
+	if _, _, ok := callsite.Application([]uintptr{pc}, c.skip); !ok {
 		return false
 	}
 	known.Store(pc)

@@ -119,16 +119,17 @@ type lease struct {
 	watch   watch  // the janitor's
 
 	// The holder's own: no report reads them.
-	clock    leaseClock
-	recalls  int64     // Pool.recalls when it was given
-	metrics  *metrics  // nil while nobody reads them
-	limit    int64     // observer.limit
-	waited   int64     // nanoseconds; how long the checkout took, until its first operation has begun
-	op       operation // present one
-	tx       tx        // used again and again: database/sql does not touch a transaction after its end
-	timed    bool      // every operation's begin is read from the clock
-	reclaims bool      // Pool.reclaims
-	direct   bool      // nothing stands between an operation and the driver: no interceptor, no socket_timeout
+	clock     leaseClock
+	recalls   int64     // Pool.recalls when it was given
+	metrics   *metrics  // nil while nobody reads them
+	limit     int64     // observer.limit
+	waited    int64     // nanoseconds; how long the checkout took, until its first operation has begun
+	op        operation // present one
+	tx        tx        // used again and again: database/sql does not touch a transaction after its end
+	timed     bool      // every operation's begin is read from the clock
+	reclaims  bool      // Pool.reclaims
+	direct    bool      // nothing stands between an operation and the driver: no interceptor, no socket_timeout
+	unsampled bool      // the last span was made for nothing
 }
 
 // hold is what is known about the present holder of a lease, for reports that are made while he works. A report reads it

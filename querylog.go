@@ -34,7 +34,8 @@ func (o *observer) logLine(ctx context.Context, e *ending) {
 	if e.failure != "" {
 		attrs = append(attrs, slog.String("error", e.failure))
 	}
-	if f, ok := o.caller(e); ok {
+	if c := o.caller(e); c.found {
+		f := c.frame
 		attrs = append(attrs, slog.String("caller", fmt.Sprintf("%s (%s:%d)", shortFunction(f.Function), path.Base(f.File), f.Line)))
 	}
 	if e.shape.text != "" {

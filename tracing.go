@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"math"
+	"math/rand/v2"
 	"net"
 	"reflect"
 	"runtime"
@@ -166,23 +167,38 @@ func (t target) attributes(more []attribute.KeyValue) []attribute.KeyValue {
 // ended is called at the end of every operation, with its query or "", and the rows it returned, in the goroutine that
 // ran it.
 func (l *lease) ended(ctx context.Context, op *operation, query string, rows int, err error) {
-	now, again := l.clock.again()
-	if !again {
-		now = l.lookAtClock()
+	if err == nil && l.limit > 0 {
+		now, again := l.clock.again()
+		if !again {
+			now = l.lookAtClock()
+		}
+		if took := now - op.began; took < l.limit {
+			if l.metrics != nil {
+				l.metrics.operation(ctx, l.pool.observer.measured(op.kind, query), took)
+			}
+			return
+		}
 	}
-	if took := now - op.began; err != nil || took >= l.limit {
-		l.report(ctx, op, query, l.pool.now(), rows, err)
-	} else if l.metrics != nil {
-		l.metrics.operation(ctx, l.pool.observer.measured(op.kind, query), took)
-	}
+	l.report(ctx, op, query, rows, err)
 }
 
 // report is apart from ended because it needs so much more of the stack, which every operation would have to clear.
-func (l *lease) report(ctx context.Context, op *operation, query string, now int64, rows int, err error) {
-	l.pool.observer.report(ctx, ending{
-		operation: *op, query: query, ended: now, rows: rows, err: err, metrics: l.metrics,
-		checkout: l.hold.stack.pcs[:l.hold.stack.n],
-	})
+func (l *lease) report(ctx context.Context, op *operation, query string, rows int, err error) {
+	if errors.Is(err, driver.ErrSkip) {
+		return // not an operation: the driver asks for another way to do it
+	}
+	o, at := l.pool.observer, time.Now()
+	e := ending{
+		operation: *op, query: query, ended: int64(at.Sub(l.pool.epoch)), at: at, rows: rows, err: err, metrics: l.metrics,
+		checkout: l.hold.stack.pcs[:l.hold.stack.n], shape: o.shapeOf(op.kind, query),
+		sampled: o.tracer != nil && !l.unsampled,
+	}
+	if e.sampled && !(e.first && len(e.checkout) > 0) {
+		// Every frame costs, and from where the span is made there are some more.
+		e.stack = opStacks.Get().(*opStack)
+		e.stack.take(e.shape.callerDepth())
+	}
+	l.unsampled = !o.report(ctx, &e)
 }
 
 // connectEnded is called at the end of every checkout that a handle could not serve from what it had: after a wait, or
@@ -193,8 +209,9 @@ func (p *Pool) connectEnded(ctx context.Context, began, ended int64, err error) 
 		m.checkedOut(ctx, ended-began)
 	}
 	if err != nil || ended-began >= p.observer.limit {
-		p.observer.report(ctx, ending{
-			operation: operation{kind: opConnect, began: began, waited: ended - began}, ended: ended, err: err,
+		p.observer.report(ctx, &ending{
+			operation: operation{kind: opConnect, began: began, waited: ended - began}, ended: ended, at: time.Now(), err: err,
+			shape: p.observer.others[opConnect],
 		})
 	}
 }
@@ -202,36 +219,47 @@ func (p *Pool) connectEnded(ctx context.Context, began, ended int64, err error) 
 // ending is an operation that has ended, slowly or with an error, or any if all are to be shown.
 type ending struct {
 	operation
-	query    string // "" for those without
-	ended    int64  // pool clock
-	rows     int    // returned
+	query    string    // "" for those without
+	ended    int64     // pool clock
+	at       time.Time // the same by the calendar
+	rows     int       // returned
 	err      error
 	metrics  *metrics
 	checkout []uintptr // stack of the checkout, if it was taken
+	shape    *shape
+	sampled  bool // its span will be, by the look of the one before
 
-	at      time.Time // when it ended
-	failure string    // error.type; "" if it did not fail
-	status  string    // what the database calls the error; "" if it has no name for it
+	failure string // error.type; "" if it did not fail
+	status  string // what the database calls the error; "" if it has no name for it
 	slow    bool
-	shape   *shape
 	stack   *opStack // see where
 }
 
 // opStack has room for the stack of an operation, with that of an object-relational mapper on it.
 type opStack struct {
 	n   int
+	cut bool // there is more of the stack than was taken
 	pcs [2 * stackDepth]uintptr
 }
 
 var opStacks = sync.Pool{New: func() any { return new(opStack) }}
 
+// take takes the stack of the caller, as far as depth.
+func (s *opStack) take(depth int) {
+	s.n = runtime.Callers(2, s.pcs[:depth])
+	s.cut = s.n == depth && depth < len(s.pcs)
+}
+
 func (e *ending) took() int64 { return e.ended - e.began }
 
-// where is the stack of the goroutine that ran the operation.
+// where is the stack of the goroutine that ran the operation, which report may have taken a part of already.
 func (e *ending) where() []uintptr {
 	if e.stack == nil {
 		e.stack = opStacks.Get().(*opStack)
-		e.stack.n = callsite.Capture(1, e.stack.pcs[:])
+		e.stack.cut = true
+	}
+	if e.stack.cut {
+		e.stack.take(len(e.stack.pcs))
 	}
 	return e.stack.pcs[:e.stack.n]
 }
@@ -243,12 +271,8 @@ func (e *ending) forget() {
 	}
 }
 
-// report shows an operation that has ended wherever it is to be shown.
-func (o *observer) report(ctx context.Context, e ending) {
-	e.at = time.Now()
-	if errors.Is(e.err, driver.ErrSkip) {
-		return // not an operation: the driver asks for another way to do it
-	}
+// report shows an operation that has ended wherever it is to be shown. sampled is false if a span was made that was not.
+func (o *observer) report(ctx context.Context, e *ending) (sampled bool) {
 	defer e.forget()
 	// Between sql.DB.Conn and its first operation any time may have passed.
 	if e.assumed && calledBy(e.where(), "database/sql.(*Conn).") {
@@ -271,47 +295,98 @@ func (o *observer) report(ctx context.Context, e ending) {
 	if e.slow && e.kind != opConnect {
 		o.pool.counters.slowQueries.Add(1)
 	}
-	e.shape = o.shapeOf(e.kind, e.query)
 	if e.metrics != nil && !repeated {
-		e.metrics.ended(ctx, &e)
+		e.metrics.ended(ctx, e)
 	}
 	if repeated && !e.slow {
-		return
+		return true
 	}
+	sampled = true
 	if o.tracer != nil && (o.trace == TraceAll || e.slow || e.failure != "") {
-		o.span(ctx, &e)
+		sampled = o.span(ctx, e)
 	}
 	if o.log == QueryLogAll || o.log == QueryLogSlow && e.slow {
-		o.logLine(ctx, &e)
+		o.logLine(ctx, e)
 	}
+	return sampled
 }
 
-// span makes the span of an operation that is over.
-func (o *observer) span(ctx context.Context, e *ending) {
-	_, span := o.tracer.Start(ctx, e.shape.name,
-		append(e.shape.start, trace.WithTimestamp(e.at.Add(time.Duration(-e.took()))))...)
-	if span.IsRecording() {
-		more := make([]attribute.KeyValue, 0, 7)
-		if e.kind == opQuery && e.failure == "" {
-			more = append(more, semconv.DBResponseReturnedRows(e.rows))
-		}
-		if e.waited > 0 {
-			more = append(more, waitKey.Float64(time.Duration(e.waited).Seconds()))
+// spanOptions is room for the options of a span. OpenTelemetry reads them while the span starts and ends.
+type spanOptions struct {
+	start [3]trace.SpanStartOption
+	end   [1]trace.SpanEndOption
+}
+
+var spansOptions = sync.Pool{New: func() any {
+	return &spanOptions{start: [3]trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindClient)}}
+}}
+
+// span makes the span of an operation that is over, and says whether it was sampled.
+func (o *observer) span(ctx context.Context, e *ending) (sampled bool) {
+	opts := spansOptions.Get().(*spanOptions)
+	defer spansOptions.Put(opts)
+	opts.start[1] = trace.WithTimestamp(e.at.Add(time.Duration(-e.took())))
+	// Attributes are copied when a span starts, and again when there are more to come. The caller is looked for first
+	// only if it will probably be wanted.
+	opts.start[2] = e.shape.start
+	if e.sampled {
+		opts.start[2] = e.details(o.caller(e)).start
+	}
+	_, span := o.tracer.Start(ctx, e.shape.name, opts.start[:]...)
+	if sampled = span.IsRecording(); sampled {
+		if !e.sampled {
+			span.SetAttributes(e.details(o.caller(e)).attributes...)
 		}
 		if e.failure != "" {
-			more = append(more, semconv.ErrorTypeKey.String(e.failure))
-			if e.status != "" {
-				more = append(more, semconv.DBResponseStatusCode(e.status))
-			}
 			span.SetStatus(codes.Error, e.description())
 		}
-		if f, ok := o.caller(e); ok {
-			more = append(more, semconv.CodeFunctionName(f.Function), semconv.CodeFilePath(f.File),
-				semconv.CodeLineNumber(f.Line))
-		}
-		span.SetAttributes(more...)
 	}
-	span.End(trace.WithTimestamp(e.at))
+	opts.end[0] = trace.WithTimestamp(e.at)
+	span.End(opts.end[:]...)
+	return sampled
+}
+
+// details are what the span of an operation says besides what all with the same query have in common.
+type details struct {
+	rows       int // -1 for none
+	attributes []attribute.KeyValue
+	start      trace.SpanStartOption // all attributes, those in common included
+}
+
+func (s *shape) newDetails(rows int, attributes []attribute.KeyValue) *details {
+	return &details{rows, attributes, trace.WithAttributes(slices.Concat(s.attributes, attributes)...)}
+}
+
+func (e *ending) details(c *caller) *details {
+	rows := -1
+	if e.kind == opQuery && e.failure == "" {
+		rows = e.rows
+	}
+	// Most are the same again and again: nobody waits, nothing fails, and there are as many rows as the last time.
+	ordinary := e.waited <= 0 && e.failure == ""
+	if ordinary {
+		if last := c.last.Load(); last != nil && last.rows == rows {
+			return last
+		}
+	}
+	more := make([]attribute.KeyValue, 0, len(c.attributes)+3)
+	if rows >= 0 {
+		more = append(more, semconv.DBResponseReturnedRows(rows))
+	}
+	if e.waited > 0 {
+		more = append(more, waitKey.Float64(time.Duration(e.waited).Seconds()))
+	}
+	if e.failure != "" {
+		more = append(more, semconv.ErrorTypeKey.String(e.failure))
+		if e.status != "" {
+			more = append(more, semconv.DBResponseStatusCode(e.status))
+		}
+	}
+	d := e.shape.newDetails(rows, append(more, c.attributes...))
+	if ordinary {
+		c.last.Store(d)
+	}
+	return d
 }
 
 // description is what a span says about an error. The text of a database's error is not shown, because it may quote
@@ -323,38 +398,102 @@ func (e *ending) description() string {
 	return e.failure
 }
 
-// caller is the application's frame that ran the operation: where that took a connection, the one that did, which for a
+// caller is who in the application ran the operation: where that took a connection, the one that did, which for a
 // query is more telling than where its rows were closed; else the one that ended it. Where database/sql ended it in a
 // goroutine of its own, because a context was over, the one that took the connection has to do.
-func (o *observer) caller(e *ending) (runtime.Frame, bool) {
+func (o *observer) caller(e *ending) *caller {
 	if e.first && len(e.checkout) > 0 {
-		if c := e.shape.callerOf(e.checkout, o.skip); c.found && !c.conn {
-			return c.frame, true
+		if c := o.callerOf(e.shape, e.checkout, false); c.found && !c.conn {
+			return c
 		}
 	}
-	if c := e.shape.callerOf(e.where(), o.skip); c.found {
-		return c.frame, true
+	var c *caller
+	if e.stack != nil && e.stack.cut {
+		c = o.callerOf(e.shape, e.stack.pcs[:e.stack.n], true)
 	}
-	return callsite.Application(e.checkout, o.skip)
+	if c == nil || !c.found {
+		c = o.callerOf(e.shape, e.where(), false)
+	}
+	if !c.found && len(e.checkout) > 0 {
+		c = o.callerOf(e.shape, e.checkout, false)
+	}
+	return c
 }
 
 // caller is what was found out about a stack.
 type caller struct {
-	stack []uintptr
-	frame runtime.Frame // the application's
-	found bool
-	conn  bool // sql.DB.Conn is on it
+	stack      []uintptr // as far as the application's frame, or all of it if there is none
+	frame      runtime.Frame
+	found      bool
+	conn       bool                 // sql.DB.Conn is on it
+	attributes []attribute.KeyValue // of the frame
+
+	last atomic.Pointer[details] // of an ordinary operation
 }
 
-// callerOf looks at a stack. Most queries are run in one place of the program, so the last one is remembered.
-func (s *shape) callerOf(stack []uintptr, skip []string) *caller {
-	c := s.caller.Load()
-	if c != nil && slices.Equal(c.stack, stack) {
+// is says whether what was found out holds for this stack.
+func (c *caller) is(stack []uintptr) bool {
+	n := len(c.stack)
+	if n > len(stack) || !c.found && n != len(stack) {
+		return false
+	}
+	// Stacks differ at their outer ends.
+	return stack[n-1] == c.stack[n-1] && slices.Equal(stack[:n], c.stack)
+}
+
+// maxCallers is how many callers of a query are remembered. Looking at a stack anew costs some microseconds.
+const maxCallers = 32
+
+// callers are those of one query, up to a limit. They are copied at each change.
+type callers struct {
+	list  []*caller
+	depth int // frames that tell which of them it is
+}
+
+// callerDepth is how much of a stack is worth taking.
+func (s *shape) callerDepth() int {
+	if known := s.callers.Load(); known != nil && known.depth > 0 {
+		return known.depth
+	}
+	return len(opStack{}.pcs)
+}
+
+// callerOf looks at a stack. If it is only the inner part of one, what is not found in it is not remembered.
+func (o *observer) callerOf(s *shape, stack []uintptr, cut bool) *caller {
+	known := s.callers.Load()
+	if known != nil {
+		for _, c := range known.list {
+			if c.is(stack) {
+				return c
+			}
+		}
+	}
+	frame, n, found := callsite.Application(stack, o.skip)
+	c := &caller{frame: frame, found: found, stack: slices.Clone(stack[:n])}
+	c.conn = calledBy(c.stack, "database/sql.(*DB).Conn")
+	if c.found {
+		c.attributes = []attribute.KeyValue{semconv.CodeFunctionName(c.frame.Function), semconv.CodeFilePath(c.frame.File),
+			semconv.CodeLineNumber(c.frame.Line)}
+	} else if cut {
 		return c
 	}
-	c = &caller{stack: slices.Clone(stack), conn: calledBy(stack, "database/sql.(*DB).Conn")}
-	c.frame, c.found = callsite.Application(stack, skip)
-	s.caller.Store(c)
+	next := &callers{}
+	if known != nil {
+		next.list = slices.Clone(known.list)
+	}
+	if len(next.list) < maxCallers {
+		next.list = append(next.list, c)
+	} else {
+		// Any of them: were it always the oldest, one more caller than there is room for could push out all in turn.
+		next.list[rand.IntN(maxCallers)] = c
+	}
+	for _, c := range next.list {
+		if c.found {
+			next.depth = max(next.depth, len(c.stack))
+		}
+	}
+	// If another was faster, this one is remembered the next time.
+	s.callers.CompareAndSwap(known, next)
 	return c
 }
 
@@ -473,9 +612,12 @@ type shape struct {
 	name      string // of the span
 	operation string
 	text      string // the query, sanitised
-	start     []trace.SpanStartOption
 	measured  measured
-	caller    atomic.Pointer[caller] // the last
+	callers   atomic.Pointer[callers]
+
+	// What all spans say.
+	attributes []attribute.KeyValue
+	start      trace.SpanStartOption // the same
 }
 
 func (o *observer) newShape(operation, text, summary string) *shape {
@@ -497,7 +639,7 @@ func (o *observer) newShape(operation, text, summary string) *shape {
 	if text != "" {
 		all = append(all, semconv.DBQueryText(text))
 	}
-	s.start = slices.Clip([]trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(all...)})
+	s.attributes, s.start = slices.Clip(all), trace.WithAttributes(all...)
 	return s
 }
 

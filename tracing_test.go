@@ -10,6 +10,8 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -656,6 +658,98 @@ func TestSkippedCallers(t *testing.T) {
 			t.Error("no caller")
 		})
 	}
+}
+
+// The same query from many places, at different depths and with or without a sampled span, is always told where it was
+// run: what is remembered of one is not said of another.
+func TestCallersOfOneQuery(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := openTraced(t, func(c *lifeguard.Config) { c.Trace = lifeguard.TraceAll })
+		d.warm()
+		here := func(_ sql.Result, err error) (int, error) {
+			_, _, line, _ := runtime.Caller(1)
+			return line, err
+		}
+		const query = "UPDATE t"
+		tx, err := d.BeginTx(d.ctx, nil)
+		require.NoError(t, err)
+		defer tx.Rollback()
+		conn, err := d.Conn(d.ctx)
+		require.NoError(t, err)
+		defer conn.Close()
+		st, err := d.PrepareContext(d.ctx, query)
+		require.NoError(t, err)
+		defer st.Close()
+		type exec = func(context.Context) (int, error)
+		sites := []exec{
+			func(ctx context.Context) (int, error) { return here(d.ExecContext(ctx, query)) },
+			func(ctx context.Context) (int, error) { return here(d.ExecContext(ctx, query)) },
+			func(ctx context.Context) (int, error) { return here(tx.ExecContext(ctx, query)) },
+			func(ctx context.Context) (int, error) { return here(tx.ExecContext(ctx, query)) },
+			func(ctx context.Context) (int, error) { return here(conn.ExecContext(ctx, query)) },
+			func(ctx context.Context) (int, error) { return here(st.ExecContext(ctx)) },
+			func(ctx context.Context) (int, error) { return here(tx.StmtContext(ctx, st).ExecContext(ctx)) },
+		}
+		direct := len(sites) // they run with the context they are given
+		// Calls through reflection, which is passed over, make up more stacks than are remembered.
+		call, args := reflect.ValueOf(d.ExecContext), []reflect.Value{reflect.ValueOf(d.ctx), reflect.ValueOf(query)}
+		ignore := func([]reflect.Value) error { return nil }
+		for range 6 {
+			f, with := call, args
+			sites = append(sites,
+				func(context.Context) (int, error) { return here(nil, ignore(f.Call(with))) },
+				func(context.Context) (int, error) { return here(nil, ignore(f.Call(with))) },
+				func(context.Context) (int, error) { return here(nil, ignore(f.Call(with))) },
+				func(context.Context) (int, error) { return here(nil, ignore(f.Call(with))) },
+				func(context.Context) (int, error) { return here(nil, ignore(f.Call(with))) },
+			)
+			call, args = reflect.ValueOf(f.Call), []reflect.Value{reflect.ValueOf(with)}
+		}
+		var below func(int, exec, context.Context) (int, error)
+		below = func(depth int, run exec, ctx context.Context) (int, error) {
+			if depth == 0 {
+				return run(ctx)
+			}
+			return below(depth-1, run, ctx)
+		}
+		unsampled := trace.ContextWithSpanContext(t.Context(), d.trace.WithTraceFlags(0))
+		for round := range 300 {
+			run := sites[round%len(sites)]
+			if round%3 == 1 && round%len(sites) < direct {
+				d.none(func() { _, err := run(unsampled); require.NoError(t, err) })
+			}
+			var want int
+			spans := d.step(func() { want, err = below(round%100, run, d.ctx); require.NoError(t, err) })
+			got := spans[len(spans)-1]
+			require.EqualValues(t, want, got.attributes["code.line.number"], "round %d", round)
+			require.Equal(t, map[string]any{"db.system.name": "other_sql", "db.operation.name": "UPDATE",
+				"db.query.summary": "UPDATE t", "db.query.text": "UPDATE t"}, got.caller(t, "TestCallersOfOneQuery").attributes)
+		}
+	})
+}
+
+// The number of rows is that of each query, though the last one is remembered.
+func TestRowsInSpans(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := openTraced(t, func(c *lifeguard.Config) { c.Trace = lifeguard.TraceAll })
+		d.warm()
+		for _, n := range []int{3, 3, 1, 0, 3} {
+			d.srv.OnNext(func(_ *fakedriver.Conn, row int) error {
+				if row > n {
+					return io.EOF
+				}
+				return nil
+			})
+			got := d.one(func() {
+				rows, err := d.QueryContext(d.ctx, "rows 3")
+				require.NoError(t, err)
+				for rows.Next() {
+				}
+				require.NoError(t, rows.Close())
+			})
+			assert.EqualValues(t, n, got.attributes["db.response.returned_rows"])
+		}
+	})
 }
 
 // What the DSN says about the server is in every span.

@@ -53,7 +53,8 @@ func Capture(skip int, pcs []uintptr) int {
 }
 
 // Application returns the innermost frame of the stack pcs, as Capture wrote
-// it, that belongs to the application, and whether there is one.
+// it, that belongs to the application, whether there is one, and how many of
+// the entries it takes to tell: those up to the frame, or all.
 //
 // Frames of database/sql, lifeguard and common data-access libraries are passed
 // over, and those of the packages named in skipPrefixes, with the packages
@@ -61,9 +62,9 @@ func Capture(skip int, pcs []uintptr) int {
 // example.com/app/ent/user, in every major version, vendored or not, but not
 // for example.com/app/entry. Tests are applications, and so are the programs in
 // lifeguard's repository.
-func Application(pcs []uintptr, skipPrefixes []string) (runtime.Frame, bool) {
+func Application(pcs []uintptr, skipPrefixes []string) (f runtime.Frame, n int, ok bool) {
 	if len(pcs) == 0 {
-		return runtime.Frame{}, false
+		return runtime.Frame{}, 0, false
 	}
 	// A single program counter can stand for several inlined calls, so only
 	// CallersFrames tells which functions a stack consists of.
@@ -71,12 +72,24 @@ func Application(pcs []uintptr, skipPrefixes []string) (runtime.Frame, bool) {
 	for {
 		f, more := frames.Next()
 		if isApplication(f.Function, f.File, skipPrefixes) {
-			return f, true
+			return f, upTo(pcs, f), true
 		}
 		if !more {
-			return runtime.Frame{}, false
+			return runtime.Frame{}, len(pcs), false
 		}
 	}
+}
+
+// upTo is the number of entries of pcs up to the first that stands for f. It is
+// not the number of frames: entries that nothing is known about have none.
+func upTo(pcs []uintptr, f runtime.Frame) int {
+	for i, pc := range pcs {
+		// Entries are return addresses, frames have the call before them.
+		if pc-1 == f.PC || pc == f.PC {
+			return i + 1
+		}
+	}
+	return len(pcs)
 }
 
 // Stack returns the frames of pcs from the one that Application finds outward,

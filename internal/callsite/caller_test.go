@@ -121,7 +121,7 @@ func function(f runtime.Frame) string {
 func TestCapture(t *testing.T) {
 	var pcs [32]uintptr
 	n := outer(pcs[:])
-	f, ok := Application(pcs[:n], nil)
+	f, _, ok := Application(pcs[:n], nil)
 	require.True(t, ok)
 	assert.Equal(t, "callsite.inner", function(f))
 	assert.True(t, strings.HasSuffix(f.File, "caller_test.go"))
@@ -134,17 +134,17 @@ func TestCapture(t *testing.T) {
 	assert.Equal(t, "callsite.TestCapture", function(stack[2]))
 
 	n = Capture(0, pcs[:])
-	f, ok = Application(pcs[:n], nil)
+	f, _, ok = Application(pcs[:n], nil)
 	require.True(t, ok)
 	assert.Equal(t, "callsite.TestCapture", function(f))
 
 	n = func() int { return Capture(1, pcs[:]) }()
-	f, ok = Application(pcs[:n], nil)
+	f, _, ok = Application(pcs[:n], nil)
 	require.True(t, ok)
 	assert.Equal(t, "callsite.TestCapture", function(f))
 
 	n = (&holder[string]{}).capture(pcs[:])
-	f, ok = Application(pcs[:n], nil)
+	f, _, ok = Application(pcs[:n], nil)
 	require.True(t, ok)
 	assert.Equal(t, "callsite.(*holder[...]).capture", function(f))
 }
@@ -163,22 +163,32 @@ func TestApplicationBehindLibraries(t *testing.T) {
 	n = int(runtimeCallers.Call(args)[0].Int())
 	first, _ := runtime.CallersFrames(pcs[:n]).Next()
 	require.Equal(t, "runtime.Callers", first.Function)
-	f, ok := Application(pcs[:n], nil)
+	f, _, ok := Application(pcs[:n], nil)
 	require.True(t, ok)
 	assert.Equal(t, "callsite.TestApplicationBehindLibraries", function(f))
 	assert.Equal(t, function(f), function(Stack(pcs[:n], nil)[0]))
+
+	// What it takes to tell is enough, and nothing less is.
+	_, upTo, _ := Application(pcs[:n], nil)
+	assert.Less(t, upTo, n, "the runtime is behind the test")
+	again, _, ok := Application(pcs[:upTo], nil)
+	assert.True(t, ok)
+	assert.Equal(t, f, again)
+	_, all, ok := Application(pcs[:upTo-1], nil)
+	assert.False(t, ok)
+	assert.Equal(t, upTo-1, all)
 
 	var once sync.Once
 	once.Do(func() { n = Capture(1, pcs[:]) })
 	first, _ = runtime.CallersFrames(pcs[:n]).Next()
 	require.Contains(t, first.Function, "sync.(*Once)")
-	f, ok = Application(pcs[:n], nil)
+	f, _, ok = Application(pcs[:n], nil)
 	require.True(t, ok)
 	assert.Equal(t, "callsite.TestApplicationBehindLibraries", function(f))
 }
 
 func TestApplicationWithoutOne(t *testing.T) {
-	_, ok := Application(nil, nil)
+	_, _, ok := Application(nil, nil)
 	assert.False(t, ok)
 	assert.Nil(t, Stack(nil, nil))
 
@@ -186,7 +196,7 @@ func TestApplicationWithoutOne(t *testing.T) {
 	pcs := make([]uintptr, 32)
 	pcs = pcs[:Capture(0, pcs)]
 	goexit := pcs[len(pcs)-1:]
-	_, ok = Application(goexit, nil)
+	_, _, ok = Application(goexit, nil)
 	assert.False(t, ok)
 	stack := Stack(goexit, nil)
 	require.Len(t, stack, 1)
