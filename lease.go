@@ -195,7 +195,15 @@ func (l *lease) ResetSession(ctx context.Context) error {
 	l.waited = 0
 	returned := false
 	defer l.survive(&returned)
-	if s.expires != 0 && now >= s.expires || s.suspect() || l.recalled() {
+	if s.suspect() {
+		// It has to be pinged. That is left to Connect, which the third of database/sql's attempts is at the latest: if
+		// each of them waited for a ping, a caller would wait three times as long as he has patience for.
+		returned = true
+		l.handle.waste()
+		l.state.move(state, leaseIdle)
+		return driver.ErrBadConn
+	}
+	if s.expires != 0 && now >= s.expires || l.recalled() {
 		err := s.makeReady(ctx, p.patience(now), false)
 		returned = true
 		if err != nil {
@@ -357,7 +365,7 @@ func (l *lease) end() {
 func (l *lease) closeStatements() {
 	s := l.session
 	for _, st := range s.statements {
-		_ = st.prepared.release() // nobody is left who could be told
+		_ = s.release(st.prepared) // nobody is left who could be told
 	}
 	s.statements = nil
 }

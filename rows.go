@@ -102,6 +102,9 @@ func (r *rows) Close() (err error) {
 		return err
 	}
 	b := r.bound
+	if err != nil {
+		err, _ = b.explain(err) // first, so that nothing more is tried on a connection that does not answer
+	}
 	ctx := r.caller()
 	r.closed()
 	err = b.end(err)
@@ -117,7 +120,7 @@ func (r *rows) Next(dest []driver.Value) (err error) {
 	defer r.lease.fetched(r.ctx, &err, &returned)
 	err = r.parent.Next(dest)
 	if err != nil && err != io.EOF { // as in fetched
-		err = r.bound.end(err)
+		err, _ = r.bound.explain(err)
 	}
 	returned = true
 	r.fetched(err)
@@ -175,6 +178,9 @@ func (r *rows) NextResultSet() (err error) {
 	returned := false
 	defer r.lease.fetched(r.ctx, &err, &returned)
 	err = p.NextResultSet()
+	if err != nil && err != io.EOF {
+		err, _ = r.bound.explain(err)
+	}
 	returned = true
 	r.failed(err)
 	return err
