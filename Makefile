@@ -29,11 +29,12 @@ test: servers ## install the servers that the tests run, then test everything wi
 	@go test -race -run '^$$' $(PACKAGES) >/dev/null 2>&1 || true
 	go test -race -p 1 $(PACKAGES)
 
-faults: servers ## break the network and the server under a pool, in every way there is; takes minutes
-	go test -race -count=1 -tags faults -timeout 30m -run 'Fault|Recovery|Cancelled|HalfOpen|OwnDeadline|DialsThatFail' .
+faults: servers ## break the network and the server under a pool, and cancel CANCELS (100000) queries; ten minutes
+	go test -race -count=1 -timeout 30m -run 'Fault|Recovery|HalfOpen|OwnDeadline|DialsThatFail' . -faults
+	go test -count=1 -timeout 2h -run TestCancelledQueries . -cancels $(or $(CANCELS),100000)
 
 soak: servers ## the mixed storm of faults for as long as SOAK says (10m)
-	go test -race -count=1 -tags faults -timeout 24h -run TestSoak . -soak $(or $(SOAK),10m)
+	go test -race -count=1 -timeout 24h -run TestSoak . -soak $(or $(SOAK),10m)
 
 bench: servers ## compare with other libraries into docs/benchmarks.md, half an hour; BENCH=quick takes 3 minutes
 	go run ./benchmarks/cmd/compare -out docs $(if $(filter quick,$(BENCH)),-quick)
