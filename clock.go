@@ -10,9 +10,11 @@ const (
 	// query over a network is that short: this is about databases in the same process.
 	quickGap = int64(20 * time.Microsecond)
 
-	// quickRun is how many such readings in a row it takes, and how many readings a quick lease then makes do with one
-	// for.
+	// quickRun is how many such readings in a row it takes.
 	quickRun = 16
+
+	// quickRepeats is how often a quick lease then repeats one.
+	quickRepeats = 63
 
 	// quickTick is the most by which a reading can lag behind.
 	quickTick = time.Millisecond
@@ -22,18 +24,26 @@ const (
 // answers in a fraction of a microsecond would be a good part of all that is done; a lease that is used that quickly
 // repeats the last reading a few times. It belongs to the holder.
 type leaseClock struct {
+	ticks *atomic.Int64 // clockTick.count
 	last  int64
-	tick  int64 // clockTick.count at that reading
+	tick  int64 // ticks at that reading
 	quick uint8 // readings in a row within quickGap
 	spare uint8 // times that the last reading may still be repeated
 }
 
+// again repeats the last reading, if it may.
+func (c *leaseClock) again() (int64, bool) {
+	if c.spare == 0 || c.tick != c.ticks.Load() {
+		return 0, false
+	}
+	c.spare--
+	return c.last, true
+}
+
 // now is the pool clock, as the holder sees it.
 func (l *lease) now() int64 {
-	c := &l.clock
-	if c.spare > 0 && !l.timed && c.tick == l.pool.tick.count.Load() {
-		c.spare--
-		return c.last
+	if now, ok := l.clock.again(); ok {
+		return now
 	}
 	return l.lookAtClock()
 }
@@ -45,8 +55,8 @@ func (l *lease) lookAtClock() int64 {
 		c.quick, c.spare = 0, 0
 	case c.quick < quickRun:
 		c.quick++
-	default:
-		c.spare = quickRun - 1
+	case !l.timed:
+		c.spare = quickRepeats
 		c.tick = l.pool.tick.begin()
 	}
 	c.last = now

@@ -186,7 +186,7 @@ func (j *janitor) look(l *lease, now int64) {
 			word &^= leaseTouched
 		}
 	}
-	running := now - l.hold.activity[word/leaseActivity&1].began
+	running := now - l.activityOf(word).began
 	switch v := w.judge(j, now, now-l.hold.since, running, busy, word&leaseRaw != 0); v {
 	case letBe:
 		l.state.unlock(word)

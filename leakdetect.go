@@ -208,8 +208,8 @@ func (s *session) holder() (holdSnapshot, bool) {
 func (l *lease) snapshotLocked(word uint64) holdSnapshot {
 	return holdSnapshot{
 		since: l.hold.since, ctx: l.hold.ctx, stack: l.hold.stack,
-		activity: l.hold.activity[word/leaseActivity&1],
-		inTx:     l.inTx.Load(), busy: word&leaseStates == leaseBusy, leaked: l.leaked == word/leaseCheckout,
+		activity: l.activityOf(word),
+		inTx:     word&leaseInTx != 0, busy: word&leaseStates == leaseBusy, leaked: l.leaked == word/leaseCheckout,
 	}
 }
 

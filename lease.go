@@ -22,11 +22,13 @@ const (
 	leaseGone                    // closed, or taken back while it was idle; the handle may still have the husk
 	leaseReclaimed               // taken back from its holder, who does not know yet
 
-	leaseStates   uint64 = 7  // mask
-	leaseActivity uint64 = 8  // which of hold.activity is the present one
-	leaseRaw      uint64 = 16 // the holder got the driver's connection, whose use cannot be seen: see Unwrap
-	leaseTouched  uint64 = 32 // the holder did something since the janitor last looked
-	leaseCheckout uint64 = 64 // the bits above count checkouts, which makes counting free
+	leaseStates   uint64 = 7   // mask
+	leaseActivity uint64 = 8   // which of hold.activity is the present one
+	leaseRaw      uint64 = 16  // the holder got the driver's connection, whose use cannot be seen: see Unwrap
+	leaseTouched  uint64 = 32  // the holder did something since the janitor last looked
+	leaseInTx     uint64 = 64  // the holder is in a transaction
+	leaseReclaims uint64 = 128 // for good: the connection may be taken back from its holder
+	leaseCheckout uint64 = 256 // the bits above count checkouts, which makes counting free
 )
 
 // leaseState is the state of a lease. It is one word, because each further atomic write would be felt: a checkout, an
@@ -35,6 +37,12 @@ type leaseState struct{ word atomic.Uint64 }
 
 func (s *leaseState) load() uint64      { return s.word.Load() & leaseStates }
 func (s *leaseState) checkouts() uint64 { return s.word.Load() / leaseCheckout }
+func (s *leaseState) inTx() bool        { return s.word.Load()&leaseInTx != 0 }
+
+// quiet says whether the holder may go on, and nobody has to be told that he does.
+func (s *leaseState) quiet() bool {
+	return s.word.Load()&(leaseStates|leaseReclaims)-leaseHeld <= leaseLocked-leaseHeld
+}
 
 // try goes from one state to another if nothing is in the way, which is nearly always so. It is small enough to be
 // inlined, move is not.
@@ -106,19 +114,20 @@ type lease struct {
 	born    int64  // pool clock
 	recalls int64  // Pool.recalls when it was given
 	state   leaseState
-	clock   leaseClock
-	inTx    atomic.Bool
 	hold    hold
 	leaked  uint64 // the checkout that was reported as a leak; guarded by leaseLocked
 	watch   watch  // the janitor's
 
 	// The holder's own: no report reads them.
-	metrics *metrics  // nil while nobody reads them
-	limit   int64     // observer.limit
-	timed   bool      // every operation's begin is read from the clock
-	waited  int64     // nanoseconds; how long the checkout took, until its first operation has begun
-	op      operation // present one
-
+	clock    leaseClock
+	metrics  *metrics  // nil while nobody reads them
+	limit    int64     // observer.limit
+	waited   int64     // nanoseconds; how long the checkout took, until its first operation has begun
+	op       operation // present one
+	tx       tx        // used again and again: database/sql does not touch a transaction after its end
+	timed    bool      // every operation's begin is read from the clock
+	reclaims bool      // Pool.reclaims
+	direct   bool      // nothing stands between an operation and the driver: no interceptor, no socket_timeout
 }
 
 // hold is what is known about the present holder of a lease, for reports that are made while he works. A report reads it
@@ -132,12 +141,23 @@ type hold struct {
 	activity [2]activity
 }
 
-// activity is the last operation of a holder.
+// activity is the last operation of a holder. That of another checkout says nothing: see activityOf.
 type activity struct {
+	checkout   uint64
 	query      string // last one
 	began      int64  // pool clock
 	operations int    // up to this one
-	endless    bool   // its context never ends, so that rows it left open may be lost
+	endless    bool   // a query whose context never ends, so that rows it left open may be lost
+}
+
+// activityOf is what the holder did last, as of when the lease's state was word. It is called with the lease locked, or
+// by the holder.
+func (l *lease) activityOf(word uint64) activity {
+	a := l.hold.activity[word/leaseActivity&1]
+	if a.checkout != word/leaseCheckout {
+		return activity{checkout: word / leaseCheckout, began: l.hold.since} // nothing yet
+	}
+	return a
 }
 
 // newLease puts a session into ctx's hands.
@@ -146,13 +166,20 @@ func newLease(h *connector, s *session, ctx context.Context) *lease {
 	l := &lease{pool: p, handle: h, session: s, born: p.now(), recalls: p.recalls.Load()}
 	l.metrics = p.metrics.enabled(ctx)
 	l.limit, l.timed = p.observer.limit, l.metrics != nil || p.observer.timed
+	l.clock.ticks = &p.tick.count
+	l.reclaims = p.reclaims
+	l.direct = s.intercepted == nil && p.cfg.SocketTimeout <= 0
 	s.leases++
 	l.number = s.leases
-	l.prepareHold(ctx, l.born, 0)
+	l.prepareHold(ctx, l.born)
 	if l.hold.stack.isOpener() {
 		l.hold.stack.n, l.hold.byOpener = 0, true
 	}
-	l.state.word.Store(leaseCheckout + leaseTouched + leaseHeld)
+	word := leaseCheckout + leaseTouched + leaseHeld
+	if l.reclaims {
+		word += leaseReclaims
+	}
+	l.state.word.Store(word)
 	s.used, s.sawEnd = true, false
 	s.lease.Store(l)
 	p.mu.Lock()
@@ -163,74 +190,82 @@ func newLease(h *connector, s *session, ctx context.Context) *lease {
 }
 
 // prepareHold writes the hold of a checkout that is about to be tried, which nobody reads unless it succeeds.
-func (l *lease) prepareHold(ctx context.Context, now int64, word uint64) {
+func (l *lease) prepareHold(ctx context.Context, now int64) {
 	h := &l.hold
 	h.since, h.ctx, h.byOpener = now, ctx, false
-	h.activity[word/leaseActivity&1] = activity{began: now}
 	h.stack.capture(&l.pool.capture, now)
 }
 
 // ResetSession is called by the handle when it checks out a connection that was idle.
-func (l *lease) ResetSession(ctx context.Context) error {
+func (l *lease) ResetSession(ctx context.Context) (err error) {
 	s, p := l.session, l.pool
 	word := l.state.word.Load()
 	if word&leaseStates != leaseIdle {
 		l.handle.waste()
 		return driver.ErrBadConn // taken back; the handle closes the husk and looks further
 	}
-	now := l.now()
-	l.prepareHold(ctx, now, word)
+	now, again := l.clock.again()
+	if again {
+		// Whoever checks out that often gets no stack: see captureBudget.
+		h := &l.hold
+		h.since, h.ctx, h.byOpener, h.stack.n = now, ctx, false, 0
+	} else {
+		now = l.lookAtClock()
+		l.prepareHold(ctx, now)
+	}
 	state := leaseHeld
-	if p.reclaims {
+	if l.reclaims {
 		state = leaseBusy // the driver's ResetSession must not be cut
 	}
-	if !l.state.word.CompareAndSwap(word, (word&^leaseRaw|leaseTouched)+leaseCheckout+state) {
+	if !l.state.word.CompareAndSwap(word, (word&^(leaseRaw|leaseInTx)|leaseTouched)+leaseCheckout+state) {
 		l.handle.waste()
 		return driver.ErrBadConn
 	}
-	if p.reclaims {
-		defer l.leave()
-	}
+	returned := false
+	defer func() {
+		if !returned {
+			l.survive()
+		}
+	}()
 	s.used, s.sawEnd = true, false
 	l.waited = 0
-	returned := false
-	defer l.survive(&returned)
-	if s.suspect() {
+	switch {
+	case s.suspect():
 		// It has to be pinged. That is left to Connect, which the third of database/sql's attempts is at the latest: if
 		// each of them waited for a ping, a caller would wait three times as long as he has patience for.
 		returned = true
 		l.handle.waste()
 		l.state.move(state, leaseIdle)
 		return driver.ErrBadConn
-	}
-	if s.expires != 0 && now >= s.expires || l.recalled() {
-		err := s.makeReady(ctx, p.patience(now), false)
-		returned = true
-		if err != nil {
+	case s.expires != 0 && now >= s.expires || l.recalled():
+		if s.makeReady(ctx, p.patience(now), false) != nil {
 			// Whatever it was, the connection is not to be used, and this is how to say so.
 			s.bad = true
 			l.handle.waste()
-			return driver.ErrBadConn
+			err = driver.ErrBadConn
 		}
-	} else if s.resetter != nil {
+	case s.resetter != nil:
 		// Other errors than ErrBadConn are ignored by database/sql.
-		if err := s.resetter.ResetSession(ctx); err != nil && errors.Is(err, driver.ErrBadConn) {
-			returned = true
-			s.broke()
-			return err
+		if err = s.resetter.ResetSession(ctx); err != nil {
+			if errors.Is(err, driver.ErrBadConn) {
+				s.broke()
+			} else {
+				err = nil
+			}
 		}
 	}
-	returned = true
-	if l.metrics != nil {
+	l.leave()
+	if l.metrics != nil && err == nil {
 		l.metrics.checkedOut(ctx, p.now()-now)
 	}
-	return nil
+	returned = true
+	return err
 }
 
-// survive is deferred around calls into the driver. If one panics, the connection is closed and its place freed, where
-// database/sql would have lost it for good.
-func (l *lease) survive(returned *bool) {
-	if !*returned && (l.state.move(leaseBusy, leaseGone) || l.state.move(leaseHeld, leaseGone) || l.state.move(leaseDoomed, leaseGone)) {
+// survive is for a call into the driver that panicked. The connection is closed and its place freed, where database/sql
+// would have lost it for good.
+func (l *lease) survive() {
+	if l.state.move(leaseBusy, leaseGone) || l.state.move(leaseHeld, leaseGone) || l.state.move(leaseDoomed, leaseGone) {
 		l.session.bad = true
 		l.giveUp(notHeld)
 	}
@@ -250,17 +285,21 @@ func (l *lease) IsValid() bool {
 	}
 	s, p := l.session, l.pool
 	state := leaseHeld
-	if p.reclaims {
+	if l.reclaims {
 		if state = leaseBusy; !l.state.enter() {
 			return false
 		}
 	}
+	returned := false
+	defer func() {
+		if !returned {
+			l.survive()
+		}
+	}()
 	if l.metrics != nil {
 		l.metrics.returned(l.hold.ctx, p.now()-l.hold.since)
 	}
-	returned := false
-	defer l.survive(&returned)
-	if !s.bad && !s.valid() {
+	if s.validator != nil && !s.bad && !s.validator.IsValid() {
 		s.broke()
 	}
 	returned = true
@@ -269,18 +308,22 @@ func (l *lease) IsValid() bool {
 		l.state.move(state, leaseEnding)
 		return false
 	}
-	return l.putBack(state, leaseEnding)
+	if !l.state.try(state, leaseIdle) {
+		l.state.move(state, leaseIdle)
+	}
+	// Idle first, then the look: see Pool.waiting.
+	return p.waiting.Load() == 0 || l.stays(leaseEnding)
 }
 
 // putBack makes a lease in state from idle, unless somebody waits: then the lease goes to state otherwise, the caller
 // keeps the session, and the answer is false.
 func (l *lease) putBack(from, otherwise uint64) bool {
-	if !l.state.try(from, leaseIdle) {
-		l.state.move(from, leaseIdle)
-	}
-	// Idle first, then the look: see Pool.waiting. If the move fails, a waiter was faster and has the session.
-	return l.pool.waiting.Load() == 0 || !l.state.move(leaseIdle, otherwise)
+	l.state.move(from, leaseIdle)
+	return l.pool.waiting.Load() == 0 || l.stays(otherwise)
 }
+
+// stays is for a lease that has just become idle while somebody waits. If a waiter was faster, he has the session.
+func (l *lease) stays(otherwise uint64) bool { return !l.state.move(leaseIdle, otherwise) }
 
 // Close gives the session back. A handle that closes a connection without having been told that it is not valid any
 // more considers it broken: that ends the physical connection, as it would without lifeguard.
@@ -370,51 +413,95 @@ func (l *lease) closeStatements() {
 	s.statements = nil
 }
 
-// start begins an operation of the holder. Exactly one call of done follows if it returns nil.
+// start begins an operation of the holder. Exactly one call of finish, or of survive, follows if it returns nil.
 func (l *lease) start(ctx context.Context, kind operationKind, query string) error {
 	for {
 		word := l.state.word.Load()
-		switch word & leaseStates {
-		case leaseHeld:
-			if l.session.spoiled {
-				return driver.ErrBadConn
+		if word&leaseStates != leaseHeld {
+			if word&leaseStates == leaseLocked {
+				runtime.Gosched()
+				continue
 			}
-		case leaseLocked:
-			runtime.Gosched()
-			continue
-		default:
 			l.over()
 			return l.lost()
 		}
-		last, next := &l.hold.activity[word/leaseActivity&1], &l.hold.activity[word/leaseActivity&1^1]
-		next.query, next.began, next.operations = query, last.began, last.operations+1
-		next.endless = ctx.Done() == nil
-		if query == "" {
-			next.query = last.query
+		if l.session.spoiled {
+			return driver.ErrBadConn
 		}
+		h := &l.hold
+		last, next := &h.activity[word/leaseActivity&1], &h.activity[word/leaseActivity&1^1]
+		began, operations := h.since, 1
+		if last.checkout == word/leaseCheckout {
+			began, operations = last.began, last.operations+1
+			if query == "" {
+				query = last.query
+			}
+		}
+		first := operations == 1
 		// At rates at which not even stacks are taken, the first operation begins when the checkout ends, which saves
 		// a look at the clock; see operation.assumed. If the janitor has looked at the hold, it is not that young.
-		first := last.operations == 0
-		assumed := first && !l.timed && l.hold.stack.n == 0 && word&leaseTouched != 0
+		assumed := first && !l.timed && h.stack.n == 0 && word&leaseTouched != 0
 		if !assumed {
-			next.began = l.now()
+			began = l.now()
 		}
-		if l.hold.stack.n == 0 && (l.hold.byOpener || next.began-l.hold.since > lateAfter) {
-			l.captureLate(ctx, next.began)
+		if h.stack.n == 0 && (h.byOpener || began-h.since > lateAfter) {
+			l.captureLate(ctx, began)
 		}
+		next.checkout, next.query, next.began, next.operations = word/leaseCheckout, query, began, operations
+		next.endless = kind == opQuery && ctx.Done() == nil
 		if l.state.word.CompareAndSwap(word, ((word-leaseHeld+leaseBusy)^leaseActivity)|leaseTouched) {
-			l.op.is(kind, query, next.began, l.waited, first, assumed)
+			l.op.is(kind, began, l.waited, first, assumed)
 			l.waited = 0
 			return nil
 		}
 	}
 }
 
+// finish ends an operation with the error that its caller gets. A query that succeeded goes on until its rows are closed.
+func (l *lease) finish(ctx context.Context, query string, err error) {
+	if err != nil {
+		l.ended(ctx, &l.op, query, 0, err)
+		l.failed(ctx, err)
+	} else if l.op.kind != opQuery {
+		l.ended(ctx, &l.op, query, 0, nil)
+	}
+	for {
+		word := l.state.word.Load()
+		if word&leaseStates != leaseBusy {
+			if word&leaseStates == leaseLocked {
+				runtime.Gosched()
+				continue
+			}
+			l.over()
+			return
+		}
+		next := word - leaseBusy + leaseHeld
+		switch l.op.kind {
+		case opBegin:
+			if err == nil {
+				next |= leaseInTx
+			}
+		case opCommit, opRollback:
+			next &^= leaseInTx
+		}
+		if l.state.word.CompareAndSwap(word, next) {
+			return
+		}
+	}
+}
+
 // enter begins a call into the driver that is no operation of its own, such as fetching a row. Exactly one call of
-// fetched, or of leave, follows if it returns nil. Only where connections are taken back from holders does the janitor
+// leave, or of survive, follows if it returns nil. Only where connections are taken back from holders does the janitor
 // have to know of it, and the two compare-and-swaps for each row are spent.
 func (l *lease) enter() error {
-	if l.pool.reclaims && l.state.enter() {
+	if l.state.quiet() {
+		return nil
+	}
+	return l.enterBusy()
+}
+
+func (l *lease) enterBusy() error {
+	if l.reclaims && l.state.enter() {
 		return nil
 	}
 	if l.over() {
@@ -425,42 +512,23 @@ func (l *lease) enter() error {
 
 // leave ends what enter began.
 func (l *lease) leave() {
-	if l.pool.reclaims && !l.state.move(leaseBusy, leaseHeld) {
+	if l.reclaims {
+		l.leaveBusy()
+	}
+}
+
+func (l *lease) leaveBusy() {
+	if !l.state.move(leaseBusy, leaseHeld) {
 		l.over()
 	}
 }
 
-// done is deferred to the end of an operation with the error it returns. If the driver panicked instead, returned is
-// false.
-func (l *lease) done(ctx context.Context, err *error, returned *bool) {
-	// A query that succeeded goes on until its rows are closed.
-	if *returned && (l.op.kind != opQuery || *err != nil) {
-		l.ended(ctx, &l.op, 0, *err)
+// fetched is leave for what is done with rows, which may fail.
+func (l *lease) fetched(ctx context.Context, err error) {
+	if err != nil && err != io.EOF { // database/sql compares by identity, too
+		l.failed(ctx, err)
 	}
-	l.settle(ctx, err, returned)
-}
-
-// settle looks at how an operation ended for what it means to the connection.
-func (l *lease) settle(ctx context.Context, err *error, returned *bool) {
-	switch {
-	case !*returned:
-		l.survive(returned)
-		return
-	case *err != nil:
-		l.failed(ctx, *err)
-	}
-	if !l.state.try(leaseBusy, leaseHeld) && !l.state.move(leaseBusy, leaseHeld) {
-		l.over()
-	}
-}
-
-// fetched is done for what is done with rows, which belongs to the query that gave them.
-func (l *lease) fetched(ctx context.Context, err *error, returned *bool) {
-	if *returned && (*err == nil || *err == io.EOF) { // database/sql compares by identity, too
-		l.leave()
-		return
-	}
-	l.settle(ctx, err, returned)
+	l.leave()
 }
 
 // failed looks at the error of an operation for what it says about the connection.
@@ -486,28 +554,36 @@ func (l *lease) Ping(ctx context.Context) (err error) {
 		return err
 	}
 	returned := false
-	defer l.done(ctx, &err, &returned)
-	ctx, b := l.session.bound(ctx)
+	defer func() {
+		if !returned {
+			l.survive()
+		}
+	}()
+	bounded, b := l.session.bound(ctx)
 	if c := l.session.intercepted; c != nil {
-		err = c.Ping(ctx)
+		err = c.Ping(bounded)
 	} else {
-		err = l.session.pinger.Ping(ctx)
+		err = l.session.pinger.Ping(bounded)
 	}
 	err = b.end(err)
+	l.finish(ctx, "", err)
 	returned = true
 	return err
 }
 
 // CheckNamedValue asks the wrapped connection, if it wants to be asked.
 func (l *lease) CheckNamedValue(v *driver.NamedValue) error {
-	if l.session.checker == nil {
+	checker := l.session.checker
+	if checker == nil {
 		return driver.ErrSkip
 	}
 	if err := l.enter(); err != nil {
 		return err
 	}
-	defer l.leave()
-	return l.session.checker.CheckNamedValue(v)
+	if l.reclaims {
+		defer l.leave()
+	}
+	return checker.CheckNamedValue(v)
 }
 
 // Prepare is not called by database/sql, which prefers PrepareContext.
@@ -520,20 +596,26 @@ func (l *lease) PrepareContext(ctx context.Context, query string) (_ driver.Stmt
 		return nil, err
 	}
 	returned := false
-	defer l.done(ctx, &err, &returned)
-	ctx, b := l.session.bound(ctx)
+	defer func() {
+		if !returned {
+			l.survive()
+		}
+	}()
+	bounded, b := l.session.bound(ctx)
 	var p *prepared
 	if c := l.session.intercepted; c != nil {
-		p, err = c.prepareFor(ctx, query)
+		p, err = c.prepareFor(bounded, query)
 	} else {
-		p, err = l.session.prepareFor(ctx, query)
+		p, err = l.session.prepareFor(bounded, query)
 	}
 	err = b.end(err)
-	returned = true
-	if err != nil {
-		return nil, err
+	var st driver.Stmt
+	if err == nil {
+		st = newStmt(l, p)
 	}
-	return newStmt(l, p), nil
+	l.finish(ctx, query, err)
+	returned = true
+	return st, err
 }
 
 // Begin is not called by database/sql, which prefers BeginTx.
@@ -549,21 +631,40 @@ func (l *lease) BeginTx(ctx context.Context, opts driver.TxOptions) (_ driver.Tx
 		return nil, err
 	}
 	returned := false
-	defer l.done(ctx, &err, &returned)
-	b := l.session.boundSocket(ctx)
+	defer func() {
+		if !returned {
+			l.survive()
+		}
+	}()
 	var parent driver.Tx
+	if l.direct {
+		parent, err = l.session.begin(ctx, opts)
+	} else {
+		parent, err = l.beginAround(ctx, opts)
+	}
+	l.finish(ctx, "", err)
+	returned = true
+	if err != nil {
+		return nil, err
+	}
+	t := &l.tx
+	if t.lease != nil {
+		t = new(tx) // the driver lets a transaction begin inside another
+	}
+	t.lease, t.parent, t.ctx = l, parent, ctx
+	return t, nil
+}
+
+// beginAround, execAround and queryAround are for when something stands between an operation and the driver.
+
+func (l *lease) beginAround(ctx context.Context, opts driver.TxOptions) (parent driver.Tx, err error) {
+	b := l.session.boundSocket(ctx)
 	if c := l.session.intercepted; c != nil {
 		parent, err = c.BeginTx(ctx, opts)
 	} else {
 		parent, err = l.session.begin(ctx, opts)
 	}
-	err = b.end(err)
-	returned = true
-	if err != nil {
-		return nil, err
-	}
-	l.inTx.Store(true)
-	return &tx{lease: l, parent: parent, ctx: ctx}, nil
+	return parent, b.end(err)
 }
 
 func (l *lease) exec(ctx context.Context, query string, args []driver.NamedValue) (res driver.Result, err error) {
@@ -571,16 +672,29 @@ func (l *lease) exec(ctx context.Context, query string, args []driver.NamedValue
 		return nil, err
 	}
 	returned := false
-	defer l.done(ctx, &err, &returned)
+	defer func() {
+		if !returned {
+			l.survive()
+		}
+	}()
+	if l.direct {
+		res, err = l.session.exec(ctx, query, args)
+	} else {
+		res, err = l.execAround(ctx, query, args)
+	}
+	l.finish(ctx, query, err)
+	returned = true
+	return res, err
+}
+
+func (l *lease) execAround(ctx context.Context, query string, args []driver.NamedValue) (res driver.Result, err error) {
 	ctx, b := l.session.bound(ctx)
 	if c := l.session.intercepted; c != nil {
 		res, err = c.ExecContext(ctx, query, args)
 	} else {
 		res, err = l.session.exec(ctx, query, args)
 	}
-	err = b.end(err)
-	returned = true
-	return res, err
+	return res, b.end(err)
 }
 
 func (l *lease) query(ctx context.Context, query string, args []driver.NamedValue) (_ driver.Rows, err error) {
@@ -588,10 +702,34 @@ func (l *lease) query(ctx context.Context, query string, args []driver.NamedValu
 		return nil, err
 	}
 	returned := false
-	defer l.done(ctx, &err, &returned)
-	ctx, b := l.session.bound(ctx)
+	defer func() {
+		if !returned {
+			l.survive()
+		}
+	}()
 	var parent driver.Rows
 	var p *prepared
+	var b *bound
+	bounded := ctx
+	if l.direct {
+		parent, p, err = l.session.query(ctx, query, args)
+	} else {
+		bounded, parent, p, b, err = l.queryAround(ctx, query, args)
+	}
+	var rows driver.Rows
+	if err == nil {
+		rows = newRows(bounded, l, query, parent, p, p != nil, b)
+	}
+	l.finish(ctx, query, err)
+	returned = true
+	return rows, err
+}
+
+// queryAround also gives what the rows are bound by.
+func (l *lease) queryAround(ctx context.Context, query string, args []driver.NamedValue) (
+	_ context.Context, parent driver.Rows, p *prepared, b *bound, err error,
+) {
+	ctx, b = l.session.bound(ctx)
 	if c := l.session.intercepted; c != nil {
 		parent, err = c.QueryContext(ctx, query, args)
 		p = statementOf(parent)
@@ -601,11 +739,7 @@ func (l *lease) query(ctx context.Context, query string, args []driver.NamedValu
 	if err != nil {
 		err = b.end(err)
 	}
-	returned = true
-	if err != nil {
-		return nil, err
-	}
-	return newRows(ctx, l, parent, p, p != nil, b), nil
+	return ctx, parent, p, b, err
 }
 
 // unwrap is how [Unwrap] finds the wrapped driver's connection. What its holder does with it cannot be seen, so from

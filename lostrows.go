@@ -36,7 +36,7 @@ func (r *rows) watchForLoss(s *session) {
 func (t *lostTicket) fill(l *lease) {
 	word := l.state.word.Load()
 	t.lease, t.checkout = l.number, word/leaseCheckout
-	t.operations = l.hold.activity[word/leaseActivity&1].operations
+	t.operations = l.activityOf(word).operations
 	t.alone = l.session.kept.rows == 0
 }
 
@@ -96,8 +96,8 @@ func (j *janitor) lose(t *lostTicket, now int64) bool {
 	}
 	// A sql.Conn goes on without its rows. Its holder may still need what belongs to the session, such as a lock, even
 	// if he can never return it, so it is reported only.
-	reclaim := !taken && t.alone && word&leaseStates == leaseHeld && word&leaseRaw == 0 && !l.inTx.Load() &&
-		l.hold.activity[word/leaseActivity&1].operations == t.operations
+	reclaim := !taken && t.alone && word&leaseStates == leaseHeld && word&leaseRaw == 0 && word&leaseInTx == 0 &&
+		l.activityOf(word).operations == t.operations
 	l.leaked = t.checkout
 	if reclaim {
 		l.state.unlock(word - leaseHeld + leaseReclaimed)

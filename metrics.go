@@ -182,7 +182,7 @@ func (m *metrics) operation(ctx context.Context, with *measured, took int64) {
 
 // ended records an operation of which more is known.
 func (m *metrics) ended(ctx context.Context, e *ending) {
-	with := m.pool.observer.measured(&e.operation)
+	with := m.pool.observer.measured(e.kind, e.query)
 	if e.failure != "" {
 		all := append(slices.Clip(with.attributes), semconv.ErrorTypeKey.String(e.failure))
 		if e.status != "" {
@@ -196,20 +196,20 @@ func (m *metrics) ended(ctx context.Context, e *ending) {
 
 // measured is what an operation is recorded with: the summary of its query, or only the verb if there are so many
 // queries that they cannot be told apart without end.
-func (o *observer) measured(op *operation) *measured {
-	if op.kind > opPrepare {
-		return &o.others[op.kind].measured
+func (o *observer) measured(kind operationKind, query string) *measured {
+	if kind > opPrepare {
+		return &o.others[kind].measured
 	}
-	s, full := o.shapes.find(shapeKey{op.query, op.kind == opPrepare})
+	s, full := o.shapes.find(shapeKey{query, kind == opPrepare})
 	switch {
 	case s != nil:
 		return &s.measured
-	case !full && len(op.query) <= maxRemembered:
-		return &o.shapeOf(op.kind, op.query).measured
-	case op.kind == opPrepare:
+	case !full && len(query) <= maxRemembered:
+		return &o.shapeOf(kind, query).measured
+	case kind == opPrepare:
 		return &o.others[opPrepare].measured
 	default:
-		verb := sqltext.Operation(o.pool.dialect, op.query)
+		verb := sqltext.Operation(o.pool.dialect, query)
 		s, _ := o.verbs.find(shapeKey{query: verb})
 		if s == nil {
 			s = o.newShape(verb, "", "")

@@ -18,6 +18,7 @@ type rows struct {
 	direct   bool      // the statement stood in for a direct query
 	open     bool
 	bound    *bound
+	query    string
 	op       operation // the query; it ends with the rows
 	count    int       // rows returned
 	over     bool      // op has ended
@@ -40,7 +41,7 @@ var (
 
 // newRows is called while the query is still the operation in progress. A session's rows are used again and again:
 // database/sql does not touch them after their Close.
-func newRows(ctx context.Context, l *lease, parent driver.Rows, p *prepared, direct bool, b *bound) driver.Rows {
+func newRows(ctx context.Context, l *lease, query string, parent driver.Rows, p *prepared, direct bool, b *bound) driver.Rows {
 	s := l.session
 	r := s.rows
 	if r != nil {
@@ -52,7 +53,8 @@ func newRows(ctx context.Context, l *lease, parent driver.Rows, p *prepared, dir
 	// than all the rest of this.
 	r.lease, r.parent, r.ctx = l, parent, ctx
 	r.prepared, r.direct, r.bound, r.open = p, direct, b, true
-	r.op.is(l.op.kind, l.op.query, l.op.began, l.op.waited, l.op.first, l.op.assumed)
+	r.query = query
+	r.op.is(l.op.kind, l.op.began, l.op.waited, l.op.first, l.op.assumed)
 	r.count, r.over = 0, false
 	if r.ticket != nil {
 		r.ticket.fill(l)
@@ -78,7 +80,7 @@ func (r *rows) closed() {
 }
 
 func (r *rows) Columns() []string {
-	if !r.lease.pool.reclaims {
+	if !r.lease.reclaims {
 		return r.parent.Columns()
 	}
 	// Scan looks a name up for an error about a row that it has got already.
@@ -95,52 +97,62 @@ func (r *rows) Close() (err error) {
 		return nil // closed with the connection
 	}
 	returned := false
-	defer l.fetched(r.ctx, &err, &returned)
+	defer func() {
+		if !returned {
+			l.survive()
+		}
+	}()
+	ctx := r.ctx
 	err = r.parent.Close()
+	if r.open {
+		b := r.bound
+		if err != nil {
+			err, _ = b.explain(err) // first, so that nothing more is tried on a connection that does not answer
+		}
+		r.closed()
+		if b != nil {
+			ctx = b.caller
+			err = b.end(err)
+		}
+		if !r.over {
+			r.ended(ctx, err)
+		}
+	}
+	l.fetched(ctx, err)
 	returned = true
-	if !r.open {
-		return err
-	}
-	b := r.bound
-	if err != nil {
-		err, _ = b.explain(err) // first, so that nothing more is tried on a connection that does not answer
-	}
-	ctx := r.caller()
-	r.closed()
-	err = b.end(err)
-	r.ended(ctx, err)
 	return err
 }
 
 func (r *rows) Next(dest []driver.Value) (err error) {
-	if err := r.lease.enter(); err != nil {
+	l := r.lease
+	if err := l.enter(); err != nil {
 		return err
 	}
 	returned := false
-	defer r.lease.fetched(r.ctx, &err, &returned)
-	err = r.parent.Next(dest)
-	if err != nil && err != io.EOF { // as in fetched
-		err, _ = r.bound.explain(err)
+	defer func() {
+		if !returned {
+			l.survive()
+		}
+	}()
+	if err = r.parent.Next(dest); err == nil {
+		r.count++
+		l.leave()
+	} else {
+		err = r.stopped(err)
 	}
 	returned = true
-	r.fetched(err)
 	return err
 }
 
-// fetched counts a row.
-func (r *rows) fetched(err error) {
-	if err == nil {
-		r.count++
-		return
-	}
-	r.failed(err)
-}
-
-// failed ends the query at an error, whose place in the program is more telling than that of Close.
-func (r *rows) failed(err error) {
-	if err != nil && err != io.EOF { // database/sql compares by identity, too
+// stopped ends the query at an error, whose place in the program is more telling than that of Close, and leaves.
+func (r *rows) stopped(err error) error {
+	ctx := r.ctx
+	if err != io.EOF { // database/sql compares by identity, too
+		err, _ = r.bound.explain(err)
 		r.ended(r.caller(), err)
 	}
+	r.lease.fetched(ctx, err)
+	return err
 }
 
 // caller is the caller's context, which a bound does not end.
@@ -155,7 +167,7 @@ func (r *rows) caller() context.Context {
 func (r *rows) ended(ctx context.Context, err error) {
 	if !r.over {
 		r.over = true
-		r.lease.ended(ctx, &r.op, r.count, err)
+		r.lease.ended(ctx, &r.op, r.query, r.count, err)
 	}
 }
 
@@ -176,13 +188,17 @@ func (r *rows) NextResultSet() (err error) {
 		return err
 	}
 	returned := false
-	defer r.lease.fetched(r.ctx, &err, &returned)
-	err = p.NextResultSet()
-	if err != nil && err != io.EOF {
-		err, _ = r.bound.explain(err)
+	defer func() {
+		if !returned {
+			r.lease.survive()
+		}
+	}()
+	if err = p.NextResultSet(); err == nil {
+		r.lease.leave()
+	} else {
+		err = r.stopped(err)
 	}
 	returned = true
-	r.failed(err)
 	return err
 }
 

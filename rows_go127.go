@@ -18,10 +18,18 @@ func (r scanRows) NextRow() (err error) {
 		return err
 	}
 	returned := false
-	defer r.lease.fetched(r.ctx, &err, &returned)
-	err = r.scanner.NextRow()
+	defer func() {
+		if !returned {
+			r.lease.survive()
+		}
+	}()
+	if err = r.scanner.NextRow(); err == nil {
+		r.count++
+		r.lease.leave()
+	} else {
+		err = r.stopped(err)
+	}
 	returned = true
-	r.fetched(err)
 	return err
 }
 

@@ -203,14 +203,19 @@ func (s *session) prepare(ctx context.Context, query string) (driver.Stmt, error
 }
 
 func (s *session) exec(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
-	if k, err := s.forQuery(ctx, query, args); err != nil {
-		return nil, err
-	} else if k != nil {
-		return s.execPrepared(ctx, k, args, true)
+	if s.kept.max > 0 {
+		if k, err := s.forQuery(ctx, query, args); err != nil {
+			return nil, err
+		} else if k != nil {
+			return s.execPrepared(ctx, k, args, true)
+		}
 	}
 	if s.execer != nil {
 		res, err := s.execer.ExecContext(ctx, query, args)
-		return res, s.explainQuery(err, args)
+		if err != nil {
+			err = s.explainQuery(err, args)
+		}
+		return res, err
 	}
 	values, err := positional(ctx, args)
 	if err != nil {
@@ -221,14 +226,19 @@ func (s *session) exec(ctx context.Context, query string, args []driver.NamedVal
 
 // query also gives the kept statement that it ran on, if it did.
 func (s *session) query(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, *prepared, error) {
-	if k, err := s.forQuery(ctx, query, args); err != nil {
-		return nil, nil, err
-	} else if k != nil {
-		rows, err := s.queryPrepared(ctx, k, args, true)
-		return rows, k, err
+	if s.kept.max > 0 {
+		if k, err := s.forQuery(ctx, query, args); err != nil {
+			return nil, nil, err
+		} else if k != nil {
+			rows, err := s.queryPrepared(ctx, k, args, true)
+			return rows, k, err
+		}
 	}
 	rows, err := s.queryDirect(ctx, query, args)
-	return rows, nil, s.explainQuery(err, args)
+	if err != nil {
+		err = s.explainQuery(err, args)
+	}
+	return rows, nil, err
 }
 
 func (s *session) queryDirect(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {

@@ -109,14 +109,13 @@ func newStatementCache(p *Pool, conn driver.Conn) statementCache {
 // do not look after that, so it is done here for those that stand in for its queries.
 var errQueryInProgress = errors.New("pq: there is already a query being processed on this connection")
 
-// forQuery gives the kept statement on which a query with arguments runs; nil if it is to be left to the driver.
+// forQuery gives the kept statement on which a query with arguments runs; nil if it is to be left to the driver. It
+// is called only if statements are kept at all.
 func (s *session) forQuery(ctx context.Context, query string, args []driver.NamedValue) (*prepared, error) {
 	c := &s.kept
 	switch {
 	case c.directRows > 0:
 		return nil, errQueryInProgress
-	case c.max == 0:
-		return nil, nil
 	case len(args) == 0 || !c.direct:
 		s.observe(query)
 		return nil, nil
@@ -132,7 +131,7 @@ func (c *statementCache) busy() bool { return c.rows > 0 || c.copies > 0 }
 // inTransaction says whether the session is in a transaction, as far as one can know.
 func (s *session) inTransaction() bool {
 	l := s.lease.Load()
-	return s.kept.inHand || l == nil || l.inTx.Load()
+	return s.kept.inHand || l == nil || l.state.inTx()
 }
 
 // settle takes note of what has changed since the session was last used.
@@ -734,7 +733,7 @@ func (s *session) explain(err error) error {
 
 // explainQuery is explain for queries that lib/pq runs on a statement without a name, which can be lost, too.
 func (s *session) explainQuery(err error, args []driver.NamedValue) error {
-	if err == nil || len(args) == 0 || s.kept.kind != libPQ {
+	if len(args) == 0 || s.kept.kind != libPQ {
 		return err
 	}
 	return s.explain(err)

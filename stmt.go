@@ -127,32 +127,44 @@ func ordinal(args []driver.Value) []driver.NamedValue {
 }
 
 func (st *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (_ driver.Result, err error) {
-	if err := st.lease.start(ctx, opExec, st.prepared.text); err != nil {
+	l, p := st.lease, st.prepared
+	if err := l.start(ctx, opExec, p.text); err != nil {
 		return nil, err
 	}
 	returned := false
-	defer st.lease.done(ctx, &err, &returned)
-	ctx, b := st.lease.session.bound(ctx)
-	res, err := st.lease.session.execStmt(ctx, st.prepared, args)
+	defer func() {
+		if !returned {
+			l.survive()
+		}
+	}()
+	bounded, b := l.session.bound(ctx)
+	res, err := l.session.execStmt(bounded, p, args)
 	err = b.end(err)
+	l.finish(ctx, p.text, err)
 	returned = true
 	return res, err
 }
 
 func (st *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (_ driver.Rows, err error) {
-	if err := st.lease.start(ctx, opQuery, st.prepared.text); err != nil {
+	l, p := st.lease, st.prepared
+	if err := l.start(ctx, opQuery, p.text); err != nil {
 		return nil, err
 	}
 	returned := false
-	defer st.lease.done(ctx, &err, &returned)
-	ctx, b := st.lease.session.bound(ctx)
-	parent, err := st.lease.session.queryStmt(ctx, st.prepared, args)
-	if err != nil {
+	defer func() {
+		if !returned {
+			l.survive()
+		}
+	}()
+	bounded, b := l.session.bound(ctx)
+	parent, err := l.session.queryStmt(bounded, p, args)
+	var rows driver.Rows
+	if err == nil {
+		rows = newRows(bounded, l, p.text, parent, p, false, b)
+	} else {
 		err = b.end(err)
 	}
+	l.finish(ctx, p.text, err)
 	returned = true
-	if err != nil {
-		return nil, err
-	}
-	return newRows(ctx, st.lease, parent, st.prepared, false, b), nil
+	return rows, err
 }

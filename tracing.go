@@ -79,17 +79,16 @@ var operationNames = [operationKinds]string{
 
 // operation is one that is under way. All times are in nanoseconds.
 type operation struct {
-	query   string // "" for those without
-	began   int64  // pool clock
-	waited  int64  // how long the checkout before it took; 0 for all but the first operation of a checkout
+	began   int64 // pool clock
+	waited  int64 // how long the checkout before it took; 0 for all but the first operation of a checkout
 	kind    operationKind
 	first   bool // it is the first after a checkout
 	assumed bool // began is when the checkout ended, which is true unless it was one of sql.DB.Conn
 }
 
 // is sets all fields. A composite literal would be built elsewhere and moved.
-func (o *operation) is(kind operationKind, query string, began, waited int64, first, assumed bool) {
-	o.query, o.began, o.waited = query, began, waited
+func (o *operation) is(kind operationKind, began, waited int64, first, assumed bool) {
+	o.began, o.waited = began, waited
 	o.kind, o.first, o.assumed = kind, first, assumed
 }
 
@@ -164,23 +163,24 @@ func (t target) attributes(more []attribute.KeyValue) []attribute.KeyValue {
 	return slices.Clip(append(all, more...))
 }
 
-// ended is called at the end of every operation, with the rows it returned, in the goroutine that ran it.
-func (l *lease) ended(ctx context.Context, op *operation, rows int, err error) {
-	if err == nil && l.metrics == nil && l.limit == math.MaxInt64 {
-		return
+// ended is called at the end of every operation, with its query or "", and the rows it returned, in the goroutine that
+// ran it.
+func (l *lease) ended(ctx context.Context, op *operation, query string, rows int, err error) {
+	now, again := l.clock.again()
+	if !again {
+		now = l.lookAtClock()
 	}
-	now := l.now()
 	if took := now - op.began; err != nil || took >= l.limit {
-		l.report(ctx, op, l.pool.now(), rows, err)
+		l.report(ctx, op, query, l.pool.now(), rows, err)
 	} else if l.metrics != nil {
-		l.metrics.operation(ctx, l.pool.observer.measured(op), took)
+		l.metrics.operation(ctx, l.pool.observer.measured(op.kind, query), took)
 	}
 }
 
 // report is apart from ended because it needs so much more of the stack, which every operation would have to clear.
-func (l *lease) report(ctx context.Context, op *operation, now int64, rows int, err error) {
+func (l *lease) report(ctx context.Context, op *operation, query string, now int64, rows int, err error) {
 	l.pool.observer.report(ctx, ending{
-		operation: *op, ended: now, rows: rows, err: err, metrics: l.metrics,
+		operation: *op, query: query, ended: now, rows: rows, err: err, metrics: l.metrics,
 		checkout: l.hold.stack.pcs[:l.hold.stack.n],
 	})
 }
@@ -202,8 +202,9 @@ func (p *Pool) connectEnded(ctx context.Context, began, ended int64, err error) 
 // ending is an operation that has ended, slowly or with an error, or any if all are to be shown.
 type ending struct {
 	operation
-	ended    int64 // pool clock
-	rows     int   // returned
+	query    string // "" for those without
+	ended    int64  // pool clock
+	rows     int    // returned
 	err      error
 	metrics  *metrics
 	checkout []uintptr // stack of the checkout, if it was taken

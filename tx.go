@@ -2,6 +2,7 @@ package lifeguard
 
 import (
 	"context"
+	"database/sql"
 	"database/sql/driver"
 )
 
@@ -15,38 +16,63 @@ type tx struct {
 var _ driver.Tx = (*tx)(nil)
 
 func (t *tx) Commit() (err error) {
-	if err := t.lease.start(t.ctx, opCommit, ""); err != nil {
+	l, ctx := t.lease, t.ctx
+	if l == nil {
+		return sql.ErrTxDone
+	}
+	if err := l.start(ctx, opCommit, ""); err != nil {
 		return err
 	}
 	returned := false
-	defer t.lease.done(t.ctx, &err, &returned)
-	b := t.lease.session.boundSocket(context.Background())
-	err = b.end(t.parent.Commit())
+	defer func() {
+		if !returned {
+			l.survive()
+		}
+	}()
+	if l.direct {
+		err = t.parent.Commit()
+	} else {
+		b := l.session.boundSocket(context.Background())
+		err = b.end(t.parent.Commit())
+	}
+	t.over()
+	l.finish(ctx, "", err)
 	returned = true
-	t.lease.inTx.Store(false)
 	return err
 }
 
 func (t *tx) Rollback() (err error) {
-	if err := t.lease.start(t.ctx, opRollback, ""); err != nil {
+	l, ctx := t.lease, t.ctx
+	if l == nil {
+		return sql.ErrTxDone
+	}
+	if err := l.start(ctx, opRollback, ""); err != nil {
 		return err
 	}
-	s := t.lease.session
-	if t.ctx.Err() != nil {
+	s := l.session
+	if ctx.Err() != nil {
 		s.sawEnd = true
 	}
 	returned := false
-	defer t.lease.done(t.ctx, &err, &returned)
+	defer func() {
+		if !returned {
+			l.survive()
+		}
+	}()
 	b := s.boundSocket(context.Background())
 	err = b.end(t.parent.Rollback())
-	returned = true
-	t.lease.inTx.Store(false)
-	if t.ctx.Err() != nil && (s.resetter == nil || s.validator == nil) {
+	if ctx.Err() != nil && (s.resetter == nil || s.validator == nil) {
 		// database/sql keeps a connection after it rolled back at the end of a context only if the driver can say
 		// whether it is valid and can reset it, and gives it up in this way otherwise. A lease can do both, so the
 		// rule is kept here.
 		s.bad = true
-		return driver.ErrBadConn
+		err = driver.ErrBadConn
 	}
+	t.over()
+	l.finish(ctx, "", err)
+	returned = true
 	return err
 }
+
+// over frees t for the next transaction, and the caller's context with it.
+func (t *tx) over() { t.lease, t.parent, t.ctx = nil, nil, nil }
