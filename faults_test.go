@@ -588,7 +588,7 @@ var serverFaults = []serverFault{
 			b.pause(length)
 		},
 	}, {
-		name: "dials are refused", length: 1300 * time.Millisecond, causes: broken + "|pool timeout: connection refused",
+		name: "dials are refused", length: 1300 * time.Millisecond, causes: broken + "|pool timeout: (connection refused|dial not finished)",
 		strike: func(b *basin, length time.Duration) {
 			b.admit(faultproxy.Refuse)
 			b.proxy.Cut(faultproxy.RST)
@@ -1085,7 +1085,7 @@ func TestRecovery(t *testing.T) {
 	assert.Greater(t, during.failures(), callers/2)
 	// Through the proxy, a server that is down accepts and hangs up. The last callers live to see it come back, and a
 	// pool that is busy with the others.
-	b.unnamed("during", during, "pool timeout: (connection reset|broken pipe|end of connection)|"+full)
+	b.unnamed("during", during, "pool timeout: (connection reset|broken pipe|end of connection|dial not finished|server says 57P03)|"+full)
 	b.recovered(after)
 	b.placesBack(back.Add(b.poolTimeout + b.connectTimeout))
 	b.drain()
