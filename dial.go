@@ -212,7 +212,7 @@ func (p *Pool) dialLocked() {
 		}
 		if p.places >= p.limit {
 			if p.queue.len > 0 && trying == 0 {
-				d.replaceLocked(p.now())
+				d.replaceLocked(p.now(), int64(p.stallTime()))
 			}
 			return
 		}
@@ -241,11 +241,11 @@ func (p *Pool) dialLocked() {
 // replaceLocked makes room for another dial where those that have stalled leave none. What they wait for may have been
 // lost with a network or a server that is back by now, and would never come; or the server is slow. So it is the
 // newest that has to go, and the older ones keep the time they have; if there is only one, it has longer each time.
-func (d *dialing) replaceLocked(now int64) {
+func (d *dialing) replaceLocked(now, enough int64) {
 	if d.stalled == 0 {
 		return
 	}
-	newest, enough := d.inFlight[len(d.inFlight)-1], int64(stalledAfter)
+	newest := d.inFlight[len(d.inFlight)-1]
 	if newest.replaced {
 		return // its place is about to come free
 	}
@@ -263,6 +263,14 @@ func (d *dialing) replaceLocked(now int64) {
 	}
 	newest.replaced = true
 	newest.cancel()
+}
+
+// stallTime is stalledAfter, or less where callers have so little patience that others have to be tried sooner.
+func (p *Pool) stallTime() time.Duration {
+	if p.cfg.PoolTimeout <= 0 {
+		return stalledAfter
+	}
+	return min(stalledAfter, max(p.cfg.PoolTimeout/3, 2*dialBackoff))
 }
 
 // dialContextLocked is the context of a dial beside which others are under way, each for a waiter of its own: it has
@@ -290,7 +298,7 @@ func (p *Pool) dial(ctx context.Context, one *dial, fresh bool) {
 	defer one.cancel()
 	var watch *time.Timer
 	p.mu.Lock() // for watch
-	watch = time.AfterFunc(stalledAfter, func() {
+	watch = time.AfterFunc(p.stallTime(), func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		if one.over {
@@ -301,7 +309,7 @@ func (p *Pool) dial(ctx context.Context, one *dial, fresh bool) {
 			p.dialing.stalled++
 		}
 		p.dialLocked()
-		watch.Reset(stalledAfter) // others may come to wait, or to stall
+		watch.Reset(p.stallTime()) // others may come to wait, or to stall
 	})
 	p.mu.Unlock()
 	s, err := p.connect(ctx, one, fresh)
@@ -434,7 +442,7 @@ func (d *dialing) troubleLocked(p *Pool, room bool, since int64) error {
 	}
 	trying := began != 0 || len(d.inFlight) > 0
 	erred := d.err != nil && (d.failures > 0 || d.erredAt >= since)
-	stalled := p.now()-began >= int64(min(stalledAfter, p.cfg.PoolTimeout/2))
+	stalled := p.now()-began >= int64(p.stallTime())
 	switch {
 	case erred && !(trying && stalled && began > d.erredAt):
 		return d.err
