@@ -39,15 +39,26 @@ const (
 // callers': a caller takes whatever comes first, a connection that is returned or one that is opened, and a dial
 // nobody needs any more becomes an idle connection.
 type dialing struct {
-	inFlight  int
+	inFlight  []*dial // oldest first
 	stalled   int     // those of inFlight that take longer than stalledAfter
-	started   []int64 // pool clock; when those in flight began, oldest first
+	patience  int64   // how old the only one in flight may become where there is no place for another
 	window    int     // most that may be in flight without being stalled
 	failures  int     // since the last success
 	notBefore int64   // pool clock; when the next may begin
-	err       error   // of the last one, if it failed
+	err       error   // of the last one that failed, or of a connection that turned out to be dead
+	erredAt   int64   // pool clock; when that was
+	silence   int64   // pool clock; when the first of those began that were replaced since there was an answer; 0 if none was
 	later     *time.Timer
 	laterSet  bool
+}
+
+// dial is one that is in flight. All but the first two are guarded by Pool.mu.
+type dial struct {
+	started  int64 // pool clock
+	cancel   context.CancelFunc
+	over     bool
+	stalled  bool
+	replaced bool // it was given up for another
 }
 
 // dialKey marks the context of a dial that the pool itself asked for; its value is a *dialRequest.
@@ -80,6 +91,13 @@ func (r *dialRequest) settled() (net.Conn, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.socket, r.stop == nil || r.stop()
+}
+
+// hangUp closes the socket of a dial that has failed. A driver that panicked has left it open, and nobody would count it.
+func (r *dialRequest) hangUp() {
+	if socket, _ := r.settled(); socket != nil {
+		_ = socket.Close()
+	}
 }
 
 // giveBack returns the spare connections, as soon as the inner pool has turned to dialling.
@@ -122,6 +140,7 @@ func (c *innerConnector) Connect(ctx context.Context) (_ driver.Conn, err error)
 		if v == nil {
 			v = "runtime.Goexit was called"
 		}
+		request.hangUp()
 		err = &driverPanic{value: v, stack: debug.Stack()}
 	}()
 	started := c.pool.now()
@@ -133,8 +152,9 @@ func (c *innerConnector) Connect(ctx context.Context) (_ driver.Conn, err error)
 		err = ctx.Err()
 	}
 	if err != nil {
+		request.hangUp()
 		// The inner pool would answer ErrBadConn with two more dials of its own.
-		return nil, hideBadConn(err)
+		return nil, hideBadConn(sentNothing(err))
 	}
 	c.pool.metrics.created(ctx, c.pool.now()-started)
 	s := newSession(c.pool, conn, socket)
@@ -185,9 +205,15 @@ func (p *Pool) dialLocked() {
 	}
 	for {
 		open := len(*p.sessions.Load())
-		trying := d.inFlight - d.stalled
+		trying := len(d.inFlight) - d.stalled
 		wanted := max(p.queue.len, p.cfg.MinConnections-open)
-		if wanted <= trying || p.places >= p.limit || trying >= d.window {
+		if wanted <= trying || trying >= d.window {
+			return
+		}
+		if p.places >= p.limit {
+			if p.queue.len > 0 && trying == 0 {
+				d.replaceLocked(p.now(), int64(p.stallTime()))
+			}
 			return
 		}
 		now := p.now()
@@ -203,12 +229,48 @@ func (p *Pool) dialLocked() {
 			}
 			return
 		}
-		d.inFlight++
+		ctx, cancel := context.WithCancel(p.dialContextLocked(trying))
+		one := &dial{started: now, cancel: cancel}
 		p.places++
-		d.started = append(d.started, now)
+		d.inFlight = append(d.inFlight, one)
 		// Ends with the driver's Connect, whose context ends with pool_timeout and with the pool.
-		go p.dial(p.dialContextLocked(trying), now, p.queue.len <= trying)
+		go p.dial(ctx, one, p.queue.len <= trying)
 	}
+}
+
+// replaceLocked makes room for another dial where those that have stalled leave none. What they wait for may have been
+// lost with a network or a server that is back by now, and would never come; or the server is slow. So it is the
+// newest that has to go, and the older ones keep the time they have; if there is only one, it has longer each time.
+func (d *dialing) replaceLocked(now, enough int64) {
+	if d.stalled == 0 {
+		return
+	}
+	newest := d.inFlight[len(d.inFlight)-1]
+	if newest.replaced {
+		return // its place is about to come free
+	}
+	if len(d.inFlight) == 1 {
+		enough = max(enough, d.patience)
+	}
+	if now-newest.started < enough {
+		return // it looks again
+	}
+	if len(d.inFlight) == 1 {
+		d.patience = 2 * enough
+	}
+	if d.silence == 0 {
+		d.silence = newest.started
+	}
+	newest.replaced = true
+	newest.cancel()
+}
+
+// stallTime is stalledAfter, or less where callers have so little patience that others have to be tried sooner.
+func (p *Pool) stallTime() time.Duration {
+	if p.cfg.PoolTimeout <= 0 {
+		return stalledAfter
+	}
+	return min(stalledAfter, max(p.cfg.PoolTimeout/3, 2*dialBackoff))
 }
 
 // dialContextLocked is the context of a dial beside which others are under way, each for a waiter of its own: it has
@@ -232,37 +294,43 @@ func (d *dialing) stopLocked() {
 
 // dial opens a connection on the pool's behalf, in a place of its own. One that is to serve a waiter takes what has
 // come free in the inner pool meanwhile; one for min_connections has to be new.
-func (p *Pool) dial(ctx context.Context, started int64, fresh bool) {
-	var finished, stalled bool // guarded by p.mu
-	stall := time.AfterFunc(stalledAfter, func() {
+func (p *Pool) dial(ctx context.Context, one *dial, fresh bool) {
+	defer one.cancel()
+	var watch *time.Timer
+	p.mu.Lock() // for watch
+	watch = time.AfterFunc(p.stallTime(), func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		if !finished {
-			stalled = true
-			p.dialing.stalled++
-			p.dialLocked()
+		if one.over {
+			return
 		}
+		if !one.stalled {
+			one.stalled = true
+			p.dialing.stalled++
+		}
+		p.dialLocked()
+		watch.Reset(p.stallTime()) // others may come to wait, or to stall
 	})
-	s, err := p.connect(ctx, fresh)
-	stall.Stop()
+	p.mu.Unlock()
+	s, err := p.connect(ctx, one, fresh)
+	watch.Stop()
 
 	p.mu.Lock()
 	d := &p.dialing
-	finished = true
-	if stalled {
+	one.over = true
+	if one.stalled {
 		d.stalled--
 	}
-	d.inFlight--
-	i := slices.Index(d.started, started)
-	d.started = slices.Delete(d.started, i, i+1)
+	i := slices.Index(d.inFlight, one)
+	d.inFlight = slices.Delete(d.inFlight, i, i+1)
 	if err != nil {
 		p.places--
-		p.dialFailedLocked(err)
+		p.dialFailedLocked(one, err)
 		p.mu.Unlock()
 		return
 	}
 	recovered := d.failures > 0
-	d.failures, d.notBefore, d.err = 0, 0, nil
+	d.failures, d.notBefore, d.patience, d.silence = 0, 0, 0, 0
 	granted := !p.closed && p.places <= p.limit && p.grantLocked(s, p.now())
 	if p.queue.len > 0 {
 		d.window = min(2*d.window, p.limit)
@@ -281,12 +349,11 @@ func (p *Pool) dial(ctx context.Context, started int64, fresh bool) {
 	}
 }
 
-func (p *Pool) connect(ctx context.Context, fresh bool) (*session, error) {
+func (p *Pool) connect(ctx context.Context, one *dial, fresh bool) (*session, error) {
 	request := &dialRequest{pool: p}
 	defer request.giveBack()
-	ctx, cancel := context.WithCancel(context.WithValue(ctx, dialKey{}, request))
-	defer cancel()
-	defer context.AfterFunc(p.ctx, cancel)()
+	ctx = context.WithValue(ctx, dialKey{}, request)
+	defer context.AfterFunc(p.ctx, one.cancel)()
 	if limit := p.cfg.PoolTimeout; limit > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, limit)
@@ -310,7 +377,7 @@ func (p *Pool) connect(ctx context.Context, fresh bool) (*session, error) {
 		case ctx.Err() != nil && p.ctx.Err() == nil:
 			return nil, &connectError{
 				text: fmt.Sprintf("connecting to %s was given up after %s: %v",
-					p.target.poolName(), readableDuration(p.cfg.PoolTimeout), err),
+					p.target.poolName(), readableDuration(time.Duration(p.now()-one.started)), err),
 				err: err,
 			}
 		default:
@@ -320,20 +387,24 @@ func (p *Pool) connect(ctx context.Context, fresh bool) (*session, error) {
 }
 
 // dialFailedLocked decides what a failed dial means to those who wait.
-func (p *Pool) dialFailedLocked(err error) {
+func (p *Pool) dialFailedLocked(one *dial, err error) {
 	d := &p.dialing
 	if p.closed {
 		return
 	}
-	d.window = 1
-	backoff := min(dialBackoff<<min(d.failures, 8), maxDialBackoff)
-	backoff -= time.Duration(rand.Int64N(int64(backoff / 5))) // so that many services do not come in step
+	now, told := p.now(), p.unfinished(one.started)
+	if !one.replaced { // else the next one has waited for long enough
+		told = p.redactor.connectError(err)
+		d.err, d.erredAt, d.silence = told, now, 0
+		d.window = 1
+		backoff := min(dialBackoff<<min(d.failures, 8), maxDialBackoff)
+		backoff -= time.Duration(rand.Int64N(int64(backoff / 5))) // so that many services do not come in step
+		d.notBefore = now + int64(backoff)
+	}
 	d.failures++
-	d.err = p.redactor.connectError(err)
-	d.notBefore = p.now() + int64(backoff)
 	if d.failures == 1 {
 		// Once for each time it begins; who waits gets the error of his own attempt.
-		go p.log.Warn("lifeguard: cannot open a connection", slog.String("pool", p.name), slog.Any("error", d.err))
+		go p.log.Warn("lifeguard: cannot open a connection", slog.String("pool", p.name), slog.Any("error", told))
 	}
 	var crash *driverPanic
 	switch {
@@ -344,30 +415,59 @@ func (p *Pool) dialFailedLocked(err error) {
 			go p.log.Error("lifeguard: the driver panicked while it opened a connection", slog.String("pool", p.name),
 				slog.Any("panic", crash.value), slog.String("stack", string(crash.stack)))
 		}
-	case !temporary(err) && len(*p.sessions.Load()) == 0:
+	case !one.replaced && !temporary(err) && len(*p.sessions.Load()) == 0:
 		// Waiting cannot help: no connection will be returned, and the next dial would fail like this one.
-		p.queue.fail(d.err, func(*waiter) bool { return true })
+		p.queue.fail(told, func(*waiter) bool { return true })
 	}
 	p.waiting.Store(int32(p.queue.len))
 	p.dialLocked()
 }
 
-// troubleLocked is what a caller who waited in vain is told about the dials; nil if the pool was simply full.
-func (d *dialing) troubleLocked(p *Pool, room bool) error {
-	switch {
-	case !room:
+// silent notes that a connection which was open has turned out to be dead after a caller had waited for it.
+func (p *Pool) silent(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.dialing.err, p.dialing.erredAt = err, p.now()
+}
+
+// troubleLocked is what a caller who has waited in vain since then is told about the dials; nil if the pool was simply
+// full.
+func (d *dialing) troubleLocked(p *Pool, room bool, since int64) error {
+	if !room {
 		return nil
-	case d.err != nil:
+	}
+	began := d.silence
+	if len(d.inFlight) > 0 && (began == 0 || d.inFlight[0].started < began) {
+		began = d.inFlight[0].started
+	}
+	trying := began != 0 || len(d.inFlight) > 0
+	erred := d.err != nil && (d.failures > 0 || d.erredAt >= since)
+	stalled := p.now()-began >= int64(p.stallTime())
+	switch {
+	case erred && !(trying && stalled && began > d.erredAt):
 		return d.err
-	case len(d.started) > 0:
-		age := time.Duration(p.now() - d.started[0])
-		if age < stalledAfter && age < p.cfg.PoolTimeout/2 {
-			return nil
-		}
-		return &connectError{text: fmt.Sprintf("connecting to %s has not finished after %s",
-			p.target.poolName(), readableDuration(age))}
+	case trying:
+		return p.unfinished(began)
 	}
 	return nil
+}
+
+func (p *Pool) unfinished(began int64) error {
+	return &connectError{text: fmt.Sprintf("connecting to %s has not finished after %s",
+		p.target.poolName(), readableDuration(time.Duration(p.now()-began)))}
+}
+
+// sentNothing gives what lib/pq has put into a mark of its own, which does not unwrap, for errors met before anything
+// was sent.
+func sentNothing(err error) error {
+	v := reflect.Indirect(reflect.ValueOf(err))
+	if v.Kind() != reflect.Struct || v.Type().PkgPath() != "github.com/lib/pq" || v.Type().Name() != "safeRetryError" {
+		return err
+	}
+	if inner, ok := v.FieldByName("Err").Interface().(error); ok {
+		return inner
+	}
+	return err
 }
 
 // temporary says whether a dial that failed with err may well succeed a little later: the server is down, starting,

@@ -1,5 +1,3 @@
-//go:build faults
-
 package lifeguard_test
 
 import (
@@ -35,7 +33,10 @@ import (
 	"github.com/go-lifeguard/lifeguard/internal/pgtest"
 )
 
-var cancels = flag.Int("cancels", 600, "queries that TestCancelledQueries cancels")
+var (
+	allFaults = flag.Bool("faults", false, "break the network and the server at length, as make faults does")
+	cancels   = flag.Int("cancels", 200, "queries that TestCancelledQueries cancels")
+)
 
 // A basin is a pool under load, a server of its own, and the bad network between them.
 type basin struct {
@@ -587,7 +588,7 @@ var serverFaults = []serverFault{
 			b.pause(length)
 		},
 	}, {
-		name: "dials are refused", length: 1300 * time.Millisecond, causes: broken + "|pool timeout: connection refused",
+		name: "dials are refused", length: 1300 * time.Millisecond, causes: broken + "|pool timeout: (connection refused|dial not finished)",
 		strike: func(b *basin, length time.Duration) {
 			b.admit(faultproxy.Refuse)
 			b.proxy.Cut(faultproxy.RST)
@@ -906,6 +907,9 @@ func (b *basin) after(moment time.Duration, c *calls) {
 
 // TestFaults has one fault at a time.
 func TestFaults(t *testing.T) {
+	if !*allFaults {
+		t.Skip("make faults runs it; TestFaultsMixed has each of these faults, too")
+	}
 	rnd := testSeed(t)
 	server := waterServer(t)
 	for _, f := range serverFaults {
@@ -921,11 +925,7 @@ func TestFaults(t *testing.T) {
 			during := newCalls()
 			b.calls.Store(during)
 
-			length := f.length
-			if testing.Short() {
-				length /= 2
-			}
-			f.strike(b, length)
+			f.strike(b, f.length)
 
 			after := b.heal()
 			healed := time.Now()
@@ -950,17 +950,31 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// TestFaultsMixed strikes with faults at random, some on top of each other.
+// TestFaultsMixed strikes with faults at random, some on top of each other; in the short form with each of them once.
 func TestFaultsMixed(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes ten seconds")
+	}
 	rnd := testSeed(t)
 	b := newBasin(t, rnd, waterServer(t), 5, faultParams...)
 	b.fill(rnd.Uint64())
 	during := b.calls.Load()
-	length := stormLength(4 * time.Second)
 	var struck []string
-	for end := time.Now().Add(length); time.Now().Before(end); {
-		struck = append(struck, b.strikeAtRandom()...)
-		b.pause(time.Duration(rnd.IntN(600)) * time.Millisecond)
+	if *allFaults {
+		for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
+			struck = append(struck, b.strikeAtRandom()...)
+			b.pause(time.Duration(rnd.IntN(600)) * time.Millisecond)
+		}
+	} else {
+		for _, i := range rnd.Perm(len(serverFaults)) {
+			f := serverFaults[i]
+			f.strike(b, time.Duration(rnd.IntN(400))*time.Millisecond)
+			struck = append(struck, f.name)
+			if rnd.IntN(3) > 0 {
+				require.NoError(t, b.proxy.Heal())
+				b.pause(time.Duration(rnd.IntN(300)) * time.Millisecond)
+			}
+		}
 	}
 	after := b.heal()
 	healed := time.Now()
@@ -1017,6 +1031,9 @@ func anyCause() string {
 
 // TestRecovery has a thousand callers while the server is down.
 func TestRecovery(t *testing.T) {
+	if !*allFaults {
+		t.Skip("make faults runs it")
+	}
 	const limit, callers = 10, 1000
 	rnd := testSeed(t)
 	b := newBasin(t, rnd, waterServer(t), limit, "pool_timeout=1", "socket_timeout=2", "connect_timeout=2")
@@ -1068,7 +1085,7 @@ func TestRecovery(t *testing.T) {
 	assert.Greater(t, during.failures(), callers/2)
 	// Through the proxy, a server that is down accepts and hangs up. The last callers live to see it come back, and a
 	// pool that is busy with the others.
-	b.unnamed("during", during, "pool timeout: (connection reset|broken pipe|end of connection)|"+full)
+	b.unnamed("during", during, "pool timeout: (connection reset|broken pipe|end of connection|dial not finished|server says 57P03)|"+full)
 	b.recovered(after)
 	b.placesBack(back.Add(b.poolTimeout + b.connectTimeout))
 	b.drain()
@@ -1081,6 +1098,7 @@ func TestRecoveryFromLostDials(t *testing.T) {
 	server := waterServer(t)
 	for name, params := range map[string][]string{"connect_timeout": {"connect_timeout=6"}, "no connect_timeout": nil} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			b := newBasin(t, nil, server, 2, slices.Concat([]string{"pool_timeout=6", "socket_timeout=1"}, params)...)
 			b.admit(faultproxy.Silent)
 			answered := make(chan error, 1)
@@ -1098,7 +1116,7 @@ func TestRecoveryFromLostDials(t *testing.T) {
 // every value is asked for once, so an answer to somebody else's question shows, and so does a cancellation that hits
 // the wrong query.
 func TestCancelledQueries(t *testing.T) {
-	const limit, callers = 4, 6
+	const limit, callers = 16, 20
 	wanted := int64(*cancels) / 2 // for each of the two
 	if testing.Short() {
 		wanted /= 5
@@ -1106,7 +1124,9 @@ func TestCancelledQueries(t *testing.T) {
 	rnd := testSeed(t)
 	dsn := pgtest.DSN(t)
 	for _, cache := range []int{100, 0} {
+		rnd := rand.New(rand.NewPCG(rnd.Uint64(), 0))
 		t.Run(fmt.Sprint("statement_cache_size=", cache), func(t *testing.T) {
+			t.Parallel()
 			c := openPostgres(t, "lifeguard", dsn, limit, fmt.Sprint("statement_cache_size=", cache), "pool_timeout=20")
 			const slow = "SELECT $1::bigint FROM pg_sleep(0.0005)"
 			kept, err := c.Prepare(slow)
@@ -1216,7 +1236,8 @@ func (b *basin) quickly(limit time.Duration, what string, f func()) {
 			b.t.Errorf("%s took %v, at most %v expected", what, took, limit)
 		}
 	case <-time.After(limit + 2*time.Second):
-		b.t.Errorf("%s hangs; at most %v expected", what, limit)
+		buf := make([]byte, 1<<20)
+		b.t.Errorf("%s hangs; at most %v expected:\n%s", what, limit, buf[:runtime.Stack(buf, true)])
 		b.proxy.Cut(faultproxy.RST)
 		<-done
 	}
@@ -1226,12 +1247,14 @@ func (b *basin) quickly(limit time.Duration, what string, f func()) {
 func TestHalfOpen(t *testing.T) {
 	server := waterServer(t)
 	open := func(t *testing.T, params ...string) *basin {
+		t.Helper()
 		return newBasin(t, nil, server, 2, slices.Concat([]string{"pool_timeout=1", "socket_timeout=500ms"}, params)...)
 	}
 	const limit = 2500 * time.Millisecond // pool_timeout + socket_timeout + 1s
 	ctx := context.Background()
 
 	t.Run("the caller's own deadline", func(t *testing.T) {
+		t.Parallel()
 		b := open(t)
 		require.NoError(t, b.db.Ping())
 		b.proxy.Lose(faultproxy.Both)
@@ -1244,6 +1267,7 @@ func TestHalfOpen(t *testing.T) {
 		})
 	})
 	t.Run("the caller's own deadline in a transaction", func(t *testing.T) {
+		t.Parallel()
 		b := open(t)
 		tx, err := b.db.Begin()
 		require.NoError(t, err)
@@ -1258,6 +1282,7 @@ func TestHalfOpen(t *testing.T) {
 		b.quickly(limit, "a rollback", func() { _ = tx.Rollback() })
 	})
 	t.Run("cancellation with a long connect_timeout", func(t *testing.T) {
+		t.Parallel()
 		// lib/pq's statements wait for the request to cancel to be answered.
 		b := open(t, "connect_timeout=20")
 		require.NoError(t, b.db.QueryRow(selectEcho, 1).Scan(new(int)))
@@ -1268,6 +1293,7 @@ func TestHalfOpen(t *testing.T) {
 		})
 	})
 	t.Run("closing a statement", func(t *testing.T) {
+		t.Parallel()
 		b := open(t, "statement_cache_size=0")
 		conn, err := b.db.Conn(ctx)
 		require.NoError(t, err)
@@ -1279,6 +1305,7 @@ func TestHalfOpen(t *testing.T) {
 		b.quickly(limit, "the next query", func() { assert.NoError(t, b.db.QueryRow(selectEcho, 2).Scan(new(int))) })
 	})
 	t.Run("giving back a connection with open statements", func(t *testing.T) {
+		t.Parallel()
 		b := open(t, "statement_cache_size=0")
 		conn, err := b.db.Conn(ctx)
 		require.NoError(t, err)
@@ -1290,6 +1317,7 @@ func TestHalfOpen(t *testing.T) {
 		b.placesBack(time.Now().Add(limit))
 	})
 	t.Run("a connection that may be dead", func(t *testing.T) {
+		t.Parallel()
 		b := open(t)
 		dead, err := b.db.Conn(ctx)
 		require.NoError(t, err)
@@ -1314,10 +1342,15 @@ func TestHalfOpen(t *testing.T) {
 		b.placesBack(time.Now().Add(limit))
 	})
 	t.Run("rows after garbage", func(t *testing.T) {
+		t.Parallel()
 		// Often enough for each kind of it. After some, nothing comes any more.
-		for range 6 {
+		times := 2
+		if *allFaults {
+			times = 10
+		}
+		for range times {
 			b := open(t)
-			rows, err := b.db.Query("SELECT i, repeat('x', 1000) FROM generate_series(1, 20000) AS i")
+			rows, err := b.db.Query("SELECT i, repeat(chr(1), 1000) FROM generate_series(1, 20000) AS i")
 			require.NoError(t, err)
 			require.True(t, rows.Next())
 			b.proxy.Garble()
@@ -1370,6 +1403,7 @@ func TestOwnDeadlineIsNotSocketTimeout(t *testing.T) {
 func TestDialsThatFail(t *testing.T) {
 	open := func(t *testing.T, each func(*net.TCPConn)) *sql.DB {
 		t.Helper()
+		t.Parallel()
 		l, err := net.Listen("tcp4", "127.0.0.1:0")
 		require.NoError(t, err)
 		var serving sync.WaitGroup

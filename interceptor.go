@@ -259,7 +259,7 @@ func (st *sessionStmt) Close() error {
 		return nil
 	}
 	st.closed = true
-	return st.of.release()
+	return st.session.release(st.of)
 }
 
 func (st *sessionStmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {

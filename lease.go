@@ -228,7 +228,14 @@ func (l *lease) ResetSession(ctx context.Context) (err error) {
 	s.used, s.sawEnd = true, false
 	l.waited = 0
 	switch {
-	case s.expires != 0 && now >= s.expires || s.suspect() || l.recalled():
+	case s.suspect():
+		// It has to be pinged. That is left to Connect, which the third of database/sql's attempts is at the latest: if
+		// each of them waited for a ping, a caller would wait three times as long as he has patience for.
+		returned = true
+		l.handle.waste()
+		l.state.move(state, leaseIdle)
+		return driver.ErrBadConn
+	case s.expires != 0 && now >= s.expires || l.recalled():
 		if s.makeReady(ctx, p.patience(now), false) != nil {
 			// Whatever it was, the connection is not to be used, and this is how to say so.
 			s.bad = true
@@ -401,7 +408,7 @@ func (l *lease) end() {
 func (l *lease) closeStatements() {
 	s := l.session
 	for _, st := range s.statements {
-		_ = st.prepared.release() // nobody is left who could be told
+		_ = s.release(st.prepared) // nobody is left who could be told
 	}
 	s.statements = nil
 }

@@ -371,7 +371,7 @@ func (p *Pool) timeoutError(waited time.Duration) *PoolTimeoutError {
 		Holders: p.holders(holdersInError),
 	}
 	p.mu.Lock()
-	e.Err = p.dialing.troubleLocked(p, st.Open < st.Limit)
+	e.Err = p.dialing.troubleLocked(p, st.Open < st.Limit, p.now()-int64(waited))
 	p.mu.Unlock()
 	return e
 }

@@ -472,6 +472,94 @@ func TestDialHangs(t *testing.T) {
 	})
 }
 
+// Dials that were lost make room for others once a second, so that a server which is back is found, whatever the limit.
+func TestLostDialsMakeRoom(t *testing.T) {
+	for _, n := range []int{2, 3, 10} {
+		t.Run(fmt.Sprint("Limit=", n), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := fakedriver.New()
+				lost := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+				srv.OnDial(lost)
+				db, _ := openFake(t, srv, limit(n))
+				answered := make(chan error, 1)
+				go func() { answered <- db.PingContext(t.Context()) }()
+				time.Sleep(15*time.Second + time.Millisecond)
+				assert.Equal(t, n, srv.Dialing())
+				assert.LessOrEqual(t, srv.Dials(), 17, "about one a second")
+				srv.OnDial(nil)
+				back := time.Now()
+				require.NoError(t, <-answered)
+				assert.LessOrEqual(t, time.Since(back), time.Second)
+				assert.LessOrEqual(t, srv.MaxDialing(), n)
+			})
+		})
+	}
+}
+
+// A server that is slow is not given up for a lost one again and again.
+func TestSlowDialsAreLeftTime(t *testing.T) {
+	for n, want := range map[int]time.Duration{
+		1:  6 * time.Second, // the third try is the first that has three seconds
+		2:  3 * time.Second,
+		10: 3 * time.Second,
+	} {
+		t.Run(fmt.Sprint("Limit=", n), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := fakedriver.New()
+				srv.OnDial(func(ctx context.Context) error {
+					select {
+					case <-ctx.Done():
+						return ctx.Err()
+					case <-time.After(3 * time.Second):
+						return nil
+					}
+				})
+				db, _ := openFake(t, srv, limit(n))
+				start := time.Now()
+				require.NoError(t, db.PingContext(t.Context()))
+				assert.Equal(t, want, time.Since(start))
+			})
+		})
+	}
+}
+
+// However many connections of a handle have gone silent, its caller waits for all of them together no longer than
+// pool_timeout, though database/sql makes three attempts.
+func TestSilentConnectionsShareOnePatience(t *testing.T) {
+	for _, dials := range []bool{true, false} {
+		t.Run(fmt.Sprint("Dials=", dials), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := fakedriver.New()
+				db, _ := openFake(t, srv, limit(4))
+				broken, lost := take(t, db), []*sql.Conn{take(t, db), take(t, db), take(t, db)}
+				for _, c := range lost {
+					require.NoError(t, c.Close())
+				}
+				srv.OnQuery(func(context.Context, *fakedriver.Conn, string, []driver.NamedValue) error { return driver.ErrBadConn })
+				_, err := broken.ExecContext(t.Context(), "UPDATE")
+				require.ErrorIs(t, err, driver.ErrBadConn)
+				broken.Close()
+				srv.OnQuery(nil)
+
+				srv.OnPing(func(ctx context.Context, _ *fakedriver.Conn) error { <-ctx.Done(); return ctx.Err() })
+				if !dials {
+					srv.OnDial(func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
+				}
+				start := time.Now()
+				_, err = db.ExecContext(t.Context(), "UPDATE")
+				if dials {
+					require.NoError(t, err)
+					assert.LessOrEqual(t, time.Since(start), 10*time.Second)
+					return
+				}
+				require.ErrorIs(t, err, lifeguard.ErrPoolTimeout)
+				assert.Equal(t, 20*time.Second, time.Since(start))
+				assert.ErrorContains(t, err, "has not")
+			})
+		})
+	}
+}
+
 // tooMany is what lib/pq's error for it looks like to lifeguard.
 type tooMany struct{}
 

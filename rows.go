@@ -106,6 +106,9 @@ func (r *rows) Close() (err error) {
 	err = r.parent.Close()
 	if r.open {
 		b := r.bound
+		if err != nil {
+			err, _ = b.explain(err) // first, so that nothing more is tried on a connection that does not answer
+		}
 		r.closed()
 		if b != nil {
 			ctx = b.caller
@@ -145,7 +148,7 @@ func (r *rows) Next(dest []driver.Value) (err error) {
 func (r *rows) stopped(err error) error {
 	ctx := r.ctx
 	if err != io.EOF { // database/sql compares by identity, too
-		err = r.bound.end(err)
+		err, _ = r.bound.explain(err)
 		r.ended(r.caller(), err)
 	}
 	r.lease.fetched(ctx, err)

@@ -137,13 +137,8 @@ func (s *session) verify(ctx context.Context, patience int64) error {
 		s.bad = true
 		return driver.ErrBadConn
 	}
-	if patience != 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, s.pool.timeOf(patience))
-		defer cancel()
-	}
 	breaks := s.pool.breaks.Load()
-	if err := s.pinger.Ping(ctx); err != nil {
+	if err := s.ping(ctx, patience); err != nil {
 		if ctx.Err() == nil {
 			s.broke()
 		}

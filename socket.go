@@ -1,7 +1,9 @@
 package lifeguard
 
 import (
+	"cmp"
 	"context"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"net"
@@ -52,11 +54,12 @@ func (d *socketDialer) DialContext(ctx context.Context, network, address string)
 		if err != nil {
 			return nil, err
 		}
-		if err := c.SetDeadline(deadline); err != nil {
+		cancellation := &cancelSocket{c, deadline}
+		if err := cancellation.SetDeadline(deadline); err != nil {
 			_ = c.Close()
 			return nil, err
 		}
-		return c, nil
+		return cancellation, nil
 	}
 	c, err := d.Dialer.DialContext(ctx, network, address)
 	if err != nil {
@@ -64,6 +67,26 @@ func (d *socketDialer) DialContext(ctx context.Context, network, address string)
 	}
 	request.opened(c)
 	return c, nil
+}
+
+// cancelSocket is the socket of a cancellation. Its deadline can only be brought forward: lib/pq sets one from
+// connect_timeout, however long that is.
+type cancelSocket struct {
+	net.Conn
+	ends time.Time
+}
+
+func (c *cancelSocket) SetDeadline(t time.Time) error     { return c.Conn.SetDeadline(c.sooner(t)) }
+func (c *cancelSocket) SetReadDeadline(t time.Time) error { return c.Conn.SetReadDeadline(c.sooner(t)) }
+func (c *cancelSocket) SetWriteDeadline(t time.Time) error {
+	return c.Conn.SetWriteDeadline(c.sooner(t))
+}
+
+func (c *cancelSocket) sooner(t time.Time) time.Time {
+	if t.IsZero() || t.After(c.ends) {
+		return c.ends
+	}
+	return t
 }
 
 var (
@@ -85,17 +108,26 @@ func (e *socketTimeoutError) Error() string {
 // Timeout reports true, as net.Error has it.
 func (e *socketTimeoutError) Timeout() bool { return true }
 
-// Unwrap gives the driver's error; Is makes the error match context.DeadlineExceeded, whatever that is.
-func (e *socketTimeoutError) Unwrap() error        { return e.err }
+// Unwrap gives the driver's error, except driver.ErrBadConn: database/sql would answer that by running the operation
+// again, which may have been done, and would take socket_timeout once more.
+func (e *socketTimeoutError) Unwrap() error {
+	if errors.Is(e.err, driver.ErrBadConn) {
+		return nil
+	}
+	return e.err
+}
+
+// Is makes the error match context.DeadlineExceeded, whatever the driver's error is.
 func (e *socketTimeoutError) Is(target error) bool { return target == context.DeadlineExceeded }
 
 // bound is what socket_timeout lays on one operation, rows included. nil bounds nothing.
 type bound struct {
 	session *session
 	caller  context.Context
-	ctx     context.Context // nil if only the socket is bounded
+	ctx     context.Context // the operation's, if it ends with the bound; nil if only the socket does
 	stop    context.CancelFunc
 	ends    time.Time
+	own     bool // ends is the caller's own deadline
 }
 
 // bound bounds an operation by socket_timeout, if there is one and ctx does not end sooner.
@@ -106,7 +138,11 @@ func (s *session) bound(ctx context.Context) (context.Context, *bound) {
 	}
 	b := &bound{session: s, caller: ctx, ends: time.Now().Add(limit)}
 	if deadline, ok := ctx.Deadline(); ok && deadline.Before(b.ends) {
-		b.ends = deadline // the caller's own, which the socket has to keep all the same
+		// The driver has that one from ctx, but the socket has to keep it, too. With a second timer for the same moment
+		// nobody could tell which of them ended the operation.
+		b.ends, b.own = deadline, true
+		s.setDeadline(b.ends.Add(socketGrace))
+		return ctx, b
 	}
 	b.ctx, b.stop = context.WithDeadline(ctx, b.ends)
 	s.setDeadline(b.ends.Add(socketGrace))
@@ -130,24 +166,72 @@ func (b *bound) end(err error) error {
 	if b == nil {
 		return err
 	}
-	over := b.ctx != nil && b.ctx.Err() == context.DeadlineExceeded || !time.Now().Before(b.ends)
+	err, over := b.explain(err)
 	if b.stop != nil {
 		b.stop()
 	}
-	if err == nil || !over {
+	if !over {
 		b.session.setDeadline(time.Time{})
-		return err
+	}
+	return err
+}
+
+// explain says what err means if the bound was reached, and whether it was. The bound stays: rows that have failed are
+// still to be closed, for which some drivers read what is left of them.
+func (b *bound) explain(err error) (_ error, over bool) {
+	if b == nil || err == nil {
+		return err, false
+	}
+	if _, explained := err.(*socketTimeoutError); explained {
+		return err, true
+	}
+	if (b.ctx == nil || b.ctx.Err() != context.DeadlineExceeded) && time.Now().Before(b.ends) {
+		return err, false
 	}
 	// Whatever is still under way on it, nobody is to meet it.
 	b.session.bad = true
-	if ended := b.caller.Err(); ended != nil {
+	if b.own || b.caller.Err() != nil {
 		if errors.Is(err, os.ErrDeadlineExceeded) {
-			return ended // the socket kept the caller's own deadline for a driver that could not
+			// The socket kept the caller's deadline for a driver that could not.
+			err = fmt.Errorf("%w, and the connection does not answer: %v", cmp.Or(b.caller.Err(), context.DeadlineExceeded), err)
 		}
-		return err
+		return err, true
 	}
 	b.session.sawEnd = true
-	return &socketTimeoutError{limit: b.session.pool.cfg.SocketTimeout, err: hideBadConn(err)}
+	return &socketTimeoutError{limit: b.session.pool.cfg.SocketTimeout, err: err}, true
+}
+
+// pingTimeout is how long a connection that may be dead has for an answer. One that needs longer takes longer to find out
+// about than to replace.
+const pingTimeout = 2 * time.Second
+
+// ping asks a connection that may be dead for an answer, in the time of a caller who waits until patience, on the pool
+// clock, or for as long as it takes if that is 0. Half of what is left to him is kept for what comes after a
+// connection that does not answer.
+func (s *session) ping(ctx context.Context, patience int64) error {
+	p := s.pool
+	limit := pingTimeout
+	if patience != 0 {
+		limit = min(limit, time.Duration(patience-p.now())/2)
+	}
+	if t := p.cfg.SocketTimeout; t > 0 {
+		limit = min(limit, t)
+	}
+	asked, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	// The end of a context alone does not end lib/pq's ping.
+	stop := context.AfterFunc(asked, func() { s.setDeadline(time.Unix(1, 0)) })
+	err := s.pinger.Ping(asked)
+	switch {
+	case stop():
+		return err
+	case ctx.Err() != nil:
+		return ctx.Err()
+	}
+	err = &connectError{text: fmt.Sprintf("a connection to %s that was open has not answered within %s",
+		p.target.poolName(), readableDuration(limit))}
+	p.silent(err)
+	return err
 }
 
 func (s *session) setDeadline(t time.Time) {

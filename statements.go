@@ -434,11 +434,11 @@ func (s *session) closedRows(r *rows) {
 		ctx = r.bound.caller // the end of the bound itself is its own business
 	}
 	s.ended(ctx, r.direct)
-	_ = r.prepared.release() // their reader is done, and no error of the statement's is his
+	_ = s.release(r.prepared) // their reader is done, and no error of the statement's is his
 }
 
 // release is the end of a stmt's or a result's hold on k.
-func (k *prepared) release() error {
+func (s *session) release(k *prepared) error {
 	k.refs--
 	if k.kept || k.refs > 0 {
 		return nil
@@ -447,7 +447,19 @@ func (k *prepared) release() error {
 		k.copying = false
 		k.cache.copies--
 	}
-	return k.parent.Close()
+	return s.close(k)
+}
+
+// close closes k's statement, for which most drivers wait for the server.
+func (s *session) close(k *prepared) error {
+	if s.socket == nil {
+		return k.parent.Close()
+	}
+	if _, chained := k.parent.(*interceptedStmt); s.bad && !chained {
+		return driver.ErrBadConn // as lib/pq says of a connection that it has given up; one that is silent it asks
+	}
+	b := s.boundSocket(context.Background())
+	return b.end(k.parent.Close())
 }
 
 // observe looks at what is not kept for what it does to statements that are. What a function or a procedure does

@@ -85,7 +85,7 @@ func (st *stmt) close() error {
 	last.index = st.index
 	open[len(open)-1] = nil
 	st.lease.session.statements = open[:len(open)-1]
-	return st.prepared.release()
+	return st.lease.session.release(st.prepared)
 }
 
 func (st *stmt) NumInput() int {
