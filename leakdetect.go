@@ -39,9 +39,6 @@ const (
 	capturesPerTick = 84
 	captureTick     = 23
 
-	// sparseness is by how much fewer stacks are taken at rates at which there are too many checkouts for all of them.
-	sparseness = 6
-
 	// lateAfter is the age in nanoseconds from which on a hold without a stack gets one at its next operation: it is
 	// one of those that somebody may ask about.
 	lateAfter = int64(time.Millisecond)
@@ -212,25 +209,16 @@ func (s *stack) isOpener() bool {
 	}
 }
 
-// captureBudget bounds the stacks taken per tick. Where it does not last, few of the checkouts have a stack whatever is
-// spent on it, and those that turn out to stay get one later: so in the ticks that follow only one in sparseness of it is
-// spent. It may let a few more through when a tick begins on several processors at once; a lock would cost more than
-// they do.
-type captureBudget struct {
-	tick, taken atomic.Int64
-	sparse      atomic.Bool
-}
+// captureBudget bounds the stacks taken per tick. It may let a few more through when a tick begins on several
+// processors at once; a lock would cost more than they do.
+type captureBudget struct{ tick, taken atomic.Int64 }
 
 func (b *captureBudget) take(now int64) bool {
 	if tick := now >> captureTick; b.tick.Load() != tick {
-		b.sparse.Store(b.tick.Swap(tick) == tick-1 && b.taken.Load() >= capturesPerTick)
+		b.tick.Store(tick)
 		b.taken.Store(0)
 	}
-	if b.taken.Load() >= capturesPerTick {
-		return false
-	}
-	n := b.taken.Add(1)
-	return n <= capturesPerTick && (!b.sparse.Load() || n%sparseness == 0)
+	return b.taken.Load() < capturesPerTick && b.taken.Add(1) <= capturesPerTick
 }
 
 // holdSnapshot is a copy of a hold, so that names and lines are looked up without its lock.
