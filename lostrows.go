@@ -36,7 +36,7 @@ func (r *rows) watchForLoss(s *session) {
 func (t *lostTicket) fill(l *lease) {
 	word := l.state.word.Load()
 	t.lease, t.checkout = l.number, word/leaseCheckout
-	t.operations = l.activityOf(word).operations
+	t.operations = l.hold.activity[word/leaseActivity&1].operations
 	t.alone = l.session.kept.rows == 0
 }
 

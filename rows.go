@@ -49,11 +49,18 @@ func newRows(ctx context.Context, l *lease, query string, parent driver.Rows, p 
 	} else if r = new(rows); l.pool.janitor != nil {
 		r.watchForLoss(s)
 	}
-	// One by one: a composite literal is built elsewhere and moved here, which costs more while the garbage is collected
-	// than all the rest of this.
-	r.lease, r.parent, r.ctx = l, parent, ctx
-	r.prepared, r.direct, r.bound, r.open = p, direct, b, true
-	r.query = query
+	// One by one, and pointers only where they change: each is a message to the garbage collector while it works.
+	if r.lease != l {
+		r.lease = l
+	}
+	if p != nil {
+		r.prepared = p
+	}
+	if b != nil {
+		r.bound = b
+	}
+	r.parent, r.ctx, r.query = parent, ctx, query
+	r.direct, r.open = direct, true
 	r.op.is(l.op.kind, l.op.began, l.op.waited, l.op.first, l.op.assumed)
 	r.count, r.over = 0, false
 	if r.ticket != nil {
@@ -68,7 +75,16 @@ func (r *rows) closed() {
 	s := r.lease.session
 	r.open = false
 	s.closedRows(r)
-	r.ctx, r.columns, r.prepared, r.bound = nil, nil, nil, nil
+	r.ctx = nil
+	if r.prepared != nil {
+		r.prepared = nil
+	}
+	if r.bound != nil {
+		r.bound = nil
+	}
+	if r.columns != nil {
+		r.columns = nil
+	}
 	switch {
 	case s.rows == nil:
 		s.rows = r
