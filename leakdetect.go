@@ -221,6 +221,11 @@ func (b *captureBudget) take(now int64) bool {
 	return b.taken.Load() < capturesPerTick && b.taken.Add(1) <= capturesPerTick
 }
 
+// spent says whether take will answer false, for what it costs to look.
+func (b *captureBudget) spent(now int64) bool {
+	return b.taken.Load() >= capturesPerTick && b.tick.Load() == now>>captureTick
+}
+
 // holdSnapshot is a copy of a hold, so that names and lines are looked up without its lock.
 type holdSnapshot struct {
 	since int64

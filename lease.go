@@ -210,7 +210,11 @@ func (l *lease) ResetSession(ctx context.Context) (err error) {
 	now := l.now()
 	h := &l.hold
 	h.since, h.ctx, h.byOpener = now, ctx, false // nobody reads this unless the checkout succeeds
-	h.stack.capture(&p.capture, now, 1)          // below ResetSession
+	if p.capture.spent(now) {
+		h.stack.n = 0
+	} else {
+		h.stack.capture(&p.capture, now, 1) // below ResetSession
+	}
 	state := leaseHeld
 	if l.reclaims {
 		state = leaseBusy // the driver's ResetSession must not be cut
