@@ -144,12 +144,20 @@ type stackCapture struct {
 // skip frames below its caller's are left out.
 func (s *stack) capture(c *stackCapture, now int64, skip int) {
 	s.n = 0
+	if c.take(now) {
+		s.captureAlways(c, skip+1)
+	}
+}
+
+// captureAlways is capture without a budget.
+func (s *stack) captureAlways(c *stackCapture, skip int) {
+	s.n = 0
 	depth := int(c.depth.Load())
-	if depth == 0 || !c.take(now) {
+	if depth == 0 {
 		return
 	}
 	for {
-		s.n = runtime.Callers(2+skip, s.pcs[:depth]) // below runtime.Callers and capture
+		s.n = runtime.Callers(2+skip, s.pcs[:depth]) // below runtime.Callers and captureAlways
 		if s.n < depth || depth == stackDepth || c.ofApplication(s.pcs[depth-applicationFrames]) {
 			return
 		}

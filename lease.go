@@ -129,6 +129,7 @@ type lease struct {
 	timed     bool      // every operation's begin is read from the clock
 	reclaims  bool      // Pool.reclaims
 	direct    bool      // nothing stands between an operation and the driver: no interceptor, no socket_timeout
+	spans     bool      // each operation has one
 	unsampled bool      // the last span was made for nothing
 }
 
@@ -169,6 +170,7 @@ func newLease(h *connector, s *session, ctx context.Context, c *checkout) *lease
 	if l == nil || l.handle != h {
 		l = &lease{pool: p, handle: h, session: s, reclaims: p.reclaims}
 		l.limit = p.observer.limit
+		l.spans = p.observer.tracer != nil && p.observer.trace == TraceAll
 		l.clock.ticks = &p.tick.count
 		l.direct = s.intercepted == nil && p.cfg.SocketTimeout <= 0
 		s.leases++
@@ -210,10 +212,14 @@ func (l *lease) ResetSession(ctx context.Context) (err error) {
 	now := l.now()
 	h := &l.hold
 	h.since, h.ctx, h.byOpener = now, ctx, false // nobody reads this unless the checkout succeeds
-	if p.capture.spent(now) {
+	switch {
+	case l.spans && !l.unsampled:
+		// The first operation's span will ask for it, and from where that ends the stack is twice as deep.
+		h.stack.captureAlways(&p.capture, 1) // below ResetSession
+	case p.capture.spent(now):
 		h.stack.n = 0
-	} else {
-		h.stack.capture(&p.capture, now, 1) // below ResetSession
+	default:
+		h.stack.capture(&p.capture, now, 1)
 	}
 	state := leaseHeld
 	if l.reclaims {

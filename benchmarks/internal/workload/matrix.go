@@ -160,9 +160,9 @@ func (p puddlePool) close() { p.pool.Close() }
 func (matrix) cause(_ *report.Table, loss report.Loss) string {
 	if loss.To == puddleName {
 		return "puddle is one pool; lifeguard's is behind a handle of `database/sql`, whose own list of connections a " +
-			"checkout passes first, and when somebody waits, each change of hands makes a new lease for that handle."
+			"checkout passes first, and when somebody waits, each change of hands makes a new connection of that handle's."
 	}
 	return "A checkout costs what plain `database/sql` takes and about a tenth of a microsecond of lifeguard's, and " +
-		"when somebody waits, a lease that is made anew for each change of hands. Without any work between taking " +
+		"when somebody waits, a new connection of the handle's for each change of hands. Without any work between taking " +
 		"and giving back there is nothing else to see."
 }

@@ -307,9 +307,6 @@ func (overhead) cause(t *report.Table, loss report.Loss) string {
 	switch {
 	case loss.Row.Candidate == traceAll:
 		return traceAllCost
-	case t.Title == overheadAllocations:
-		return "A transaction gets an object of lifeguard's own, which keeps account of how it ends; other operations " +
-			"allocate nothing more."
 	default:
 		return "For the limit, the order of waiters, leaks and slow queries lifeguard keeps account of every checkout " +
 			"and operation: the time, and a compare-and-swap each for checkout, begin, end and return. That is a " +

@@ -313,7 +313,7 @@ func (postgres) cause(t *report.Table, loss report.Loss) string {
 			"changed hands, which is at every return while somebody waits."
 	default:
 		return "While somebody waits, every connection that comes back changes hands in order, which costs a few " +
-			"microseconds of processor time for a new lease and the switch to the goroutine whose turn it is. Where " +
-			"the query itself takes little more than that, and the processors are busy, it shows."
+			"microseconds of processor time: the handle closes one connection of its own and opens another, and the " +
+			"goroutine whose turn it is has to be woken. Where the query itself takes little more than that, and the processors are busy, it shows."
 	}
 }
