@@ -24,10 +24,11 @@ staticcheck: ## staticcheck (needs Go 1.26)
 	go run $(STATICCHECK) $(PACKAGES)
 
 # Everything is built first, on all cores; then one package is tested at a time, because tests measure latencies.
-# What does not build is reported by the second command.
+# What does not build is reported by the second command. The third is what the race detector changes.
 test: servers ## install the servers that the tests run, then test everything with the race detector
 	@go test -race -run '^$$' $(PACKAGES) >/dev/null 2>&1 || true
 	go test -race -p 1 $(PACKAGES)
+	go test -count=1 -run 'Allocations|NoReportForThoseInTime' .
 
 # Beside the faults: CANCELS queries that are cancelled, and 10,000 checkouts a second that are returned in time, for as
 # long as LEAKFREE says, of which none may be reported as a leak.

@@ -317,6 +317,10 @@ type connector struct {
 	closed  bool          // the pool was left
 	out     int           // callers who are acquiring, and leases
 	drained chan struct{} // set when a shutdown begins; closed when out is 0
+	late    error         // of the shutdown that had to end before that
+
+	forcing sync.Mutex  // before pool.mu
+	shut    atomic.Bool // no lease may be given any more; set before the leases there are are looked at
 
 	mu sync.Mutex
 	db *sql.DB // guarded by mu; nil for handles that sql.Open made, which never shows them
@@ -362,6 +366,11 @@ func (h *connector) Connect(ctx context.Context) (driver.Conn, error) {
 		return nil, err
 	}
 	l := newLease(h, s, ctx, &c)
+	if h.shut.Load() {
+		// The handle was closed, or a shutdown ended, too late to stop acquire and too soon to see the lease.
+		_ = l.Close()
+		return nil, ErrPoolClosed
+	}
 	h.pool.connectEnded(ctx, c.start, l.hold.since, nil)
 	return l.asDriverConn(), nil
 }
@@ -394,7 +403,7 @@ type poolDriver struct {
 var shared = sharedPools{pools: map[string]*Pool{}}
 
 type sharedPools struct {
-	mu    sync.Mutex
+	mu    sync.Mutex       // before Pool.mu
 	pools map[string]*Pool // guarded by mu
 }
 
@@ -406,10 +415,8 @@ type sharedKey struct {
 	config Config
 }
 
-// forget takes the pool, which is closing, out of the shared ones: the next open under its name makes a new one.
-func (sp *sharedPools) forget(p *Pool) {
-	sp.mu.Lock()
-	defer sp.mu.Unlock()
+// forgetLocked takes the pool, which is closing, out of the shared ones: the next open under its name makes a new one.
+func (sp *sharedPools) forgetLocked(p *Pool) {
 	if sp.pools[p.name] == p {
 		delete(sp.pools, p.name)
 	}

@@ -485,6 +485,8 @@ func causeOf(err error) string {
 		return "dial given up"
 	case strings.Contains(text, "has not finished after"):
 		return "dial not finished"
+	case strings.Contains(text, "that was open has not answered within"):
+		return "ping not answered"
 	case errors.As(err, &server) && server.Code != "":
 		return "server says " + string(server.Code)
 	case errors.Is(err, syscall.ECONNREFUSED):
@@ -530,7 +532,7 @@ const (
 	broken = "(pool timeout: )?(bad connection|connection reset|broken pipe|end of connection)|server says 23505"
 
 	full     = "pool timeout: full" // of calls that take long
-	unheard  = "socket_timeout"
+	unheard  = "socket_timeout|pool timeout: ping not answered"
 	noDial   = "pool timeout: (dial given up|dial not finished|i/o timeout)"
 	shutdown = "server says 57P0[123]|(pool timeout: )?server says 57P03"
 )

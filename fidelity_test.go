@@ -1432,6 +1432,17 @@ func TestFidelityPanic(t *testing.T) {
 		do   func(p *play)
 	}{
 		{"Exec", func(p *play) { p.exec(p.db, p.ctx, "q", 1) }},
+		{"CheckNamedValue", func(p *play) { p.query(p.db, p.ctx, "q", 1) }},
+		{"Stmt.CheckNamedValue", func(p *play) {
+			st, err := p.db.PrepareContext(p.ctx, "q")
+			p.error("Prepare", err)
+			st.QueryContext(p.ctx, 1)
+		}},
+		{"Stmt.Close", func(p *play) {
+			st, err := p.db.PrepareContext(p.ctx, "q")
+			p.error("Prepare", err)
+			st.Close()
+		}},
 		{"Query", func(p *play) { p.query(p.db, p.ctx, "q", 1) }},
 		{"Prepare", func(p *play) { p.db.PrepareContext(p.ctx, "q") }},
 		{"CheckNamedValue", func(p *play) { p.exec(p.db, p.ctx, "q", 1) }},

@@ -151,9 +151,7 @@ func (j *janitor) scan(now int64) {
 			continue
 		}
 		delete(j.leaks, l)
-		leak := held.leak
-		leak.Returned, leak.Busy, leak.Held = true, false, j.pool.timeOf(now).Sub(leak.Since)
-		j.tell(leak, false)
+		j.tellReturned(held, now)
 	}
 }
 
@@ -200,10 +198,10 @@ func (j *janitor) look(l *lease, now int64) {
 		j.takeBack(l)
 		leak := snapshot.leak(p, now)
 		leak.Reclaimed = true
-		if held := j.leaks[l]; held != nil {
+		if held := j.leaks[l]; held != nil && held.checkout == w.checkout {
 			leak.Kind = held.leak.Kind
 		}
-		delete(j.leaks, l)
+		j.forget(l, w.checkout, now)
 		j.tell(leak, false)
 	default:
 		again := w.leaked
@@ -219,14 +217,14 @@ func (j *janitor) look(l *lease, now int64) {
 			return
 		}
 		if again {
-			if held := j.leaks[l]; held != nil {
+			if held := j.leaks[l]; held != nil && held.checkout == w.checkout {
 				leak.Kind = held.leak.Kind
 			}
 		} else {
 			p.counters.leaks.Add(1)
 			j.span(&leak, now)
 		}
-		j.remember(l, leak)
+		j.remember(l, leak, now)
 		j.tell(leak, again)
 	}
 }
@@ -306,6 +304,24 @@ func (j *janitor) takeBack(l *lease) {
 	}()
 }
 
-func (j *janitor) remember(l *lease, leak Leak) {
-	j.leaks[l] = &heldLeak{leak: leak, checkout: l.watch.checkout}
+// remember notes a leak that was reported, so that its return is.
+func (j *janitor) remember(l *lease, leak Leak, now int64) {
+	checkout := l.watch.checkout
+	j.forget(l, checkout, now)
+	j.leaks[l] = &heldLeak{leak: leak, checkout: checkout}
+}
+
+// forget drops what was remembered of a checkout. If it is of an earlier one, that has been returned meanwhile.
+func (j *janitor) forget(l *lease, checkout uint64, now int64) {
+	held := j.leaks[l]
+	delete(j.leaks, l)
+	if held != nil && held.checkout != checkout {
+		j.tellReturned(held, now)
+	}
+}
+
+func (j *janitor) tellReturned(held *heldLeak, now int64) {
+	leak := held.leak
+	leak.Returned, leak.Busy, leak.Held = true, false, j.pool.timeOf(now).Sub(leak.Since)
+	j.tell(leak, false)
 }

@@ -5,6 +5,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"io"
+	"log/slog"
 	"runtime"
 	"sync/atomic"
 )
@@ -138,7 +139,7 @@ type lease struct {
 // the present one; the change of state that follows publishes what was written.
 type hold struct {
 	since    int64           // pool clock; when it was checked out
-	ctx      context.Context // of the checkout; stays until the next one, or until the lease ends a second later
+	ctx      context.Context // of the checkout; stays until the next one, or until the lease ends a second later or so
 	stack    stack
 	byOpener bool // database/sql opened the connection on a goroutine of its own: ctx and stack say nothing
 	activity [2]activity
@@ -179,6 +180,7 @@ func newLease(h *connector, s *session, ctx context.Context, c *checkout) *lease
 	s.spare = nil
 	now := p.now()
 	l.born.Store(now)
+	l.clock.last, l.clock.quick, l.clock.spare = now, 0, 0
 	l.recalls = p.recalls.Load()
 	l.metrics = p.metrics.enabled(ctx)
 	l.timed = l.metrics != nil || p.observer.timed
@@ -275,7 +277,15 @@ func (l *lease) ResetSession(ctx context.Context) (err error) {
 func (l *lease) survive() {
 	if l.state.move(leaseBusy, leaseGone) || l.state.move(leaseHeld, leaseGone) || l.state.move(leaseDoomed, leaseGone) {
 		l.session.bad = true
+		l.measureUse()
 		l.giveUp(notHeld)
+	}
+}
+
+// measureUse is called when a holder's time with the connection ends.
+func (l *lease) measureUse() {
+	if l.metrics != nil {
+		l.metrics.returned(l.hold.ctx, l.pool.now()-l.hold.since)
 	}
 }
 
@@ -304,34 +314,34 @@ func (l *lease) IsValid() bool {
 			l.survive()
 		}
 	}()
-	if l.metrics != nil {
-		l.metrics.returned(l.hold.ctx, p.now()-l.hold.since)
-	}
+	l.measureUse()
 	if s.validator != nil && !s.bad && !s.validator.IsValid() {
 		s.broke()
 	}
 	returned = true
 	// The checkout stands for now, which saves a look at the clock.
-	if s.bad || l.hold.since-l.born.Load() > leaseLifetime || p.waiting.Load() > 0 || l.recalled() {
+	if s.bad || l.hold.since-l.born.Load() > leaseLifetime || p.waiting.Load() > 0 {
 		l.state.move(state, leaseEnding)
 		return false
 	}
-	if !l.state.try(state, leaseIdle) {
-		l.state.move(state, leaseIdle)
+	if !l.state.try(state, leaseIdle) && !l.state.move(state, leaseIdle) {
+		return false // a shutdown has just ended
 	}
-	// Idle first, then the look: see Pool.waiting.
-	return p.waiting.Load() == 0 || l.stays(leaseEnding)
+	return l.stays(leaseEnding)
 }
 
 // putBack makes a lease in state from idle, unless somebody waits: then the lease goes to state otherwise, the caller
 // keeps the session, and the answer is false.
 func (l *lease) putBack(from, otherwise uint64) bool {
 	l.state.move(from, leaseIdle)
-	return l.pool.waiting.Load() == 0 || l.stays(otherwise)
+	return l.stays(otherwise)
 }
 
-// stays is for a lease that has just become idle while somebody waits. If a waiter was faster, he has the session.
-func (l *lease) stays(otherwise uint64) bool { return !l.state.move(leaseIdle, otherwise) }
+// stays says whether a lease that has just become idle may remain so. Idle first, then the look: see Pool.waiting. If it
+// may not and the move fails, whoever looked for idle leases was faster, and has the session.
+func (l *lease) stays(otherwise uint64) bool {
+	return l.pool.waiting.Load() == 0 && !l.recalled() || !l.state.move(leaseIdle, otherwise)
+}
 
 // Close gives the session back. A handle that closes a connection without having been told that it is not valid any
 // more considers it broken: that ends the physical connection, as it would without lifeguard.
@@ -340,14 +350,17 @@ func (l *lease) Close() error {
 	switch {
 	case l.state.move(leaseEnding, leaseGone):
 		held = l.pool.now() - l.hold.since
-		l.session.spare = l // nobody has it any more: a handle closes a connection once
+		if len(l.session.statements) == 0 {
+			// Nobody has it any more: a handle closes a connection once. A statement of a sql.Conn that is still open
+			// may be closed at any time later.
+			l.hold.ctx = nil
+			l.session.spare = l
+		}
 	case l.state.move(leaseIdle, leaseGone):
 		// The handle keeps fewer idle connections, or is closing.
 	case l.state.move(leaseHeld, leaseGone), l.state.move(leaseDoomed, leaseGone):
 		l.session.bad = true
-		if l.metrics != nil {
-			l.metrics.returned(l.hold.ctx, l.pool.now()-l.hold.since)
-		}
+		l.measureUse()
 	default:
 		return nil
 	}
@@ -361,6 +374,7 @@ func (l *lease) over() bool {
 	case leaseDoomed:
 		if l.state.move(leaseDoomed, leaseGone) {
 			l.session.bad = true
+			l.measureUse()
 			l.giveUp(notHeld)
 		}
 		return true
@@ -399,11 +413,13 @@ func (l *lease) giveUp(held int64) {
 	l.end()
 	if s.bad {
 		s.statements = nil // they go with the connection
+	}
+	l.closeStatements()
+	if s.bad {
 		p.discard(s)
 		p.exit(h)
 		return
 	}
-	l.closeStatements()
 	p.release(s, held, h)
 }
 
@@ -414,11 +430,24 @@ func (l *lease) end() {
 	l.pool.counters.acquired.Add(checkouts - l.counted.Swap(checkouts))
 }
 
-// closeStatements closes what the handle still has open on the session, or a caller forgot to close.
+// closeStatements closes what the handle still has open on the session, or a caller forgot to close. Nobody is left who
+// could be told of an error; a panic must not cost the place.
 func (l *lease) closeStatements() {
 	s := l.session
 	for _, st := range s.statements {
-		_ = s.release(st.prepared) // nobody is left who could be told
+		func() {
+			defer func() {
+				if v := recover(); v != nil {
+					s.bad = true
+					s.pool.log.Error("lifeguard: the driver panicked while it closed a statement",
+						slog.String("pool", s.pool.name), slog.Any("panic", v))
+				}
+			}()
+			_ = s.release(st.prepared)
+		}()
+		if s.bad {
+			break // the others go with the connection
+		}
 	}
 	s.statements = nil
 }
@@ -440,27 +469,21 @@ func (l *lease) start(ctx context.Context, kind operationKind, query string) err
 		}
 		h := &l.hold
 		last, next := &h.activity[word/leaseActivity&1], &h.activity[word/leaseActivity&1^1]
-		began, operations := h.since, 1
+		operations := 1
 		if last.checkout == word/leaseCheckout {
-			began, operations = last.began, last.operations+1
+			operations = last.operations + 1
 			if query == "" {
 				query = last.query
 			}
 		}
-		first := operations == 1
-		// At rates at which not even stacks are taken, the first operation begins when the checkout ends, which saves
-		// a look at the clock; see operation.assumed. If the janitor has looked at the hold, it is not that young.
-		assumed := first && !l.timed && h.stack.n == 0 && word&leaseTouched != 0
-		if !assumed {
-			began = l.now()
-		}
+		began := l.now()
 		if h.stack.n == 0 && (h.byOpener || began-h.since > lateAfter) {
 			l.captureLate(ctx, began)
 		}
 		next.checkout, next.query, next.began, next.operations = word/leaseCheckout, query, began, operations
 		next.endless = kind == opQuery && ctx.Done() == nil
 		if l.state.word.CompareAndSwap(word, ((word-leaseHeld+leaseBusy)^leaseActivity)|leaseTouched) {
-			l.op.is(kind, began, l.waited, first, assumed)
+			l.op.is(kind, began, l.waited, operations == 1)
 			l.waited = 0
 			return nil
 		}
@@ -549,9 +572,13 @@ func (l *lease) enterBeside() error {
 	return nil
 }
 
-// leaveBeside ends what enterBeside began.
-func (l *lease) leaveBeside() {
-	if l.seen() {
+// leaveBeside is deferred to the end of what enterBeside began. If the driver panicked, returned is false: database/sql
+// loses the connection of a query when that happens before it, as when it looks at the arguments.
+func (l *lease) leaveBeside(returned *bool) {
+	switch {
+	case !*returned:
+		l.survive()
+	case l.seen():
 		l.leaveBusy()
 	}
 }
@@ -616,10 +643,11 @@ func (l *lease) CheckNamedValue(v *driver.NamedValue) error {
 	if err := l.enterBeside(); err != nil {
 		return err
 	}
-	if l.seen() {
-		defer l.leaveBeside()
-	}
-	return checker.CheckNamedValue(v)
+	returned := false
+	defer l.leaveBeside(&returned)
+	err := checker.CheckNamedValue(v)
+	returned = true
+	return err
 }
 
 // Prepare is not called by database/sql, which prefers PrepareContext.

@@ -95,6 +95,7 @@ func (j *janitor) lose(t *lostTicket, now int64) bool {
 		return false // the rows of an earlier lease, which ended with them
 	}
 	reclaim := origin == fromDB && t.alone && l.untouchedSince(word, t.operations)
+	again := l.leaked == t.checkout // as a connection that is held too long, or for other rows
 	l.leaked = t.checkout
 	if reclaim {
 		l.state.unlock(word - leaseHeld + leaseReclaimed)
@@ -104,15 +105,20 @@ func (j *janitor) lose(t *lostTicket, now int64) bool {
 	}
 	p := j.pool
 	p.counters.lostRows.Add(1)
+	if again {
+		p.counters.lostLater.Add(1)
+	}
 	leak := snapshot.leak(p, now)
 	leak.Kind, leak.Leaked, leak.Reclaimed = LeakLostRows, true, reclaim
 	if reclaim {
-		delete(j.leaks, l)
+		j.forget(l, t.checkout, now)
 	} else {
 		l.watch.lost(p, t, origin, now, now-snapshot.since)
-		j.remember(l, leak)
+		j.remember(l, leak, now)
 	}
-	j.span(&leak, now)
+	if !again {
+		j.span(&leak, now)
+	}
 	j.tell(leak, false)
 	return true
 }

@@ -118,6 +118,7 @@ func newMetrics(p *Pool, opts *options) *metrics {
 		"The number of operations that took at least slow_query_threshold.")
 
 	observe := func(_ context.Context, to metric.Observer) error {
+		later := p.counters.lostLater.Load() // before those that it is a part of
 		st := p.Stats()
 		to.ObserveInt64(count.Inst(), int64(st.Idle), idle)
 		to.ObserveInt64(count.Inst(), int64(st.InUse), used)
@@ -126,7 +127,7 @@ func newMetrics(p *Pool, opts *options) *metrics {
 		to.ObserveInt64(idleMin.Inst(), int64(p.cfg.MinConnections), plain)
 		to.ObserveInt64(pending.Inst(), int64(st.Waiting), plain)
 		to.ObserveInt64(timeouts.Inst(), int64(st.Timeouts), plain)
-		to.ObserveInt64(leaks, int64(st.Leaks+st.LostRows), plain)
+		to.ObserveInt64(leaks, int64(st.Leaks+st.LostRows-later), plain)
 		to.ObserveInt64(reclaimed, int64(st.Reclaimed), plain)
 		to.ObserveInt64(hits, int64(st.StatementHits), plain)
 		to.ObserveInt64(misses, int64(st.StatementMisses), plain)

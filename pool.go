@@ -69,6 +69,8 @@ type Pool struct {
 	late     captureBudget              // for holders who got no stack out of capture and turn out to stay
 	lost     atomic.Pointer[lostTicket] // rows that the garbage collector found, linked
 
+	resizing sync.Mutex // before mu; held by SetConnectionLimit, so that the inner pool's limit is that of the last one
+
 	mu       sync.Mutex // guards everything below; never held during a call into a driver or the inner pool
 	limit    int
 	maxIdle  int
@@ -79,7 +81,8 @@ type Pool struct {
 	dialing  dialing
 	handles  map[*connector]struct{}
 	closed   bool
-	sweeping bool // sweepTimer is armed
+	leaving  map[*connector]struct{} // handles that were closed before all they had was back
+	sweeping bool                    // sweepTimer is armed
 	timers   struct{ sweep, keepMin *time.Timer }
 }
 
@@ -87,6 +90,7 @@ type Pool struct {
 type counters struct {
 	acquired, waits, timeouts, canceled, opened, closed, hits, misses, slowQueries atomic.Uint64
 	leaks, lostRows, reclaimed                                                     atomic.Uint64
+	lostLater                                                                      atomic.Uint64 // lostRows of checkouts that were reported before
 	waited                                                                         atomic.Int64
 }
 
@@ -109,6 +113,7 @@ func newPool(parent driver.Connector, name string, t target, dsn string, cfg Con
 		limit:            cfg.ConnectionLimit,
 		maxIdle:          cfg.MaxIdleConnections,
 		handles:          map[*connector]struct{}{},
+		leaving:          map[*connector]struct{}{},
 		interceptors:     o.interceptors,
 	}
 	p.cfg.PoolName = name
@@ -274,7 +279,11 @@ func (p *Pool) exit(h *connector) {
 func (p *Pool) exitLocked(h *connector) {
 	h.out--
 	p.out--
-	if h.out == 0 && h.drained != nil {
+	if h.out > 0 {
+		return
+	}
+	delete(p.leaving, h)
+	if h.drained != nil {
 		close(h.drained)
 	}
 }
@@ -595,21 +604,10 @@ func (p *Pool) join(h *connector) {
 
 // leave takes a handle out; the last one to leave closes the pool.
 func (p *Pool) leave(h *connector) error {
-	p.mu.Lock()
-	if h.closed {
-		p.mu.Unlock()
+	last, left := p.closeHandle(h)
+	if !left {
 		return nil
 	}
-	h.closed = true
-	delete(p.handles, h)
-	last := len(p.handles) == 0
-	p.queue.fail(ErrPoolClosed, func(w *waiter) bool { return last || w.handle == h })
-	p.waiting.Store(int32(p.queue.len))
-	if last {
-		p.closeLocked()
-	}
-	p.mu.Unlock()
-
 	p.recall(func(l *lease) bool { return l.handle == h })
 	if !last {
 		return nil
@@ -618,11 +616,39 @@ func (p *Pool) leave(h *connector) error {
 	return p.inner.Close()
 }
 
-// closeLocked refuses new work and ends the timers and dials; connections in use close as they come back.
+// closeHandle is the part of leave that others may not see half done; false if the handle has left already.
+func (p *Pool) closeHandle(h *connector) (last, left bool) {
+	h.shut.Store(true)
+	if p.sharedAs != nil {
+		// Before p.mu, as in sharedPools.open, which must not join a pool that closes.
+		shared.mu.Lock()
+		defer shared.mu.Unlock()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if h.closed {
+		return false, false
+	}
+	h.closed = true
+	delete(p.handles, h)
+	if h.out > 0 {
+		p.leaving[h] = struct{}{}
+	}
+	last = len(p.handles) == 0
+	p.queue.fail(ErrPoolClosed, func(w *waiter) bool { return last || w.handle == h })
+	p.waiting.Store(int32(p.queue.len))
+	if last {
+		p.closeLocked()
+	}
+	return last, true
+}
+
+// closeLocked refuses new work and ends the timers and dials; connections in use close as they come back. A pool that
+// is shared is closed with shared.mu held as well.
 func (p *Pool) closeLocked() {
 	p.closed = true
 	if p.sharedAs != nil {
-		shared.forget(p)
+		shared.forgetLocked(p)
 	}
 	p.stop()
 	p.dialing.stopLocked()
@@ -654,6 +680,8 @@ func (p *Pool) configLocked() Config {
 // connections above it close at once and those in use as they come back; nothing under way is cut, and nobody who
 // waits is dropped.
 func (p *Pool) SetConnectionLimit(n int) error {
+	p.resizing.Lock()
+	defer p.resizing.Unlock()
 	p.mu.Lock()
 	cfg := p.configLocked()
 	if cfg.MaxIdleConnections == cfg.ConnectionLimit {
@@ -753,7 +781,8 @@ func (p *Pool) Stats() Stats {
 		st.StatementHits += s.hits.Load()
 		st.StatementMisses += s.misses.Load()
 		if l := s.lease.Load(); l != nil {
-			st.Acquired += l.state.checkouts() - l.counted.Load()
+			counted := l.counted.Load() // first: it never overtakes the other
+			st.Acquired += l.state.checkouts() - counted
 		}
 		if s.idle() {
 			st.Idle++

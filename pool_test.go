@@ -1019,3 +1019,92 @@ func TestPoolNameOfConnector(t *testing.T) {
 	assert.False(t, strings.Contains(p.Config().PoolName, " "), p.Config().PoolName)
 	assert.NotEmpty(t, p.Config().PoolName)
 }
+
+// A statement of a sql.Conn may be closed at any time after its connection was returned: also when that is in somebody
+// else's hands, who must not notice.
+func TestStatementClosedLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := fakedriver.New()
+		db, _ := openFake(t, srv, limit(1))
+		for range 3 {
+			c := take(t, db)
+			st, err := c.PrepareContext(t.Context(), "INSERT")
+			require.NoError(t, err)
+			next := make(chan *sql.Conn)
+			go func() { next <- take(t, db) }()
+			synctest.Wait()
+			require.NoError(t, c.Close())
+			c = <-next
+			require.NoError(t, st.Close())
+			other, err := c.PrepareContext(t.Context(), "UPDATE")
+			require.NoError(t, err)
+			require.NoError(t, st.Close())
+			_, err = other.ExecContext(t.Context())
+			assert.NoError(t, err)
+			assert.NoError(t, other.Close())
+			assert.NoError(t, c.Close())
+		}
+	})
+}
+
+// TestStatementsClosedLate is TestStatementClosedLate at random, for the race detector.
+func TestStatementsClosedLate(t *testing.T) {
+	rnd := testSeed(t)
+	srv := fakedriver.New()
+	db, pool := openFake(t, srv, limit(2))
+	var wg sync.WaitGroup
+	for range 6 {
+		rnd := rand.New(rand.NewPCG(rnd.Uint64(), 0))
+		wg.Go(func() {
+			var late []*sql.Stmt
+			for range 500 {
+				c, err := db.Conn(t.Context())
+				if !assert.NoError(t, err) {
+					return
+				}
+				for range rnd.IntN(3) {
+					st, err := c.PrepareContext(t.Context(), "INSERT")
+					if assert.NoError(t, err) {
+						_, err = st.ExecContext(t.Context())
+						assert.NoError(t, err)
+						late = append(late, st)
+					}
+				}
+				if rnd.IntN(2) == 0 {
+					assert.NoError(t, c.Close())
+				}
+				for len(late) > rnd.IntN(4) {
+					assert.NoError(t, late[0].Close())
+					late = late[1:]
+				}
+				_ = c.Close()
+			}
+			for _, st := range late {
+				assert.NoError(t, st.Close())
+			}
+		})
+	}
+	wg.Wait()
+	assert.Zero(t, pool.Stats().InUse)
+	assert.Zero(t, srv.Stmts())
+}
+
+// Whatever is called at once, the limit of the inner pool is that of the last call.
+func TestSetConnectionLimitAtOnce(t *testing.T) {
+	srv := fakedriver.New()
+	db, pool := openFake(t, srv, limit(2))
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			for j := range 100 {
+				assert.NoError(t, pool.SetConnectionLimit(1+(i+j)%7))
+			}
+		})
+	}
+	wg.Wait()
+	n := pool.Stats().Limit
+	for range n {
+		defer take(t, db).Close()
+	}
+	assert.Equal(t, n, srv.Open())
+}

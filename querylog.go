@@ -12,7 +12,10 @@ import (
 // literals, nor the text of errors, which may quote both.
 func (o *observer) logLine(ctx context.Context, e *ending) {
 	level, message := slog.LevelDebug, "lifeguard: query"
-	if e.slow {
+	switch {
+	case e.slow && e.kind == opConnect:
+		level, message = slog.LevelWarn, "lifeguard: long wait for a connection"
+	case e.slow:
 		level, message = slog.LevelWarn, "lifeguard: slow query"
 	}
 	log := o.pool.log

@@ -61,7 +61,7 @@ func newRows(ctx context.Context, l *lease, query string, parent driver.Rows, p 
 	}
 	r.parent, r.ctx, r.query = parent, ctx, query
 	r.direct, r.open = direct, true
-	r.op.is(l.op.kind, l.op.began, l.op.waited, l.op.first, l.op.assumed)
+	r.op.is(l.op.kind, l.op.began, l.op.waited, l.op.first)
 	r.count, r.over = 0, false
 	if r.ticket != nil {
 		r.ticket.fill(l)

@@ -51,6 +51,9 @@ func (p *Pool) Shutdown(ctx context.Context) error {
 	for h := range p.handles {
 		handles = append(handles, h)
 	}
+	for h := range p.leaving {
+		handles = append(handles, h)
+	}
 	p.mu.Unlock()
 	for _, h := range handles {
 		p.drain(h)
@@ -85,9 +88,16 @@ func (p *Pool) drain(h *connector) {
 		p.queue.fail(ErrPoolClosed, func(w *waiter) bool { return w.handle == h })
 		p.waiting.Store(int32(p.queue.len))
 	}
+	all := true
+	for other := range p.handles {
+		all = all && other.drained != nil
+	}
 	p.mu.Unlock()
 	p.recalls.Add(1)
 	p.recall(func(l *lease) bool { return l.handle == h })
+	if all {
+		p.Reset() // nobody is left whom an idle connection could serve
+	}
 }
 
 // await waits until everything that a handle had is back, or closes it at the end of ctx, and leaves the pool.
@@ -105,8 +115,12 @@ func (p *Pool) await(ctx context.Context, h *connector) error {
 	return errors.Join(late, p.leave(h))
 }
 
-// force closes what a handle still holds, and says what that was; nil if it was nothing after all.
+// force closes what a handle still holds, and says what that was; nil if it was nothing after all. A later shutdown whose
+// time is up is told the same for as long as any of it goes on.
 func (p *Pool) force(h *connector, cause error) error {
+	h.forcing.Lock() // another must not find everything doomed already, and nothing said about it
+	defer h.forcing.Unlock()
+	h.shut.Store(true)
 	var held []Holder
 	now := p.now()
 	for _, s := range *p.sessions.Load() {
@@ -115,20 +129,32 @@ func (p *Pool) force(h *connector, cause error) error {
 			continue
 		}
 		snapshot, ok := s.holder()
-		if !ok {
+		if !ok || !l.doom() {
 			continue
 		}
 		held = append(held, snapshot.describe(p, now))
-		// The holder's goroutine may be in the middle of anything. All that can be done from here is to close the
-		// socket under it, and to ask it to close the rest itself.
 		s.cut()
-		for !l.state.move(leaseHeld, leaseDoomed) && !l.state.move(leaseBusy, leaseDoomed) && !l.atEnd() {
-		}
 	}
-	if len(held) == 0 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case len(held) > 0:
+		h.late = &shutdownError{pool: p.name, held: held, cause: cause}
+	case h.out == 0:
 		return nil
 	}
-	return &shutdownError{pool: p.name, held: held, cause: cause}
+	return h.late
+}
+
+// doom asks the holder's goroutine, which may be in the middle of anything, to close the connection at its next step;
+// false if it has come back. All else that can be done from outside is to close the socket under it.
+func (l *lease) doom() bool {
+	for !l.atEnd() {
+		if l.state.move(leaseHeld, leaseDoomed) || l.state.move(leaseBusy, leaseDoomed) {
+			return true
+		}
+	}
+	return false
 }
 
 // shutdownError lists what was still in use when a shutdown had to end.

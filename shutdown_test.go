@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -123,6 +124,114 @@ func TestShutdownTimeIsUp(t *testing.T) {
 		synctest.Wait()
 		assert.Zero(t, srv.Open())
 	})
+}
+
+// Connections that are idle close when a shutdown begins, and not when the last one in use is back.
+func TestShutdownClosesIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := fakedriver.New()
+		db, pool := openFake(t, srv, limit(5))
+		var all []*sql.Conn
+		for range 5 {
+			all = append(all, take(t, db))
+		}
+		for _, c := range all[1:] {
+			require.NoError(t, c.Close())
+		}
+		require.Equal(t, 5, srv.Open())
+		done := make(chan error, 1)
+		go func() { done <- lifeguard.Shutdown(t.Context(), db) }()
+		synctest.Wait()
+		assert.Equal(t, 1, srv.Open())
+		assert.Equal(t, 1, pool.Stats().InUse)
+		require.NoError(t, all[0].Close())
+		assert.NoError(t, <-done)
+		assert.Zero(t, srv.Open())
+	})
+}
+
+// Whoever asks again while what was left goes on is told the same, one after the other or all at once.
+func TestShutdownAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := fakedriver.New()
+		db, pool := openFake(t, srv, limit(3))
+		goOn := make(chan struct{})
+		srv.OnQuery(func(context.Context, *fakedriver.Conn, string, []driver.NamedValue) error { <-goOn; return nil })
+		slow := make(chan error, 1)
+		go func() { _, err := db.ExecContext(t.Context(), "SELECT slow"); slow <- err }()
+		synctest.Wait()
+
+		over, cancel := context.WithCancel(t.Context())
+		cancel()
+		for range 2 {
+			errs := make(chan error, 5)
+			for range cap(errs) - 2 {
+				go func() { errs <- lifeguard.Shutdown(over, db) }()
+			}
+			go func() { errs <- pool.Shutdown(over) }()
+			go func() { _ = db.Close(); errs <- lifeguard.Shutdown(over, db) }()
+			for range cap(errs) {
+				err := <-errs
+				assert.ErrorIs(t, err, context.Canceled)
+				assert.ErrorContains(t, err, "SELECT slow")
+			}
+		}
+		close(goOn)
+		assert.NoError(t, <-slow)
+		synctest.Wait()
+		assert.NoError(t, lifeguard.Shutdown(over, db))
+		assert.Zero(t, srv.Open())
+	})
+}
+
+// A caller who is just being given a connection when a shutdown ends does not get one.
+func TestShutdownWhileAcquiring(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := fakedriver.New()
+		db, pool := openFake(t, srv, limit(2))
+		first, second := take(t, db), take(t, db)
+		require.NoError(t, second.Close())
+		time.Sleep(3 * time.Second) // the lease has ended, the connection is idle in the pool
+		srv.OnQuery(func(context.Context, *fakedriver.Conn, string, []driver.NamedValue) error { return driver.ErrBadConn })
+		_, _ = first.ExecContext(t.Context(), "UPDATE") // breaks, so the other is pinged
+		goOn := make(chan struct{})
+		srv.OnPing(func(context.Context, *fakedriver.Conn) error { <-goOn; return nil })
+		late := make(chan error, 1)
+		go func() { _, err := db.Conn(t.Context()); late <- err }()
+		synctest.Wait()
+		_ = first.Close()
+		require.Equal(t, 1, srv.Pings())
+
+		over, cancel := context.WithCancel(t.Context())
+		cancel()
+		assert.NoError(t, pool.Shutdown(over))
+		close(goOn)
+		assert.ErrorIs(t, <-late, lifeguard.ErrPoolClosed)
+		synctest.Wait()
+		assert.Zero(t, srv.Open())
+	})
+}
+
+// Handles of one shared pool are opened while the last of them closes.
+func TestSharedPoolComesAndGoes(t *testing.T) {
+	srv := fakedriver.New()
+	name := fmt.Sprintf("%s-%p", t.Name(), srv)
+	lifeguard.Register(name, srv.Driver())
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 200 {
+				db, err := sql.Open(name, "fake?pool_name="+name)
+				if !assert.NoError(t, err) {
+					return
+				}
+				assert.NoError(t, db.PingContext(t.Context()))
+				assert.NoError(t, db.Close())
+			}
+		})
+	}
+	wg.Wait()
+	assert.Eventually(t, func() bool { return srv.Open() == 0 }, 10*time.Second, time.Millisecond)
 }
 
 func TestShutdownWithoutTime(t *testing.T) {

@@ -29,9 +29,12 @@ func (st convertingStmt) ColumnConverter(i int) driver.ValueConverter {
 	if st.lease.enterBeside() != nil {
 		return driver.DefaultParameterConverter
 	}
-	defer st.lease.leaveBeside()
+	returned := false
+	defer st.lease.leaveBeside(&returned)
 	//lint:ignore SA1019 what a driver has must go on working
-	return statementBehind(st.prepared.parent).(driver.ColumnConverter).ColumnConverter(i)
+	c := statementBehind(st.prepared.parent).(driver.ColumnConverter).ColumnConverter(i)
+	returned = true
+	return c
 }
 
 func newStmt(l *lease, p *prepared) driver.Stmt {
@@ -57,7 +60,14 @@ func (st *stmt) Close() error {
 		if !l.state.move(leaseIdle, leaseBusy) {
 			return nil
 		}
+		returned := false
+		defer func() {
+			if !returned {
+				l.survive()
+			}
+		}()
 		err := st.close()
+		returned = true
 		if !l.putBack(leaseBusy, leaseGone) {
 			l.giveUp(notHeld)
 		}
@@ -66,8 +76,11 @@ func (st *stmt) Close() error {
 		if l.enterBeside() != nil {
 			return nil
 		}
-		defer l.leaveBeside()
-		return st.close()
+		returned := false
+		defer l.leaveBeside(&returned)
+		err := st.close()
+		returned = true
+		return err
 	default:
 		return st.close()
 	}
@@ -92,8 +105,11 @@ func (st *stmt) NumInput() int {
 	if st.lease.enterBeside() != nil {
 		return -1 // the operation that follows says why
 	}
-	defer st.lease.leaveBeside()
-	return st.prepared.parent.NumInput()
+	returned := false
+	defer st.lease.leaveBeside(&returned)
+	n := st.prepared.parent.NumInput()
+	returned = true
+	return n
 }
 
 // CheckNamedValue asks the statement and then the connection, the order in which database/sql looks for a checker.
@@ -102,8 +118,11 @@ func (st *stmt) CheckNamedValue(v *driver.NamedValue) error {
 		if err := st.lease.enterBeside(); err != nil {
 			return err
 		}
-		defer st.lease.leaveBeside()
-		return st.prepared.checker.CheckNamedValue(v)
+		returned := false
+		defer st.lease.leaveBeside(&returned)
+		err := st.prepared.checker.CheckNamedValue(v)
+		returned = true
+		return err
 	}
 	return st.lease.CheckNamedValue(v)
 }

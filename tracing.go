@@ -80,17 +80,16 @@ var operationNames = [operationKinds]string{
 
 // operation is one that is under way. All times are in nanoseconds.
 type operation struct {
-	began   int64 // pool clock
-	waited  int64 // how long the checkout before it took; 0 for all but the first operation of a checkout
-	kind    operationKind
-	first   bool // it is the first after a checkout
-	assumed bool // began is when the checkout ended, which is true unless it was one of sql.DB.Conn
+	began  int64 // pool clock
+	waited int64 // how long the checkout before it took; 0 for all but the first operation of a checkout
+	kind   operationKind
+	first  bool // it is the first after a checkout
 }
 
 // is sets all fields. A composite literal would be built elsewhere and moved.
-func (o *operation) is(kind operationKind, began, waited int64, first, assumed bool) {
+func (o *operation) is(kind operationKind, began, waited int64, first bool) {
 	o.began, o.waited = began, waited
-	o.kind, o.first, o.assumed = kind, first, assumed
+	o.kind, o.first = kind, first
 }
 
 // observer decides which operations are shown, and shows them.
@@ -123,8 +122,7 @@ func newObserver(p *Pool, opts *options) *observer {
 	if o.trace == TraceAll || o.log == QueryLogAll {
 		o.limit = 0
 	}
-	// Without leak detection nothing may be known of the checkout that an operation's begin could be assumed from.
-	o.timed = o.limit == 0 || p.cfg.LeakThreshold == 0
+	o.timed = o.limit == 0
 	if o.trace == TraceSlow || o.trace == TraceAll {
 		provider := opts.tracers()
 		o.tracer = provider.Tracer(scopeName, trace.WithSchemaURL(semconv.SchemaURL))
@@ -274,10 +272,6 @@ func (e *ending) forget() {
 // report shows an operation that has ended wherever it is to be shown. sampled is false if a span was made that was not.
 func (o *observer) report(ctx context.Context, e *ending) (sampled bool) {
 	defer e.forget()
-	// Between sql.DB.Conn and its first operation any time may have passed.
-	if e.assumed && calledBy(e.where(), "database/sql.(*Conn).") {
-		e.began = e.ended
-	}
 	// A caller who went away is no failure of the database, nor is an attempt that is made again.
 	repeated := false
 	switch {
