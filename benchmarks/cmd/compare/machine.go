@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"fmt"
 	"os"
+	"os/exec"
 	"runtime"
 	"runtime/debug"
 	"strings"
@@ -17,6 +18,7 @@ import (
 type machine struct {
 	cpu, memory, system, postgres, load string
 	modules                             map[string]string // versions by path
+	revision                            string            // of this checkout; "" if it cannot be told
 }
 
 func inspect(ctx context.Context, dsn string) (machine, error) {
@@ -43,6 +45,7 @@ func inspect(ctx context.Context, dsn string) (machine, error) {
 			m.modules[d.Path] = d.Version
 		}
 	}
+	m.revision = revision(ctx)
 	db, err := sql.Open("postgres", dsn)
 	if err != nil {
 		return m, err
@@ -55,6 +58,20 @@ func inspect(ctx context.Context, dsn string) (machine, error) {
 		m.postgres += ", on the same machine, `fsync=off " + strings.Join(serverSettings, " ") + "`"
 	}
 	return m, nil
+}
+
+// revision is the commit that is measured, and whether there are changes on top of it. What the run itself writes is none.
+func revision(ctx context.Context) string {
+	commit, err := exec.CommandContext(ctx, "git", "rev-parse", "--short=12", "HEAD").Output()
+	if err != nil {
+		return "" // not a checkout, or no git
+	}
+	text := strings.TrimSpace(string(commit))
+	changes, err := exec.CommandContext(ctx, "git", "status", "--porcelain", "--", ":/*.go", ":/go.mod").Output()
+	if err == nil && len(changes) > 0 {
+		text += ", with changes"
+	}
+	return text
 }
 
 // kernelVersion is the number alone: what vendors append names their own machines.

@@ -252,6 +252,9 @@ func (p *page) writeCandidates(b *strings.Builder) {
 		version := p.machine.modules[c.Module()]
 		if version == "" || strings.HasPrefix(version, "(") || strings.HasPrefix(version, "v0.0.0") && c.Module() == "github.com/go-lifeguard/lifeguard" {
 			version = "this checkout"
+			if p.machine.revision != "" {
+				version += " (" + p.machine.revision + ")"
+			}
 		}
 		fmt.Fprintf(b, "| %s | `%s` %s | %s |\n", c.Name(), c.Module(), version, c.Note())
 	}

@@ -41,7 +41,7 @@ func (w matrix) Run(ctx context.Context, r *Run) (*Section, error) {
 		names[i] = puddleName
 	}
 	table := &report.Table{Baseline: baseline, Variants: "pool"}
-	table.LeaveOut(others, "they leave the pool to `database/sql`, as "+baseline+" does")
+	leaveOutOthers(table, others)
 	for _, n := range crowds {
 		table.Columns = append(table.Columns, report.Column{Name: crowdColumn(n), Unit: report.Seconds, Better: report.Lower})
 	}

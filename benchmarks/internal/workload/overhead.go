@@ -307,6 +307,8 @@ func (overhead) cause(t *report.Table, loss report.Loss) string {
 	switch {
 	case loss.Row.Candidate == traceAll:
 		return traceAllCost
+	case loss.Row.Candidate == "lifeguard (no cache)" && loss.Factor > 2:
+		return "" // more than the account of an operation
 	default:
 		return "For the limit, the order of waiters, leaks and slow queries lifeguard keeps account of every checkout " +
 			"and operation: the time, and a compare-and-swap each for checkout, begin, end and return. That is a " +

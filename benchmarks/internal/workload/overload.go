@@ -92,7 +92,7 @@ func (w overload) Run(ctx context.Context, r *Run) (*Section, error) {
 				{Name: overloadError, Unit: report.Percent},
 			},
 		}
-		tables[p.name].LeaveOut(others, "they leave the pool to `database/sql`, as "+baseline+" does")
+		leaveOutOthers(tables[p.name], others)
 	}
 	loadsOf := map[string][]float64{}
 	for _, p := range patiences {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/go-lifeguard/lifeguard/benchmarks/internal/candidate"
@@ -119,6 +120,21 @@ func (r *Run) few(tables ...*report.Table) []candidate.Candidate {
 		t.LeaveOut(others, "left out of quick runs")
 	}
 	return pools
+}
+
+// leaveOutOthers says why those whose pool is another's are not in a table about pools.
+func leaveOutOthers(t *report.Table, others []string) {
+	same := func(name string) bool { return strings.HasPrefix(name, "lifeguard") }
+	own, foreign := []string{}, []string{}
+	for _, name := range others {
+		if same(name) {
+			own = append(own, name)
+		} else {
+			foreign = append(foreign, name)
+		}
+	}
+	t.LeaveOut(own, "the pool is lifeguard's")
+	t.LeaveOut(foreign, "they leave the pool to `database/sql`, as "+baseline+" does")
 }
 
 // pools are the candidates that differ in their pool, and the names of the others.
