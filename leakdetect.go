@@ -17,7 +17,7 @@ import (
 	"github.com/go-lifeguard/lifeguard/internal/sqltext"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
-	semconv "go.opentelemetry.io/otel/semconv/v1.40.0"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
 )
 
@@ -384,7 +384,7 @@ func (j *janitor) span(leak *Leak, now int64) {
 	if leak.SpanContext.IsValid() {
 		options = append(options, trace.WithLinks(trace.Link{SpanContext: leak.SpanContext}))
 	}
-	_, span := j.pool.tracers.Tracer("github.com/go-lifeguard/lifeguard").
+	_, span := j.pool.tracers.Tracer(scopeName, trace.WithSchemaURL(semconv.SchemaURL)).
 		Start(context.Background(), "connection leak", options...)
 	span.SetStatus(codes.Error, "the connection was not returned")
 	span.End(trace.WithTimestamp(j.pool.timeOf(now)))

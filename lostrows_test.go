@@ -18,6 +18,8 @@ import (
 	"github.com/go-lifeguard/lifeguard/internal/fakedriver"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 )
 
 // The garbage collector works in real time, so these tests do, too.
@@ -522,4 +524,26 @@ func TestLossesUnderLoad(t *testing.T) {
 		return st.LostRows == lost.Load() && st.Reclaimed == lost.Load() && st.InUse == 0
 	}, 20*time.Second, 10*time.Millisecond)
 	assert.LessOrEqual(t, srv.MaxOpen(), 4)
+}
+
+// A connection that was reported because it is held too long, and whose rows turn out to be lost, is one leak.
+func TestLostRowsOfLeak(t *testing.T) {
+	m := newMeasures(t)
+	spans := tracetest.NewSpanRecorder()
+	db, pool, _ := openReported(t, fakedriver.New(), func(cfg *lifeguard.Config) {
+		cfg.LeakThreshold = 50 * time.Millisecond
+	}, lifeguard.WithMeterProvider(m.provider),
+		lifeguard.WithTracerProvider(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans))))
+	loseRows(t, db)
+	require.Eventually(t, func() bool { return pool.Stats().Leaks == 1 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { runtime.GC(); return pool.Stats().LostRows == 1 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return pool.Stats().InUse == 0 }, 10*time.Second, time.Millisecond)
+	assert.EqualValues(t, 1, m.counts()["lifeguard.connection.leaks"])
+	leaks := 0
+	for _, s := range spans.Ended() {
+		if s.Name() == "connection leak" {
+			leaks++
+		}
+	}
+	assert.Equal(t, 1, leaks)
 }

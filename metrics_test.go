@@ -22,6 +22,7 @@ import (
 
 	"github.com/go-lifeguard/lifeguard"
 	"github.com/go-lifeguard/lifeguard/internal/fakedriver"
+	"github.com/go-lifeguard/lifeguard/internal/pgtest"
 )
 
 // measures reads metrics as an SDK collects them.
@@ -348,3 +349,48 @@ func (discardSpans) OnStart(context.Context, sdktrace.ReadWriteSpan) {}
 func (discardSpans) OnEnd(sdktrace.ReadOnlySpan)                     {}
 func (discardSpans) Shutdown(context.Context) error                  { return nil }
 func (discardSpans) ForceFlush(context.Context) error                { return nil }
+
+// TestMetricsOfTrouble has each of lifeguard's own counters at a value that no other has.
+func TestMetricsOfTrouble(t *testing.T) {
+	m := newMeasures(t)
+	cfg := lifeguard.DefaultConfig()
+	cfg.PoolName, cfg.ConnectionLimit, cfg.MaxIdleConnections = "fake", 4, 4
+	cfg.LeakThreshold, cfg.LeakReclaimAfter = 200*time.Millisecond, 200*time.Millisecond
+	cfg.SlowQueryThreshold = 50 * time.Millisecond
+	db, err := lifeguard.Open("postgres", pgtest.DSN(t), lifeguard.WithConfig(cfg), quiet, lifeguard.WithMeterProvider(m.provider))
+	require.NoError(t, err)
+	defer db.Close()
+	pool := poolBehind(t, db)
+
+	c := take(t, db)
+	for i := range 8 { // the statement is prepared once
+		var n int
+		require.NoError(t, c.QueryRowContext(t.Context(), "SELECT $1::int", i).Scan(&n))
+	}
+	for range 4 {
+		_, err := c.ExecContext(t.Context(), "SELECT pg_sleep(0.06)")
+		require.NoError(t, err)
+	}
+	require.NoError(t, c.Close())
+	hits, misses := pool.Stats().StatementHits, pool.Stats().StatementMisses
+	require.Greater(t, hits, misses)
+	require.Positive(t, misses)
+
+	raw := take(t, db) // reported, and not taken back
+	defer raw.Close()
+	require.NoError(t, raw.Raw(func(dc any) error { lifeguard.Unwrap(dc); return nil }))
+	for range 2 { // reported, and taken back
+		lost := take(t, db)
+		defer lost.Close()
+	}
+	require.Eventually(t, func() bool {
+		st := pool.Stats()
+		return st.Leaks == 3 && st.Reclaimed == 2
+	}, 10*time.Second, time.Millisecond)
+	counts := m.counts()
+	assert.EqualValues(t, 3, counts["lifeguard.connection.leaks"])
+	assert.EqualValues(t, 2, counts["lifeguard.connection.reclaimed"])
+	assert.EqualValues(t, 4, counts["lifeguard.slow_queries"])
+	assert.EqualValues(t, hits, counts["lifeguard.statement_cache.hits"])
+	assert.EqualValues(t, misses, counts["lifeguard.statement_cache.misses"])
+}
