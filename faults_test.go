@@ -1033,10 +1033,11 @@ func anyCause() string {
 
 // TestRecovery has a thousand callers while the server is down.
 func TestRecovery(t *testing.T) {
-	if !*allFaults {
-		t.Skip("make faults runs it")
+	const limit = 10
+	callers := 200
+	if *allFaults {
+		callers = 1000
 	}
-	const limit, callers = 10, 1000
 	rnd := testSeed(t)
 	b := newBasin(t, rnd, waterServer(t), limit, "pool_timeout=1", "socket_timeout=2", "connect_timeout=2")
 	down := 2500 * time.Millisecond
@@ -1088,6 +1089,7 @@ func TestRecovery(t *testing.T) {
 	// Through the proxy, a server that is down accepts and hangs up. The last callers live to see it come back, and a
 	// pool that is busy with the others.
 	b.unnamed("during", during, "pool timeout: (connection reset|broken pipe|end of connection|dial not finished|server says 57P03)|"+full)
+	assert.LessOrEqual(t, during.failed[full], during.failures()/20, "errors that name the holders instead of the server")
 	b.recovered(after)
 	b.placesBack(back.Add(b.poolTimeout + b.connectTimeout))
 	b.drain()
@@ -1282,6 +1284,21 @@ func TestHalfOpen(t *testing.T) {
 			assert.NotContains(t, err.Error(), "socket_timeout")
 		})
 		b.quickly(limit, "a rollback", func() { _ = tx.Rollback() })
+	})
+	t.Run("the connection is not used again", func(t *testing.T) {
+		t.Parallel()
+		b := open(t)
+		var before, after int
+		require.NoError(t, b.db.QueryRow("SELECT pg_backend_pid()").Scan(&before))
+		b.proxy.Lose(faultproxy.Both)
+		b.quickly(limit, "a query", func() {
+			assert.ErrorContains(t, b.db.QueryRow(selectEcho, 1).Scan(new(int)), "socket_timeout=500ms")
+		})
+		require.NoError(t, b.proxy.Heal())
+		b.quickly(limit, "the next query", func() {
+			assert.NoError(t, b.db.QueryRow("SELECT pg_backend_pid()").Scan(&after))
+		})
+		assert.NotEqual(t, before, after)
 	})
 	t.Run("cancellation with a long connect_timeout", func(t *testing.T) {
 		t.Parallel()

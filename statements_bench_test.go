@@ -15,11 +15,11 @@ import (
 
 // BenchmarkStatements shows what the statement cache gains on PostgreSQL. Batches on plain lib/pq, the baseline, and
 // through lifeguard alternate, so that both see the same machine; the figures are medians of the batches, in
-// microseconds an operation and as the ratio of throughputs. In Prepared both run a statement of db.Prepare.
+// microseconds an operation and as the ratio of throughputs. In Prepared both run a statement of db.Prepare, on four
+// connections; the others have ten.
 //
 //	go test -run '^$' -bench 'Statements$' -benchtime 20x .
 func BenchmarkStatements(b *testing.B) {
-	const limit = 10
 	dsn := pgtest.DSN(b)
 	setup := openControl(b, dsn)
 	_, err := setup.Exec("CREATE TABLE customers (id int PRIMARY KEY, name text NOT NULL, visits int NOT NULL DEFAULT 0);" +
@@ -38,8 +38,8 @@ func BenchmarkStatements(b *testing.B) {
 		{"Delay=1ms", far.dsn, time.Millisecond, []int{1, 8, 64}, 50},
 	} {
 		far.SetShape(faultproxy.Both, faultproxy.Shape{Delay: at.delay})
-		plain, kept := openPostgres(b, "postgres", at.dsn, limit), openPostgres(b, "lifeguard", at.dsn, limit)
 		for _, op := range statementOperations {
+			plain, kept := openPostgres(b, "postgres", at.dsn, op.limit), openPostgres(b, "lifeguard", at.dsn, op.limit)
 			for _, clients := range at.clients {
 				b.Run(fmt.Sprintf("%s/Op=%s/Clients=%d", at.name, op.name, clients), func(b *testing.B) {
 					compareStatements(b, op.prepare, [2]*sql.DB{plain.DB, kept.DB}, clients, max(at.batch/clients, at.batch/10))
@@ -52,21 +52,22 @@ func BenchmarkStatements(b *testing.B) {
 
 var statementOperations = []struct {
 	name    string
+	limit   int // connections
 	prepare func(testing.TB, *sql.DB) (run func(i int) error)
 }{
-	{"QueryRow", func(_ testing.TB, db *sql.DB) func(int) error {
+	{"QueryRow", 10, func(_ testing.TB, db *sql.DB) func(int) error {
 		return func(i int) error {
 			var name string
 			return db.QueryRow("SELECT name FROM customers WHERE id = $1", 1+i%10000).Scan(&name)
 		}
 	}},
-	{"Exec", func(_ testing.TB, db *sql.DB) func(int) error {
+	{"Exec", 10, func(_ testing.TB, db *sql.DB) func(int) error {
 		return func(i int) error {
 			_, err := db.Exec("UPDATE customers SET visits = visits + $2 WHERE id = $1", 1+i%10000, 1)
 			return err
 		}
 	}},
-	{"Prepared", func(tb testing.TB, db *sql.DB) func(int) error {
+	{"Prepared", 4, func(tb testing.TB, db *sql.DB) func(int) error {
 		st, err := db.Prepare("SELECT name FROM customers WHERE id = $1 AND visits >= 0")
 		require.NoError(tb, err)
 		tb.Cleanup(func() { st.Close() })
