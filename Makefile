@@ -40,7 +40,7 @@ faults: servers ## break the network and the server under a pool in every way th
 soak: servers ## the mixed storm of faults for as long as SOAK says (10m)
 	go test -race -count=1 -timeout 24h -run TestSoak . -soak $(or $(SOAK),10m)
 
-bench: servers ## compare with other libraries into docs/benchmarks.md, some 40 minutes; BENCH=quick takes 3 minutes
+bench: servers ## compare with other libraries into docs/benchmarks.md, half an hour; BENCH=quick takes 3 minutes
 	go run ./benchmarks/cmd/compare -out docs $(if $(filter quick,$(BENCH)),-quick)
 
 servers: # installs what is missing and nothing else

@@ -293,7 +293,7 @@ This page was written by
 With that seed the order of the candidates, the arrivals and the identifiers are the same again; the machine is not. Other
 commands, from the root of the repository:
 
-    make bench                  # everything, about 40 minutes; writes this page
+    make bench                  # everything, about half an hour; writes this page
     make bench BENCH=quick      # less of everything, under 3 minutes
     go run ./benchmarks/cmd/compare -workloads contention,overload -candidates plain,lifeguard,pgxpool -rounds 3
     go run ./benchmarks/cmd/compare -help

@@ -87,15 +87,13 @@ type part struct {
 	delay   time.Duration
 	jobs    []job
 	clients []int
-	passes  int // in a round
 }
 
 func (w postgres) Run(ctx context.Context, r *Run) (*Section, error) {
 	clients := pick(r, []int{1, 8, 64, 512}, []int{1, 64})
 	parts := []part{
-		// On the loopback interface everything competes for the same processors, which one pass more evens out.
-		{delay: 0, jobs: jobs, clients: clients, passes: pick(r, 2, 1)},
-		{delay: time.Millisecond, jobs: pick(r, jobs, jobs[1:2]), clients: clients, passes: 1},
+		{delay: 0, jobs: jobs, clients: clients},
+		{delay: time.Millisecond, jobs: pick(r, jobs, jobs[1:2]), clients: clients},
 	}
 	if err := script(ctx, r, postgresTables); err != nil {
 		return nil, err
@@ -188,23 +186,17 @@ func (w postgres) runPart(ctx context.Context, r *Run, p part) (tables []*report
 		}
 		for i, j := range p.jobs {
 			for _, clients := range p.clients {
-				rates := map[string]float64{}
-				for pass := range p.passes {
-					for _, c := range r.order(fmt.Sprint(w.Name(), j.name, clients), round*p.passes+pass, r.Candidates) {
-						o := opened[c.Name()]
-						if j.name == "prepared" && o.statement == nil {
-							tables[i].Missing(report.Row{Candidate: c.Name()}, "", o.reason)
-							continue
-						}
-						rate, err := repeat(ctx, r, j, o, clients, round)
-						if err != nil {
-							return nil, fmt.Errorf("%s, %s: %w", c.Name(), j.title, err)
-						}
-						rates[c.Name()] += rate / float64(p.passes)
+				for _, c := range r.order(fmt.Sprint(w.Name(), j.name, clients), round, r.Candidates) {
+					o := opened[c.Name()]
+					if j.name == "prepared" && o.statement == nil {
+						tables[i].Missing(report.Row{Candidate: c.Name()}, "", o.reason)
+						continue
 					}
-				}
-				for name, rate := range rates {
-					tables[i].Add(report.Row{Candidate: name}, clientsColumn(clients), rate)
+					rate, err := repeat(ctx, r, j, o, clients, round)
+					if err != nil {
+						return nil, fmt.Errorf("%s, %s: %w", c.Name(), j.title, err)
+					}
+					tables[i].Add(report.Row{Candidate: c.Name()}, clientsColumn(clients), rate)
 				}
 			}
 			r.logf("postgres, %s, round %d: %s measured", p.name(), round+1, j.title)
