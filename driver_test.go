@@ -38,7 +38,7 @@ func TestMain(m *testing.M) { os.Exit(runAll(m)) }
 // runAll runs the tests, stops the server that they shared, and then looks for goroutines that outlived their handles.
 func runAll(m *testing.M) int {
 	code := pgtest.Run(m)
-	if err := goleak.Find(); err != nil {
+	if err := goleak.Find(ofDriverPanics()...); err != nil {
 		fmt.Fprintln(os.Stderr, "after all tests:", err)
 		code = max(code, 1)
 	}

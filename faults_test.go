@@ -416,6 +416,7 @@ func (w *writer) try(what string, operation func() error) (err error) {
 	err = func() (err error) {
 		defer func() {
 			if v := recover(); v != nil {
+				driverPanicked.Store(true)
 				err = fmt.Errorf("%w: %v", errDriverPanic, v)
 			}
 		}()
@@ -454,6 +455,19 @@ func (w *writer) try(what string, operation func() error) (err error) {
 }
 
 var errDriverPanic = errors.New("the driver panicked")
+
+// driverPanicked says whether the driver ever did. lib/pq starts a goroutine for each context that can end, and a panic of
+// its own, over garbage, leaves that behind.
+var driverPanicked atomic.Bool
+
+func ofDriverPanics() (options []goleak.Option) {
+	if driverPanicked.Load() {
+		for _, function := range []string{"(*stmt)", "(*conn)"} {
+			options = append(options, goleak.IgnoreAnyFunction("github.com/lib/pq."+function+".watchCancel.func1"))
+		}
+	}
+	return options
+}
 
 // endOfContext says whether err is how an operation ends whose context has ended.
 func endOfContext(err error) bool {
@@ -870,7 +884,7 @@ func (b *basin) drain() {
 	assert.LessOrEqual(b.t, b.slowest.Load().took, b.longest(), "%v", b.slowest.Load())
 
 	b.quickly(b.longest(), "closing the handle", func() { assert.NoError(b.t, b.db.Close()) })
-	ours := []goleak.Option{b.goroutines}
+	ours := append(ofDriverPanics(), b.goroutines)
 	for _, function := range []string{"(*link).run", "(*pump).read", "(*pump).write", "(*Proxy).resume.func1"} {
 		ours = append(ours, goleak.IgnoreAnyFunction("github.com/go-lifeguard/lifeguard/internal/faultproxy."+function))
 	}

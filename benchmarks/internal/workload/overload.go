@@ -73,7 +73,7 @@ func (overload) Name() string { return "overload" }
 
 func (w overload) Run(ctx context.Context, r *Run) (*Section, error) {
 	loads := pick(r, []float64{0.5, 0.8, 0.9, 1.1, 2}, []float64{0.8, 2})
-	window := pick(r, 3*time.Second, time.Second)
+	window := pick(r, 2*time.Second, time.Second)
 
 	pools, others := r.pools()
 	tables := map[string]*report.Table{}
