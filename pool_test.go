@@ -1108,3 +1108,54 @@ func TestSetConnectionLimitAtOnce(t *testing.T) {
 	}
 	assert.Equal(t, n, srv.Open())
 }
+
+// A hundred callers on five connections, without pause: all wait about as long, and no connection is ever idle.
+func TestManyOnFew(t *testing.T) {
+	rnd := testSeed(t)
+	synctest.Test(t, func(t *testing.T) {
+		const callers, connections = 100, 5
+		srv := fakedriver.New()
+		var mu sync.Mutex // guards rnd and busy
+		var busy time.Duration
+		srv.OnQuery(func(context.Context, *fakedriver.Conn, string, []driver.NamedValue) error {
+			mu.Lock()
+			took := time.Duration(15+rnd.IntN(11)) * time.Millisecond
+			busy += took
+			mu.Unlock()
+			time.Sleep(took)
+			return nil
+		})
+		db, _ := openFake(t, srv, limit(connections))
+		var all []*sql.Conn
+		for range connections {
+			all = append(all, take(t, db))
+		}
+		for _, c := range all {
+			require.NoError(t, c.Close())
+		}
+		latencies := make([][]time.Duration, callers)
+		start := time.Now()
+		var wg sync.WaitGroup
+		for i := range callers {
+			wg.Go(func() {
+				for range 30 {
+					began := time.Now()
+					_, err := db.ExecContext(t.Context(), "UPDATE")
+					assert.NoError(t, err)
+					latencies[i] = append(latencies[i], time.Since(began))
+				}
+			})
+		}
+		wg.Wait()
+		took := time.Since(start)
+		settled := []time.Duration{}
+		for _, of := range latencies {
+			settled = append(settled, of[1:]...) // the first ones came all at once
+		}
+		slices.Sort(settled)
+		median, p99 := settled[len(settled)/2], settled[len(settled)*99/100]
+		t.Logf("median %v, p99 %v", median, p99)
+		assert.LessOrEqual(t, p99, median*13/10)
+		assert.Less(t, took, busy/connections+time.Second/20, "the connections were idle while somebody waited")
+	})
+}

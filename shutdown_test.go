@@ -332,6 +332,63 @@ func TestShutdownUnderLoad(t *testing.T) {
 	}
 }
 
+// TestShutdownInHaste has no time for the work under way. Whatever becomes of that, nothing is left, no commit is
+// acknowledged that the server did not see, and nobody hangs.
+func TestShutdownInHaste(t *testing.T) {
+	rnd := testSeed(t)
+	for range 30 {
+		seed := rnd.Uint64()
+		synctest.Test(t, func(t *testing.T) {
+			rnd := rand.New(rand.NewPCG(seed, 3))
+			srv := fakedriver.New()
+			srv.OnQuery(func(context.Context, *fakedriver.Conn, string, []driver.NamedValue) error {
+				time.Sleep(5 * time.Millisecond)
+				return nil
+			})
+			var committed, acknowledged atomic.Int64
+			srv.OnCommit(func(*fakedriver.Conn) error { committed.Add(1); return nil })
+			db, pool := openFake(t, srv, limit(1+rnd.IntN(5)))
+			var wg sync.WaitGroup
+			for range 20 {
+				wg.Go(func() {
+					for {
+						tx, err := db.BeginTx(t.Context(), nil)
+						if err != nil {
+							return
+						}
+						if _, err = tx.ExecContext(t.Context(), "INSERT"); err != nil {
+							_ = tx.Rollback()
+							return
+						}
+						if tx.Commit() == nil {
+							acknowledged.Add(1)
+						}
+					}
+				})
+			}
+			time.Sleep(time.Duration(rnd.IntN(50)) * time.Millisecond)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Duration(rnd.IntN(8))*time.Millisecond)
+			defer cancel()
+			for range 3 {
+				wg.Go(func() {
+					if err := lifeguard.Shutdown(ctx, db); err != nil {
+						assert.ErrorIs(t, err, context.DeadlineExceeded)
+					}
+				})
+			}
+			if rnd.IntN(2) == 0 {
+				wg.Go(func() { assert.NoError(t, db.Close()) })
+			}
+			wg.Wait()
+			assert.NoError(t, pool.Shutdown(t.Context()))
+			synctest.Wait()
+			assert.LessOrEqual(t, acknowledged.Load(), committed.Load())
+			assert.Zero(t, pool.Stats().InUse)
+			assert.Zero(t, srv.Open())
+		})
+	}
+}
+
 func TestShutdownOnPostgres(t *testing.T) {
 	dsn := pgtest.DSN(t)
 	plain, err := sql.Open("postgres", dsn)
