@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/url"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -199,6 +200,22 @@ func TestStatementsBounded(t *testing.T) {
 	}
 	require.Contains(t, keptOn(t, db), "SELECT $1::text")
 	require.Len(t, keptOn(t, db), size)
+
+	// Nor does anything of them stay in memory: a text and its statement take some 500 bytes.
+	before := heapInUse()
+	for i := range 5 * distinct {
+		require.NoError(t, db.QueryRow(text(distinct+i), 1).Scan(new(int)))
+	}
+	assert.Less(t, heapInUse()-before, int64(5*distinct*100))
+}
+
+func heapInUse() int64 {
+	var m runtime.MemStats
+	for range 3 {
+		runtime.GC()
+	}
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }
 
 // Once nothing but single uses is seen, what is used again stays.
