@@ -76,3 +76,16 @@ func TestQueryLog(t *testing.T) {
 		})
 	}
 }
+
+// A long wait for a connection is logged as what it is.
+func TestQueryLogWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := openTraced(t, func(c *lifeguard.Config) { c.QueryLog, c.Trace = lifeguard.QueryLogSlow, lifeguard.TraceOff })
+		d.srv.OnDial(func(context.Context) error { time.Sleep(time.Second); return nil })
+		_, err := d.ExecContext(d.ctx, "UPDATE t")
+		require.NoError(t, err)
+		assert.Equal(t, []string{`level=WARN msg="lifeguard: long wait for a connection" pool=fake operation=CONNECT duration=1s ` +
+			`caller="lifeguard_test.TestQueryLogWait.func1 in querylog_test.go"`}, d.lines())
+		assert.Zero(t, d.pool.Stats().SlowQueries)
+	})
+}
