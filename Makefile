@@ -34,11 +34,11 @@ test: servers ## install the servers that the tests run, then test everything wi
 # long as LEAKFREE says, of which none may be reported as a leak.
 faults: servers ## break the network and the server under a pool in every way there is; a quarter of an hour
 	go test -race -count=1 -timeout 30m -run 'Fault|Recovery|HalfOpen|OwnDeadline|DialsThatFail' . -faults
-	go test -count=1 -timeout 2h -run TestCancelledQueries . -cancels $(or $(CANCELS),100000)
+	go test -count=1 -v -timeout 2h -run TestCancelledQueries . -cancels $(or $(CANCELS),100000)
 	go test -count=1 -v -timeout 30m -run TestNoReportInRealTime . -leakfree $(or $(LEAKFREE),3m)
 
 soak: servers ## the mixed storm of faults for as long as SOAK says (10m)
-	go test -race -count=1 -timeout 24h -run TestSoak . -soak $(or $(SOAK),10m)
+	go test -race -count=1 -v -timeout 24h -run TestSoak . -soak $(or $(SOAK),10m)
 
 bench: servers ## compare with other libraries into docs/benchmarks.md, half an hour; BENCH=quick takes 3 minutes
 	go run ./benchmarks/cmd/compare -out docs $(if $(filter quick,$(BENCH)),-quick)
