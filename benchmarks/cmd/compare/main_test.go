@@ -51,6 +51,23 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
+// Every workload, as small as it gets, with candidates of all kinds.
+func TestRunAll(t *testing.T) {
+	var out strings.Builder
+	args := []string{"-quick", "-rounds", "1", "-candidates", "lifeguard,pgxpool"}
+	if err := run(t.Context(), args, &out, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"## Overhead", "## PostgreSQL", "## Contention", "## Overload", "## Spike", "## Churn", "## Acquire and release, by size of pool and crowd", "## Memory",
+		"| **lifeguard** |", "| pgxpool |", "puddle",
+	} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("the tables do not have %q", want)
+		}
+	}
+}
+
 // A small run from the command line to the page and its pictures.
 func TestRun(t *testing.T) {
 	dir := t.TempDir()
