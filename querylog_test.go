@@ -81,10 +81,10 @@ func TestQueryLog(t *testing.T) {
 func TestQueryLogWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := openTraced(t, func(c *lifeguard.Config) { c.QueryLog, c.Trace = lifeguard.QueryLogSlow, lifeguard.TraceOff })
-		d.srv.OnDial(func(context.Context) error { time.Sleep(time.Second); return nil })
+		d.srv.OnDial(func(context.Context) error { time.Sleep(500 * time.Millisecond); return nil })
 		_, err := d.ExecContext(d.ctx, "UPDATE t")
 		require.NoError(t, err)
-		assert.Equal(t, []string{`level=WARN msg="lifeguard: long wait for a connection" pool=fake operation=CONNECT duration=1s ` +
+		assert.Equal(t, []string{`level=WARN msg="lifeguard: long wait for a connection" pool=fake operation=CONNECT duration=500ms ` +
 			`caller="lifeguard_test.TestQueryLogWait.func1 in querylog_test.go"`}, d.lines())
 		assert.Zero(t, d.pool.Stats().SlowQueries)
 	})
