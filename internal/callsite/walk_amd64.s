@@ -1,0 +1,38 @@
+#include "go_asm.h"
+#include "textflag.h"
+
+// func walk(pcs *[Depth]uintptr) (n int, hash uint64)
+//
+// In assembly, because nothing may move the stack between two steps: Go code can be preempted anywhere, assembly cannot.
+// A frame pointer points to the caller's frame pointer, above which is the return address. The walk ends at the first that
+// is not further up the stack than the one before, or not below the end of the stack, which is where C code called Go.
+TEXT ·walk(SB), NOSPLIT|NOFRAME, $0-24
+	MOVQ pcs+0(FP), DI
+	MOVQ TLS, CX
+	MOVQ 0(CX)(TLS*1), CX // g
+	MOVQ 8(CX), R9        // g.stack.hi
+	SUBQ $16, R9          // the last place for a frame pointer and a return address
+	MOVQ 0(CX), R10       // g.stack.lo
+	MOVQ BP, R11
+	XORQ AX, AX
+	XORQ R12, R12
+
+next:
+	CMPQ R11, R10
+	JLS  done
+	CMPQ R11, R9
+	JHI  done
+	MOVQ 8(R11), DX
+	MOVQ DX, (DI)(AX*8)
+	ROLQ $7, R12
+	XORQ DX, R12
+	INCQ AX
+	MOVQ R11, R10
+	MOVQ (R11), R11
+	CMPQ AX, $const_Depth
+	JLT  next
+
+done:
+	MOVQ AX, n+8(FP)
+	MOVQ R12, hash+16(FP)
+	RET

@@ -1,0 +1,34 @@
+#include "go_asm.h"
+#include "textflag.h"
+
+// func walk(pcs *[Depth]uintptr) (n int, hash uint64)
+//
+// As on amd64: a frame pointer points to the caller's frame pointer, above which is the return address.
+TEXT ·walk(SB), NOSPLIT|NOFRAME, $0-24
+	MOVD pcs+0(FP), R0
+	MOVD 8(g), R1   // g.stack.hi
+	SUB  $16, R1    // the last place for a frame pointer and a return address
+	MOVD 0(g), R2   // g.stack.lo
+	MOVD R29, R3
+	MOVD ZR, R4
+	MOVD ZR, R5
+
+next:
+	CMP  R2, R3
+	BLS  done
+	CMP  R1, R3
+	BHI  done
+	MOVD 8(R3), R6
+	MOVD R6, (R0)(R4<<3)
+	ROR  $57, R5, R5
+	EOR  R6, R5, R5
+	ADD  $1, R4, R4
+	MOVD R3, R2
+	MOVD (R3), R3
+	CMP  $const_Depth, R4
+	BLT  next
+
+done:
+	MOVD R4, n+8(FP)
+	MOVD R5, hash+16(FP)
+	RET
