@@ -314,10 +314,11 @@ type connector struct {
 	wasted, wastedBefore atomic.Int64
 
 	// Guarded by pool.mu.
-	closed  bool          // the pool was left
-	out     int           // callers who are acquiring, and leases
-	drained chan struct{} // set when a shutdown begins; closed when out is 0
-	late    error         // of the shutdown that had to end before that
+	closed     bool          // the pool was left
+	out        int           // callers who are acquiring, and leases
+	drained    chan struct{} // set when a shutdown begins; closed when out is 0
+	unfinished []unfinished  // brief waits whose callers are about to come again
+	late       error         // of the shutdown that had to end before that
 
 	forcing sync.Mutex  // before pool.mu
 	shut    atomic.Bool // no lease may be given any more; set before the leases there are are looked at
@@ -363,9 +364,15 @@ func (h *connector) Connect(ctx context.Context) (driver.Conn, error) {
 	s, err := h.pool.acquire(ctx, h, &c)
 	if err != nil {
 		h.pool.connectEnded(ctx, c.start, h.pool.now(), err)
+		var crash *driverPanic
+		if errors.As(err, &crash) {
+			// The driver panicked while it dialled for this caller: as on the plain driver, it is the caller who sees it.
+			panic(crash.value)
+		}
 		return nil, err
 	}
-	l := newLease(h, s, ctx, &c)
+	l := newLease(h, s)
+	l.attach(s, ctx, &c)
 	if h.shut.Load() {
 		// The handle was closed, or a shutdown ended, too late to stop acquire and too soon to see the lease.
 		_ = l.Close()

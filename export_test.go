@@ -1,24 +1,18 @@
 package lifeguard
 
-// StackCapture takes stacks as checkouts do, without a limit to their number.
-type StackCapture struct {
-	capture stackCapture
-	stack   stack
-	now     int64
+import "github.com/go-lifeguard/lifeguard/internal/callsite"
+
+// SiteOf finds where checkouts come from, without a limit to their number.
+type SiteOf struct{ finder callsite.Finder }
+
+// Find finds its caller's, and returns the depth.
+func (s *SiteOf) Find() int {
+	site := s.finder.Find()
+	if site == nil {
+		site = s.finder.Learn()
+	}
+	return len(site.PCs())
 }
 
-func NewStackCapture() *StackCapture {
-	c := &StackCapture{}
-	c.capture.depth.Store(usualDepth)
-	return c
-}
-
-// Take takes one, and returns its depth.
-func (c *StackCapture) Take() int {
-	c.now += 1 << captureTick // to the next tick
-	c.stack.capture(&c.capture, c.now, 1)
-	return c.stack.n
-}
-
-// WithoutStacks has the pool take no stacks of checkouts, as if there had always been too many.
-func WithoutStacks(p *Pool) { p.capture.depth.Store(0) }
+// WithoutSites has the pool not look where checkouts come from, as if there had always been too many.
+func WithoutSites(p *Pool) { p.capture.most = 0 }

@@ -2,6 +2,7 @@ package lifeguard
 
 import (
 	"context"
+	"math"
 	"time"
 )
 
@@ -14,6 +15,7 @@ const newestFirstFor = 100 * time.Millisecond
 type waiter struct {
 	prev, next *waiter
 	queued     bool
+	ticket     uint64 // the lower, the earlier it came
 	handle     *connector
 	ctx        context.Context
 	deadline   int64       // pool clock; the sooner of pool_timeout and ctx's deadline, 0 if there is neither
@@ -37,19 +39,49 @@ type grant struct {
 type queue struct {
 	head, tail  *waiter
 	len         int
+	tickets     uint64 // the last one given
 	holds       holdEstimate
 	newestUntil int64 // pool clock; until then the newest waiter is served first
 }
 
 func (q *queue) push(w *waiter) {
-	w.prev, w.next, w.queued = q.tail, nil, true
-	if q.tail == nil {
-		q.head = w
-	} else {
-		q.tail.next = w
+	q.tickets++
+	q.insert(w, q.tail, q.tickets)
+}
+
+// pushBack puts a waiter into the place that it had before.
+func (q *queue) pushBack(w *waiter, ticket uint64) {
+	// It has waited already, so few are before it.
+	var before *waiter
+	for next := q.head; next != nil && next.ticket < ticket; next = next.next {
+		before = next
 	}
-	q.tail = w
+	q.insert(w, before, ticket)
+}
+
+// insert puts w behind before, nil for the first place.
+func (q *queue) insert(w, before *waiter, ticket uint64) {
+	w.ticket, w.queued, w.prev = ticket, true, before
+	if before == nil {
+		w.next, q.head = q.head, w
+	} else {
+		w.next, before.next = before.next, w
+	}
+	if w.next == nil {
+		q.tail = w
+	} else {
+		w.next.prev = w
+	}
 	q.len++
+}
+
+// wait is how long somebody has to expect to wait who comes now, in nanoseconds; more than anybody waits where the newest
+// is served first, as he may be served at once or never.
+func (q *queue) wait(now int64, connections int) int64 {
+	if now < q.newestUntil {
+		return math.MaxInt64
+	}
+	return int64(q.len+1) * q.holds.mean / int64(connections)
 }
 
 func (q *queue) remove(w *waiter) {

@@ -46,7 +46,7 @@ func below(depth int, f func()) {
 func alternateDetection(b *testing.B, batch int, pause time.Duration) {
 	bare := openDetecting(b, 0)
 	pool, _ := lifeguard.PoolOf(bare)
-	lifeguard.WithoutStacks(pool)
+	lifeguard.WithoutSites(pool)
 	dbs := []*sql.DB{bare, openDetecting(b, 0), openDetecting(b, time.Minute)}
 	times := make([][]float64, len(dbs))
 	var ratios, more []float64
@@ -89,9 +89,9 @@ func BenchmarkStackCapture(b *testing.B) {
 	for _, depth := range []int{1, 10, 20, 40} {
 		b.Run(fmt.Sprintf("Depth=%d", depth), func(b *testing.B) {
 			below(depth, func() {
-				c := lifeguard.NewStackCapture()
+				var site lifeguard.SiteOf
 				for b.Loop() {
-					c.Take()
+					site.Find()
 				}
 			})
 		})

@@ -22,33 +22,32 @@ import (
 )
 
 const (
-	// stackDepth is how many frames of a checkout are kept at most. The half dozen of database/sql are among them.
-	stackDepth = 32
+	// siteTick is the length of the ticks in which places are counted, as a power of two of nanoseconds: about 8 ms.
+	siteTick = 23
 
-	// usualDepth is how many are, unless that leaves fewer than applicationFrames of the application: each costs about
-	// 40 ns, and what calls a handler is the same for all of them.
-	usualDepth        = 16
-	applicationFrames = 4
+	// learnsPerTick bounds how many stacks are looked at per tick that were not met before: 10,000 a second. That takes
+	// some microseconds.
+	learnsPerTick = 84
 
-	// knownFrames is for how many of the application's frames it is remembered that they are: one for each place from
-	// which it comes to its queries. It is a power of two.
-	knownFrames = 256
+	// cheapFindsPerTick is how many are found among those known, which takes some ten nanoseconds: 120,000 a second. At
+	// rates above, most checkouts are over before anybody could ask.
+	cheapFindsPerTick = 1024
 
-	// capturesPerTick bounds how many stacks are taken per tick of 2^captureTick nanoseconds, about 8 ms: 10,000 a
-	// second. One costs up to a microsecond: at rates above, most checkouts are over before anybody could ask.
-	capturesPerTick = 84
-	captureTick     = 23
-
-	// lateAfter is the age in nanoseconds from which on a hold without a stack gets one at its next operation: it is
-	// one of those that somebody may ask about.
+	// lateAfter is the age in nanoseconds from which on a hold of which it is not known where it comes from is looked at
+	// at its next operation: it is one of those that somebody may ask about.
 	lateAfter = int64(time.Millisecond)
-
-	// openerDepth is more than the depth of the goroutine on which database/sql opens connections.
-	openerDepth = 6
 
 	// holdersInError is how many holders a PoolTimeoutError carries. In an overload there are many such errors.
 	holdersInError = 5
 )
+
+// findsPerTick is for pools to start with: where a find is as dear as a look, there are as few.
+func findsPerTick() int64 {
+	if callsite.Cheap {
+		return cheapFindsPerTick
+	}
+	return learnsPerTick
+}
 
 // Holder is who has a connection at the moment.
 type Holder struct {
@@ -126,119 +125,71 @@ func (p *Pool) holders(n int) []Holder {
 	return holders
 }
 
-// stack is where a checkout came from, as program counters: names and lines are looked up when somebody asks.
-type stack struct {
-	n   int
-	pcs [stackDepth]uintptr
+// findSite gives the place from which the checkout under way comes; nil if there are too many to note them all.
+func (p *Pool) findSite(f *callsite.Finder, now int64) *callsite.Site {
+	if !p.capture.take(now) {
+		return nil
+	}
+	if s := f.Find(); s != nil {
+		return s
+	}
+	return p.learnSite(f, now)
 }
 
-// stackCapture takes the stacks of a pool's checkouts.
-type stackCapture struct {
-	captureBudget
-	depth atomic.Int32 // of the stacks; it only grows, as one part of an application uses the libraries that others do
-	skip  []string     // packages that are not the application
-	known [knownFrames]atomic.Uintptr
+// learnSite is for a place that was not found.
+func (p *Pool) learnSite(f *callsite.Finder, now int64) *callsite.Site {
+	if !p.learn.take(now) {
+		return nil
+	}
+	return f.Learn()
 }
 
-// capture takes the stack of the checkout that is under way, as long as the budget lasts.
-// skip frames below its caller's are left out.
-func (s *stack) capture(c *stackCapture, now int64, skip int) {
-	s.n = 0
-	if c.take(now) {
-		s.captureAlways(c, skip+1)
-	}
-}
-
-// captureAlways is capture without a budget.
-func (s *stack) captureAlways(c *stackCapture, skip int) {
-	s.n = 0
-	depth := int(c.depth.Load())
-	if depth == 0 {
-		return
-	}
-	for {
-		s.n = runtime.Callers(2+skip, s.pcs[:depth]) // below runtime.Callers and captureAlways
-		if s.n < depth || depth == stackDepth || c.ofApplication(s.pcs[depth-applicationFrames]) {
-			return
-		}
-		depth = min(depth+usualDepth/2, stackDepth)
-		c.depth.Store(int32(depth))
-	}
-}
-
-// ofApplication says whether the frame is one of the application. Names are looked up once per frame, as that takes
-// longer than all the rest of a capture.
-func (c *stackCapture) ofApplication(pc uintptr) bool {
-	known := &c.known[(uint64(pc)*0x9e3779b97f4a7c15)>>32%knownFrames]
-	if known.Load() == pc {
-		return true
-	}
-	if _, _, ok := callsite.Application([]uintptr{pc}, c.skip); !ok {
-		return false
-	}
-	known.Store(pc)
-	return true
-}
-
-// captureLate takes the stack of an operation where that of the checkout is missing. Only the holder calls it.
-func (l *lease) captureLate(ctx context.Context, now int64) {
+// noteLate looks where an operation comes from, where it is not known of the checkout. Only the holder calls it.
+func (l *lease) noteLate(ctx context.Context, now int64) {
 	if !l.pool.late.take(now) {
 		return
 	}
-	var pcs [stackDepth]uintptr
-	n := runtime.Callers(3, pcs[:]) // below runtime.Callers, captureLate and start
+	site := l.finder.Find()
+	if site == nil {
+		site = l.finder.Learn()
+	}
 	word, ok := l.state.lock()
 	if !ok {
 		return
 	}
 	h := &l.hold
-	h.stack.n, h.stack.pcs = n, pcs
+	h.site = site
 	if h.byOpener {
 		h.ctx, h.byOpener = ctx, false
 	}
 	l.state.unlock(word)
 }
 
-// isOpener says whether the stack is that of the goroutine on which database/sql opens connections for those who wait
-// at the limit of their handle.
-func (s *stack) isOpener() bool {
-	if s.n == 0 || s.n >= openerDepth {
-		return false
-	}
-	frames := runtime.CallersFrames(s.pcs[:s.n])
-	for {
-		f, more := frames.Next()
-		if f.Function == "database/sql.(*DB).connectionOpener" {
-			return true
-		}
-		if !more {
-			return false
-		}
-	}
+// siteBudget bounds what is looked at per tick. It may let a few more through when a tick begins on several processors at
+// once; a lock would cost more than they do.
+type siteBudget struct {
+	most        int64
+	tick, taken atomic.Int64
 }
 
-// captureBudget bounds the stacks taken per tick. It may let a few more through when a tick begins on several
-// processors at once; a lock would cost more than they do.
-type captureBudget struct{ tick, taken atomic.Int64 }
-
-func (b *captureBudget) take(now int64) bool {
-	if tick := now >> captureTick; b.tick.Load() != tick {
+func (b *siteBudget) take(now int64) bool {
+	if tick := now >> siteTick; b.tick.Load() != tick {
 		b.tick.Store(tick)
 		b.taken.Store(0)
 	}
-	return b.taken.Load() < capturesPerTick && b.taken.Add(1) <= capturesPerTick
+	return b.taken.Load() < b.most && b.taken.Add(1) <= b.most
 }
 
 // spent says whether take will answer false, for what it costs to look.
-func (b *captureBudget) spent(now int64) bool {
-	return b.taken.Load() >= capturesPerTick && b.tick.Load() == now>>captureTick
+func (b *siteBudget) spent(now int64) bool {
+	return b.taken.Load() >= b.most && b.tick.Load() == now>>siteTick
 }
 
 // holdSnapshot is a copy of a hold, so that names and lines are looked up without its lock.
 type holdSnapshot struct {
 	since int64
 	ctx   context.Context
-	stack stack
+	site  *callsite.Site
 	activity
 	inTx, busy, leaked bool
 }
@@ -253,15 +204,16 @@ func (s *session) holder() (holdSnapshot, bool) {
 	if !ok {
 		return holdSnapshot{}, false
 	}
+	here := l.session == s // it may have got another meanwhile
 	snapshot := l.snapshotLocked(word)
 	l.state.unlock(word)
-	return snapshot, true
+	return snapshot, here
 }
 
 // snapshotLocked copies the hold of a lease that was locked when its state was word.
 func (l *lease) snapshotLocked(word uint64) holdSnapshot {
 	return holdSnapshot{
-		since: l.hold.since, ctx: l.hold.ctx, stack: l.hold.stack,
+		since: l.hold.since, ctx: l.hold.ctx, site: l.hold.site,
 		activity: l.activityOf(word),
 		inTx:     word&leaseInTx != 0, busy: word&leaseStates == leaseBusy, leaked: l.leaked == word/leaseCheckout,
 	}
@@ -276,7 +228,7 @@ func (h *holdSnapshot) describe(p *Pool, now int64) Holder {
 		Operations:  h.operations,
 		InTx:        h.inTx,
 		Busy:        h.busy,
-		Stack:       callsite.Stack(h.stack.pcs[:h.stack.n], p.observer.skip),
+		Stack:       callsite.Stack(h.site.PCs(), p.observer.skip),
 		SpanContext: trace.SpanContextFromContext(h.ctx),
 		Leaked:      h.leaked,
 	}

@@ -4,115 +4,25 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
-	"io"
 	"log/slog"
 	"runtime"
 	"sync/atomic"
+
+	"github.com/go-lifeguard/lifeguard/internal/callsite"
 )
 
-// States of a lease. Whoever moves it out of leaseIdle, by compare-and-swap, owns the session from then on; out of the
-// other states only the holder's goroutine moves it, except that leaseHeld and leaseBusy may turn into leaseLocked, and
-// back, at any moment, and that the janitor may turn leaseHeld into leaseReclaimed, and owns the session from then on.
-const (
-	leaseIdle      uint64 = iota // in the handle's free list
-	leaseHeld                    // checked out
-	leaseBusy                    // checked out, and an operation runs
-	leaseLocked                  // checked out, and a report is reading lease.hold: for a few instructions
-	leaseDoomed                  // checked out, but to be closed by the holder's goroutine at its next step
-	leaseEnding                  // the handle was told that it is not valid, and is about to close it
-	leaseGone                    // closed, or taken back while it was idle; the handle may still have the husk
-	leaseReclaimed               // taken back from its holder, who does not know yet
-
-	leaseStates   uint64 = 7   // mask
-	leaseActivity uint64 = 8   // which of hold.activity is the present one
-	leaseRaw      uint64 = 16  // the holder got the driver's connection, whose use cannot be seen: see Unwrap
-	leaseTouched  uint64 = 32  // the holder did something since the janitor last looked
-	leaseInTx     uint64 = 64  // the holder is in a transaction
-	leaseReclaims uint64 = 128 // for good: the connection may be taken back from its holder
-	leaseCheckout uint64 = 256 // the bits above count checkouts, which makes counting free
-)
-
-// leaseState is the state of a lease. It is one word, because each further atomic write would be felt: a checkout, an
-// operation's begin and end, and a return are one each, and about the only thing that lifeguard adds to an idle pool.
-type leaseState struct{ word atomic.Uint64 }
-
-func (s *leaseState) load() uint64      { return s.word.Load() & leaseStates }
-func (s *leaseState) checkouts() uint64 { return s.word.Load() / leaseCheckout }
-func (s *leaseState) inTx() bool        { return s.word.Load()&leaseInTx != 0 }
-
-// quiet says whether the holder may go on, and nobody has to be told that he does.
-func (s *leaseState) quiet() bool {
-	return s.word.Load()&(leaseStates|leaseReclaims)-leaseHeld <= leaseLocked-leaseHeld
-}
-
-// try goes from one state to another if nothing is in the way, which is nearly always so. It is small enough to be
-// inlined, move is not.
-func (s *leaseState) try(from, to uint64) bool {
-	word := s.word.Load()
-	return word&leaseStates == from && s.word.CompareAndSwap(word, word-from+to)
-}
-
-// move goes from one state to another, waiting while the lease is locked; false if it is in neither of the two.
-func (s *leaseState) move(from, to uint64) bool {
-	for !s.try(from, to) {
-		switch s.load() {
-		case from: // changed back in this moment
-		case leaseLocked:
-			runtime.Gosched()
-		default:
-			return false
-		}
-	}
-	return true
-}
-
-// lock keeps the holder from changing the lease while a report reads its hold, and returns what to give to unlock;
-// false if it is not checked out.
-func (s *leaseState) lock() (word uint64, ok bool) {
-	for {
-		word := s.word.Load()
-		switch state := word & leaseStates; state {
-		case leaseHeld, leaseBusy:
-			if s.word.CompareAndSwap(word, word-state+leaseLocked) {
-				return word, true
-			}
-		case leaseLocked:
-			runtime.Gosched()
-		default:
-			return 0, false
-		}
-	}
-}
-
-func (s *leaseState) unlock(word uint64) { s.word.Store(word) }
-
-// enter is move(leaseHeld, leaseBusy) by the holder, and tells the janitor that he is there.
-func (s *leaseState) enter() bool {
-	for {
-		word := s.word.Load()
-		switch word & leaseStates {
-		case leaseHeld:
-			if s.word.CompareAndSwap(word, (word-leaseHeld+leaseBusy)|leaseTouched) {
-				return true
-			}
-		case leaseLocked:
-			runtime.Gosched()
-		default:
-			return false
-		}
-	}
-}
-
-// lease is what a handle's *sql.DB has for a connection: the right to one session, from Connect until the handle
-// closes it or, while it is idle, until somebody needs the connection more.
+// lease is what a handle's *sql.DB has for a connection: the right to one session, from a checkout until somebody needs
+// the connection more. database/sql's object for it stays: a bare lease gets another session when it is checked out again,
+// which spares the handle to close an object and make another for each change of hands.
 //
 // What of it is a driver.Conn is one of the types at the end of this file, by what the wrapped connection can do.
 type lease struct {
 	pool    *Pool
 	handle  *connector
-	session *session
-	number  uint64       // among the leases of the session
-	born    atomic.Int64 // pool clock
+	session *session     // nil while bare
+	can     abilities    // of the wrapped connections that it may stand for
+	number  uint64       // of all leases of the pool
+	born    atomic.Int64 // pool clock; when it got the session
 	state   leaseState
 	counted atomic.Uint64 // checkouts that Pool.counters has
 	hold    hold
@@ -121,7 +31,7 @@ type lease struct {
 
 	// The holder's own: no report reads them.
 	clock     leaseClock
-	recalls   int64     // Pool.recalls when it was given
+	recalls   int64     // Pool.recalls when it got the session
 	metrics   *metrics  // nil while nobody reads them
 	limit     int64     // observer.limit
 	waited    int64     // nanoseconds; how long the checkout took, until its first operation has begun
@@ -132,6 +42,7 @@ type lease struct {
 	direct    bool      // nothing stands between an operation and the driver: no interceptor, no socket_timeout
 	spans     bool      // each operation has one
 	unsampled bool      // the last span was made for nothing
+	finder    callsite.Finder
 }
 
 // hold is what is known about the present holder of a lease, for reports that are made while he works. A report reads it
@@ -139,9 +50,9 @@ type lease struct {
 // the present one; the change of state that follows publishes what was written.
 type hold struct {
 	since    int64           // pool clock; when it was checked out
-	ctx      context.Context // of the checkout; stays until the next one, or until the lease ends a second later or so
-	stack    stack
-	byOpener bool // database/sql opened the connection on a goroutine of its own: ctx and stack say nothing
+	ctx      context.Context // of the checkout; stays until the next one
+	site     *callsite.Site  // where that came from; nil if it was not noted
+	byOpener bool            // database/sql opened the connection on a goroutine of its own: ctx and site say nothing
 	activity [2]activity
 }
 
@@ -164,33 +75,37 @@ func (l *lease) activityOf(word uint64) activity {
 	return a
 }
 
-// newLease puts a session into ctx's hands. If the last lease on it has ended as most do, it is used again.
-func newLease(h *connector, s *session, ctx context.Context, c *checkout) *lease {
+// newLease makes a bare lease, for connections like that of s.
+func newLease(h *connector, s *session) *lease {
 	p := h.pool
-	l := s.spare
-	if l == nil || l.handle != h {
-		l = &lease{pool: p, handle: h, session: s, reclaims: p.reclaims}
-		l.limit = p.observer.limit
-		l.spans = p.observer.tracer != nil && p.observer.trace == TraceAll
-		l.clock.ticks = &p.tick.count
-		l.direct = s.intercepted == nil && p.cfg.SocketTimeout <= 0
-		s.leases++
-		l.number = s.leases
+	l := &lease{
+		pool: p, handle: h, can: s.abilities(), number: p.leases.Add(1),
+		limit:    p.observer.limit,
+		reclaims: p.reclaims,
+		direct:   s.intercepted == nil && p.cfg.SocketTimeout <= 0,
+		spans:    p.observer.tracer != nil && p.observer.trace == TraceAll,
 	}
-	s.spare = nil
+	l.clock.ticks = &p.tick.count
+	l.state.word.Store(leaseBare)
+	return l
+}
+
+// attach puts a session into the hands of the bare lease's holder.
+func (l *lease) attach(s *session, ctx context.Context, c *checkout) {
+	p := l.pool
 	now := p.now()
+	l.session = s
 	l.born.Store(now)
 	l.clock.last, l.clock.quick, l.clock.spare = now, 0, 0
 	l.recalls = p.recalls.Load()
 	l.metrics = p.metrics.enabled(ctx)
 	l.timed = l.metrics != nil || p.observer.timed
 	l.waited = now - c.start
-	c.note(p, now, 2) // below newLease and Connect
+	c.note(p, now)
 	hold := &l.hold
-	hold.since, hold.ctx, hold.byOpener = now, ctx, false
-	hold.stack = c.stack
-	if hold.stack.isOpener() {
-		hold.stack.n, hold.byOpener = 0, true
+	hold.since, hold.ctx, hold.site, hold.byOpener = now, ctx, c.site, false
+	if c.site != nil && c.site.Opener {
+		hold.site, hold.byOpener = nil, true
 	}
 	// The count goes on, so that no two checkouts of a lease are the same.
 	word := l.state.checkouts()*leaseCheckout + leaseCheckout + leaseTouched + leaseHeld
@@ -200,37 +115,36 @@ func newLease(h *connector, s *session, ctx context.Context, c *checkout) *lease
 	l.state.word.Store(word)
 	s.used, s.sawEnd = true, false
 	s.lease.Store(l)
-	return l
 }
 
 // ResetSession is called by the handle when it checks out a connection that was idle.
 func (l *lease) ResetSession(ctx context.Context) (err error) {
-	s, p := l.session, l.pool
 	word := l.state.word.Load()
 	if word&leaseStates != leaseIdle {
-		l.handle.waste()
-		return driver.ErrBadConn // taken back; the handle closes the husk and looks further
+		return l.takeAnother(ctx)
 	}
-	now := l.now()
+	p, now := l.pool, l.now()
 	h := &l.hold
 	h.since, h.ctx, h.byOpener = now, ctx, false // nobody reads this unless the checkout succeeds
 	switch {
 	case l.spans && !l.unsampled:
-		// The first operation's span will ask for it, and from where that ends the stack is twice as deep.
-		h.stack.captureAlways(&p.capture, 1) // below ResetSession
+		h.site = l.finder.Find() // every operation's span will ask for it
+		if h.site == nil {
+			h.site = p.learnSite(&l.finder, now)
+		}
 	case p.capture.spent(now):
-		h.stack.n = 0
+		h.site = nil
 	default:
-		h.stack.capture(&p.capture, now, 1)
+		h.site = p.findSite(&l.finder, now)
 	}
 	state := leaseHeld
 	if l.reclaims {
 		state = leaseBusy // the driver's ResetSession must not be cut
 	}
 	if !l.state.word.CompareAndSwap(word, (word&^(leaseRaw|leaseInTx)|leaseTouched)+leaseCheckout+state) {
-		l.handle.waste()
-		return driver.ErrBadConn
+		return l.takeAnother(ctx)
 	}
+	s := l.session
 	returned := false
 	defer func() {
 		if !returned {
@@ -272,6 +186,38 @@ func (l *lease) ResetSession(ctx context.Context) (err error) {
 	return err
 }
 
+// takeAnother is ResetSession for a lease without a session. If none can be had soon, the answer is driver.ErrBadConn,
+// upon which the handle closes the lease and comes to Connect at the third attempt at the latest; there the caller has
+// the place in the queue that he had here. He does not wait here for long, nor for a connection to be pinged, because
+// database/sql locks its object for this time, and for the lock waits who closes a statement that was once prepared on
+// it: perhaps somebody who has a connection, and would have to give it back before this caller could be served.
+func (l *lease) takeAnother(ctx context.Context) error {
+	if l.state.load() != leaseBare {
+		l.handle.waste()
+		return driver.ErrBadConn
+	}
+	p, h := l.pool, l.handle
+	c := checkout{start: p.now(), brief: true}
+	s, err := p.acquire(ctx, h, &c)
+	if err != nil {
+		if err == ctx.Err() {
+			p.connectEnded(ctx, c.start, p.now(), err) // database/sql makes no further attempt
+		}
+		return driver.ErrBadConn
+	}
+	if s.abilities() != l.can {
+		p.release(s, notHeld, h)
+		return driver.ErrBadConn
+	}
+	l.attach(s, ctx, &c)
+	if h.shut.Load() {
+		_ = l.Close()
+		return driver.ErrBadConn
+	}
+	p.connectEnded(ctx, c.start, l.hold.since, nil)
+	return nil
+}
+
 // survive is for a call into the driver that panicked. The connection is closed and its place freed, where database/sql
 // would have lost it for good.
 func (l *lease) survive() {
@@ -292,11 +238,11 @@ func (l *lease) measureUse() {
 // recalled says whether the pool was reset or made smaller since the lease was given.
 func (l *lease) recalled() bool { return l.recalls != l.pool.recalls.Load() }
 
-// IsValid is called by the handle when a connection is returned: true keeps the lease in the handle, false has the
-// handle close it. It may be called twice in a row for one return.
+// IsValid is called by the handle when a connection is returned: true keeps the lease in the handle, with the session or
+// without, false has the handle close it. It may be called twice in a row for one return.
 func (l *lease) IsValid() bool {
 	switch l.state.load() {
-	case leaseIdle:
+	case leaseIdle, leaseBare:
 		return true
 	case leaseDoomed, leaseEnding, leaseGone, leaseReclaimed:
 		return false
@@ -319,28 +265,45 @@ func (l *lease) IsValid() bool {
 		s.broke()
 	}
 	returned = true
-	// The checkout stands for now, which saves a look at the clock.
-	if s.bad || l.hold.since-l.born.Load() > leaseLifetime || p.waiting.Load() > 0 {
+	switch {
+	case s.bad:
 		l.state.move(state, leaseEnding)
 		return false
+	// The checkout stands for now, which saves a look at the clock.
+	case l.hold.since-l.born.Load() > leaseLifetime || p.waiting.Load() > 0:
+		if !l.state.move(state, leaseGone) {
+			return false // a shutdown has just ended
+		}
+		l.strip(p.now() - l.hold.since)
+		return true
 	}
 	if !l.state.try(state, leaseIdle) && !l.state.move(state, leaseIdle) {
-		return false // a shutdown has just ended
+		return false
 	}
-	return l.stays(leaseEnding)
+	l.staysOrStrips()
+	return true
 }
 
-// putBack makes a lease in state from idle, unless somebody waits: then the lease goes to state otherwise, the caller
-// keeps the session, and the answer is false.
-func (l *lease) putBack(from, otherwise uint64) bool {
-	l.state.move(from, leaseIdle)
-	return l.stays(otherwise)
+// staysOrStrips looks whether a lease that has just become idle may remain so. Idle first, then the look: see
+// Pool.waiting. If it may not and the move fails, whoever looked for idle leases was faster, and has the session.
+func (l *lease) staysOrStrips() {
+	if (l.pool.waiting.Load() > 0 || l.recalled()) && l.state.move(leaseIdle, leaseGone) {
+		l.strip(notHeld)
+	}
 }
 
-// stays says whether a lease that has just become idle may remain so. Idle first, then the look: see Pool.waiting. If it
-// may not and the move fails, whoever looked for idle leases was faster, and has the session.
-func (l *lease) stays(otherwise uint64) bool {
-	return l.pool.waiting.Load() == 0 && !l.recalled() || !l.state.move(leaseIdle, otherwise)
+// strip gives the session of a lease away that was moved to leaseGone for it, by its last holder, who had it for held
+// nanoseconds. The lease is bare then.
+func (l *lease) strip(held int64) {
+	p, h, s := l.pool, l.handle, l.detach()
+	l.becomeBare()
+	p.release(s, held, h)
+}
+
+// becomeBare is for a lease whose session was taken off it.
+func (l *lease) becomeBare() {
+	l.session = nil
+	l.state.move(leaseGone, leaseBare)
 }
 
 // Close gives the session back. A handle that closes a connection without having been told that it is not valid any
@@ -350,18 +313,13 @@ func (l *lease) Close() error {
 	switch {
 	case l.state.move(leaseEnding, leaseGone):
 		held = l.pool.now() - l.hold.since
-		if len(l.session.statements) == 0 {
-			// Nobody has it any more: a handle closes a connection once. A statement of a sql.Conn that is still open
-			// may be closed at any time later.
-			l.hold.ctx = nil
-			l.session.spare = l
-		}
 	case l.state.move(leaseIdle, leaseGone):
 		// The handle keeps fewer idle connections, or is closing.
 	case l.state.move(leaseHeld, leaseGone), l.state.move(leaseDoomed, leaseGone):
 		l.session.bad = true
 		l.measureUse()
 	default:
+		l.state.move(leaseBare, leaseGone)
 		return nil
 	}
 	l.giveUp(held)
@@ -406,21 +364,23 @@ func (l *lease) lost() error {
 	return driver.ErrBadConn
 }
 
-// giveUp ends the right of a lease that is gone already, by a caller who owns its session. The lease may be somebody
-// else's when it returns.
+// giveUp ends the right of a lease that is gone already, by a caller who owns its session.
 func (l *lease) giveUp(held int64) {
-	s, p, h := l.session, l.pool, l.handle
-	l.end()
-	if s.bad {
-		s.statements = nil // they go with the connection
-	}
-	l.closeStatements()
+	p, h, s := l.pool, l.handle, l.detach()
 	if s.bad {
 		p.discard(s)
 		p.exit(h)
 		return
 	}
 	p.release(s, held, h)
+}
+
+// detach takes the session off a lease that is gone, by a caller who owns it.
+func (l *lease) detach() *session {
+	s := l.session
+	l.end()
+	s.closeStatements()
+	return s
 }
 
 // end takes a lease that is gone off its session.
@@ -430,11 +390,16 @@ func (l *lease) end() {
 	l.pool.counters.acquired.Add(checkouts - l.counted.Swap(checkouts))
 }
 
-// closeStatements closes what the handle still has open on the session, or a caller forgot to close. Nobody is left who
-// could be told of an error; a panic must not cost the place.
-func (l *lease) closeStatements() {
-	s := l.session
-	for _, st := range s.statements {
+// closeStatements ends the hold that the statements of a lease have on those of the session. Kept ones stay, others are
+// closed. Nobody is left who could be told of an error; a panic must not cost the place.
+func (s *session) closeStatements() {
+	for i, st := range s.statements {
+		s.statements[i] = nil
+		k := st.prepared
+		st.prepared = nil
+		if s.bad {
+			continue // it goes with the connection
+		}
 		func() {
 			defer func() {
 				if v := recover(); v != nil {
@@ -443,367 +408,10 @@ func (l *lease) closeStatements() {
 						slog.String("pool", s.pool.name), slog.Any("panic", v))
 				}
 			}()
-			_ = s.release(st.prepared)
+			_ = s.release(k)
 		}()
-		if s.bad {
-			break // the others go with the connection
-		}
 	}
-	s.statements = nil
-}
-
-// start begins an operation of the holder. Exactly one call of finish, or of survive, follows if it returns nil.
-func (l *lease) start(ctx context.Context, kind operationKind, query string) error {
-	for {
-		word := l.state.word.Load()
-		if word&leaseStates != leaseHeld {
-			if word&leaseStates == leaseLocked {
-				runtime.Gosched()
-				continue
-			}
-			l.over()
-			return l.lost()
-		}
-		if l.session.spoiled {
-			return driver.ErrBadConn
-		}
-		h := &l.hold
-		last, next := &h.activity[word/leaseActivity&1], &h.activity[word/leaseActivity&1^1]
-		operations := 1
-		if last.checkout == word/leaseCheckout {
-			operations = last.operations + 1
-			if query == "" {
-				query = last.query
-			}
-		}
-		began := l.now()
-		if h.stack.n == 0 && (h.byOpener || began-h.since > lateAfter) {
-			l.captureLate(ctx, began)
-		}
-		next.checkout, next.query, next.began, next.operations = word/leaseCheckout, query, began, operations
-		next.endless = kind == opQuery && ctx.Done() == nil
-		if l.state.word.CompareAndSwap(word, ((word-leaseHeld+leaseBusy)^leaseActivity)|leaseTouched) {
-			l.op.is(kind, began, l.waited, operations == 1)
-			l.waited = 0
-			return nil
-		}
-	}
-}
-
-// finish ends an operation with the error that its caller gets. A query that succeeded goes on until its rows are closed.
-func (l *lease) finish(ctx context.Context, query string, err error) {
-	if err != nil {
-		l.ended(ctx, &l.op, query, 0, err)
-		l.failed(ctx, err)
-	} else if l.op.kind != opQuery {
-		l.ended(ctx, &l.op, query, 0, nil)
-	}
-	for {
-		word := l.state.word.Load()
-		if word&leaseStates != leaseBusy {
-			if word&leaseStates == leaseLocked {
-				runtime.Gosched()
-				continue
-			}
-			l.over()
-			return
-		}
-		next := word - leaseBusy + leaseHeld
-		switch l.op.kind {
-		case opBegin:
-			if err == nil {
-				next |= leaseInTx
-			}
-		case opCommit, opRollback:
-			next &^= leaseInTx
-		}
-		if l.state.word.CompareAndSwap(word, next) {
-			return
-		}
-	}
-}
-
-// enter begins a call into the driver that is no operation of its own, such as fetching a row. Exactly one call of
-// leave, or of survive, follows if it returns nil. Only where connections are taken back from holders does the janitor
-// have to know of it, and the two compare-and-swaps for each row are spent.
-func (l *lease) enter() error {
-	if l.state.quiet() {
-		return nil
-	}
-	return l.enterBusy()
-}
-
-func (l *lease) enterBusy() error {
-	if l.reclaims && l.state.enter() {
-		return nil
-	}
-	if l.over() {
-		return l.lost()
-	}
-	return nil
-}
-
-// leave ends what enter began.
-func (l *lease) leave() {
-	if l.reclaims {
-		l.leaveBusy()
-	}
-}
-
-func (l *lease) leaveBusy() {
-	if !l.state.move(leaseBusy, leaseHeld) {
-		l.over()
-	}
-}
-
-// enterBeside is enter for what is called on the connection or on a statement, rather than on rows. While rows are open
-// it has to be seen in every pool: rows that were lost may cost a sql.Conn its connection, which its holder may just be
-// using. What is done with rows need not be, as nothing is taken back for lost ones while others may be in use.
-func (l *lease) enterBeside() error {
-	if !l.seen() {
-		return l.enter()
-	}
-	if l.state.enter() {
-		return nil
-	}
-	if l.over() {
-		return l.lost()
-	}
-	return nil
-}
-
-// leaveBeside is deferred to the end of what enterBeside began. If the driver panicked, returned is false: database/sql
-// loses the connection of a query when that happens before it, as when it looks at the arguments.
-func (l *lease) leaveBeside(returned *bool) {
-	switch {
-	case !*returned:
-		l.survive()
-	case l.seen():
-		l.leaveBusy()
-	}
-}
-
-// seen says whether the janitor has to know of calls beside operations and rows.
-func (l *lease) seen() bool { return l.reclaims || l.session.kept.rows > 0 }
-
-// fetched is leave for what is done with rows, which may fail.
-func (l *lease) fetched(ctx context.Context, err error) {
-	if err != nil && err != io.EOF { // database/sql compares by identity, too
-		l.failed(ctx, err)
-	}
-	l.leave()
-}
-
-// failed looks at the error of an operation for what it says about the connection.
-func (l *lease) failed(ctx context.Context, err error) {
-	s := l.session
-	if ctx.Err() != nil {
-		s.sawEnd = true
-	}
-	if errors.Is(err, driver.ErrBadConn) {
-		s.broke()
-	}
-}
-
-// Ping is what sql.DB.Ping calls. As on a driver without it, it is no error if the wrapped one cannot ping.
-func (l *lease) Ping(ctx context.Context) (err error) {
-	if l.session.pinger == nil {
-		if l.state.load() == leaseReclaimed {
-			return ErrReclaimed
-		}
-		return nil
-	}
-	if err := l.start(ctx, opPing, ""); err != nil {
-		return err
-	}
-	returned := false
-	defer func() {
-		if !returned {
-			l.survive()
-		}
-	}()
-	bounded, b := l.session.bound(ctx)
-	if c := l.session.intercepted; c != nil {
-		err = c.Ping(bounded)
-	} else {
-		err = l.session.pinger.Ping(bounded)
-	}
-	err = b.end(err)
-	l.finish(ctx, "", err)
-	returned = true
-	return err
-}
-
-// CheckNamedValue asks the wrapped connection, if it wants to be asked.
-func (l *lease) CheckNamedValue(v *driver.NamedValue) error {
-	checker := l.session.checker
-	if checker == nil {
-		return driver.ErrSkip
-	}
-	if err := l.enterBeside(); err != nil {
-		return err
-	}
-	returned := false
-	defer l.leaveBeside(&returned)
-	err := checker.CheckNamedValue(v)
-	returned = true
-	return err
-}
-
-// Prepare is not called by database/sql, which prefers PrepareContext.
-func (l *lease) Prepare(query string) (driver.Stmt, error) {
-	return l.PrepareContext(context.Background(), query)
-}
-
-func (l *lease) PrepareContext(ctx context.Context, query string) (_ driver.Stmt, err error) {
-	if err := l.start(ctx, opPrepare, query); err != nil {
-		return nil, err
-	}
-	returned := false
-	defer func() {
-		if !returned {
-			l.survive()
-		}
-	}()
-	bounded, b := l.session.bound(ctx)
-	var p *prepared
-	if c := l.session.intercepted; c != nil {
-		p, err = c.prepareFor(bounded, query)
-	} else {
-		p, err = l.session.prepareFor(bounded, query)
-	}
-	err = b.end(err)
-	var st driver.Stmt
-	if err == nil {
-		st = newStmt(l, p)
-	}
-	l.finish(ctx, query, err)
-	returned = true
-	return st, err
-}
-
-// Begin is not called by database/sql, which prefers BeginTx.
-func (l *lease) Begin() (driver.Tx, error) {
-	return l.BeginTx(context.Background(), driver.TxOptions{})
-}
-
-func (l *lease) BeginTx(ctx context.Context, opts driver.TxOptions) (_ driver.Tx, err error) {
-	if l.hold.stack.n == 0 {
-		l.captureLate(ctx, l.hold.since) // what begins here will be kept for a while
-	}
-	if err := l.start(ctx, opBegin, ""); err != nil {
-		return nil, err
-	}
-	returned := false
-	defer func() {
-		if !returned {
-			l.survive()
-		}
-	}()
-	var parent driver.Tx
-	if l.direct {
-		parent, err = l.session.begin(ctx, opts)
-	} else {
-		parent, err = l.beginAround(ctx, opts)
-	}
-	l.finish(ctx, "", err)
-	returned = true
-	if err != nil {
-		return nil, err
-	}
-	t := &l.tx
-	if t.lease != nil {
-		t = new(tx) // the driver lets a transaction begin inside another
-	}
-	t.lease, t.parent, t.ctx = l, parent, ctx
-	return t, nil
-}
-
-// beginAround, execAround and queryAround are for when something stands between an operation and the driver.
-
-func (l *lease) beginAround(ctx context.Context, opts driver.TxOptions) (parent driver.Tx, err error) {
-	b := l.session.boundSocket(ctx)
-	if c := l.session.intercepted; c != nil {
-		parent, err = c.BeginTx(ctx, opts)
-	} else {
-		parent, err = l.session.begin(ctx, opts)
-	}
-	return parent, b.end(err)
-}
-
-func (l *lease) exec(ctx context.Context, query string, args []driver.NamedValue) (res driver.Result, err error) {
-	if err := l.start(ctx, opExec, query); err != nil {
-		return nil, err
-	}
-	returned := false
-	defer func() {
-		if !returned {
-			l.survive()
-		}
-	}()
-	if l.direct {
-		res, err = l.session.exec(ctx, query, args)
-	} else {
-		res, err = l.execAround(ctx, query, args)
-	}
-	l.finish(ctx, query, err)
-	returned = true
-	return res, err
-}
-
-func (l *lease) execAround(ctx context.Context, query string, args []driver.NamedValue) (res driver.Result, err error) {
-	ctx, b := l.session.bound(ctx)
-	if c := l.session.intercepted; c != nil {
-		res, err = c.ExecContext(ctx, query, args)
-	} else {
-		res, err = l.session.exec(ctx, query, args)
-	}
-	return res, b.end(err)
-}
-
-func (l *lease) query(ctx context.Context, query string, args []driver.NamedValue) (_ driver.Rows, err error) {
-	if err := l.start(ctx, opQuery, query); err != nil {
-		return nil, err
-	}
-	returned := false
-	defer func() {
-		if !returned {
-			l.survive()
-		}
-	}()
-	var parent driver.Rows
-	var p *prepared
-	var b *bound
-	bounded := ctx
-	if l.direct {
-		parent, p, err = l.session.query(ctx, query, args)
-	} else {
-		bounded, parent, p, b, err = l.queryAround(ctx, query, args)
-	}
-	var rows driver.Rows
-	if err == nil {
-		rows = newRows(bounded, l, query, parent, p, p != nil, b)
-	}
-	l.finish(ctx, query, err)
-	returned = true
-	return rows, err
-}
-
-// queryAround also gives what the rows are bound by.
-func (l *lease) queryAround(ctx context.Context, query string, args []driver.NamedValue) (
-	_ context.Context, parent driver.Rows, p *prepared, b *bound, err error,
-) {
-	ctx, b = l.session.bound(ctx)
-	if c := l.session.intercepted; c != nil {
-		parent, err = c.QueryContext(ctx, query, args)
-		p = statementOf(parent)
-	} else {
-		parent, p, err = l.session.query(ctx, query, args)
-	}
-	if err != nil {
-		err = b.end(err)
-	}
-	return ctx, parent, p, b, err
+	s.statements = s.statements[:0]
 }
 
 // unwrap is how [Unwrap] finds the wrapped driver's connection. What its holder does with it cannot be seen, so from
@@ -831,19 +439,23 @@ func (l *lease) unwrap() any {
 // prepares a statement and converts the arguments by what the statement says, which claiming the interface and
 // answering driver.ErrSkip would change.
 func (l *lease) asDriverConn() driver.Conn {
-	s := l.session
-	exec := s.execer != nil || s.oldExecer != nil
-	query := s.queryer != nil || s.oldQueryer != nil
-	switch {
-	case exec && query:
+	switch l.can {
+	case abilities{exec: true, query: true}:
 		return execQueryConn{l}
-	case exec:
+	case abilities{exec: true}:
 		return execConn{l}
-	case query:
+	case abilities{query: true}:
 		return queryConn{l}
 	default:
 		return l
 	}
+}
+
+// abilities are what a lease can only have or not have as a whole: see asDriverConn.
+type abilities struct{ exec, query bool }
+
+func (s *session) abilities() abilities {
+	return abilities{exec: s.execer != nil || s.oldExecer != nil, query: s.queryer != nil || s.oldQueryer != nil}
 }
 
 type (

@@ -2,10 +2,11 @@ package lifeguard
 
 import (
 	"runtime"
-	"strings"
 	"sync"
 	"time"
 	"weak"
+
+	"github.com/go-lifeguard/lifeguard/internal/callsite"
 )
 
 // lostTicket is how the garbage collector's finding becomes the janitor's work. Rows that were dropped without Close
@@ -20,7 +21,7 @@ type lostTicket struct {
 
 	// Which query gave the rows. Written while it is in progress, by the holder; read when they are lost, after
 	// leaseState.lock.
-	lease      uint64 // its number
+	lease      uint64 // lease.number
 	checkout   uint64
 	operations int
 	alone      bool // no others were open on the session
@@ -81,7 +82,7 @@ func (j *janitor) lose(t *lostTicket, now int64) bool {
 	if !ok {
 		return false
 	}
-	origin := snapshot.stack.origin()
+	origin := originOf(snapshot.site)
 	l := s.lease.Load()
 	if l == nil {
 		return false
@@ -145,19 +146,14 @@ const (
 	fromUnknown // its stack was not taken
 )
 
-func (s *stack) origin() origin {
-	if s.n == 0 {
+func originOf(s *callsite.Site) origin {
+	switch {
+	case s == nil:
 		return fromUnknown
-	}
-	frames := runtime.CallersFrames(s.pcs[:s.n])
-	for {
-		f, more := frames.Next()
-		if f.Function == "database/sql.(*DB).Conn" || strings.HasPrefix(f.Function, "database/sql.(*Conn).") {
-			return fromConn
-		}
-		if !more {
-			return fromDB
-		}
+	case s.Conn:
+		return fromConn
+	default:
+		return fromDB
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/go-lifeguard/lifeguard/internal/callsite"
 	"github.com/go-lifeguard/lifeguard/internal/sqltext"
 	"github.com/ngrok/sqlmw"
 	"go.opentelemetry.io/otel/trace"
@@ -56,6 +57,7 @@ type Pool struct {
 	waiting  atomic.Int32
 	resets   atomic.Int64 // counts Reset; connections of an earlier count are closed at their return
 	recalls  atomic.Int64 // counts Reset and SetConnectionLimit; leases of an earlier count end at their return
+	leases   atomic.Uint64
 	breaks   atomic.Int64 // counts connections that broke; those idle since before the last are pinged before their use
 	schema   atomic.Int64 // counts changes of result types that statements met; those prepared before are prepared again
 	pooler   atomic.Int32 // poolerState: what was found out about a pooler that stands before the server
@@ -63,10 +65,11 @@ type Pool struct {
 	idleNow  atomic.Int64 // mirrors maxIdle for metrics
 	sessions atomic.Pointer[[]*session]
 	counters counters
-	capture  stackCapture
+	capture  siteBudget // for the places from which checkouts come
 	tick     *clockTick
 	waiters  sync.Pool                  // *waiter; of this pool only, for the sake of testing/synctest
-	late     captureBudget              // for holders who got no stack out of capture and turn out to stay
+	late     siteBudget                 // for holders who got nothing out of capture and turn out to stay
+	learn    siteBudget                 // for places that were not met before
 	lost     atomic.Pointer[lostTicket] // rows that the garbage collector found, linked
 
 	resizing sync.Mutex // before mu; held by SetConnectionLimit, so that the inner pool's limit is that of the last one
@@ -122,8 +125,7 @@ func newPool(parent driver.Connector, name string, t target, dsn string, cfg Con
 	p.sessions.Store(new([]*session))
 	p.dialing.window = firstDials
 	p.observer = newObserver(p, o)
-	p.capture.skip = p.observer.skip
-	p.capture.depth.Store(usualDepth)
+	p.capture.most, p.late.most, p.learn.most = findsPerTick(), learnsPerTick, learnsPerTick
 	p.metrics = newMetrics(p, o)
 	p.tick = newClockTick()
 	p.inner = sql.OpenDB(&innerConnector{pool: p, parent: parent})
@@ -160,6 +162,10 @@ func (p *Pool) acquire(ctx context.Context, h *connector, c *checkout) (*session
 		p.mu.Unlock()
 		return nil, err
 	}
+	if err := c.resumeLocked(h, ctx); err != nil {
+		p.mu.Unlock()
+		return nil, err
+	}
 	p.enterLocked(h)
 	acquired := false
 	defer func() {
@@ -171,6 +177,11 @@ func (p *Pool) acquire(ctx context.Context, h *connector, c *checkout) (*session
 		s, err := p.takeLocked(ctx, h, c)
 		if err != nil {
 			return nil, err
+		}
+		if c.brief && s.suspect() {
+			h.waste()
+			p.release(s, notHeld, nil)
+			return nil, errNotSoon
 		}
 		if err := p.makeReady(ctx, s, c.start, h.lastAttempt(c.start)); err == nil {
 			acquired = true
@@ -187,17 +198,74 @@ func (p *Pool) acquire(ctx context.Context, h *connector, c *checkout) (*session
 
 // checkout is what is noted on the way to a lease.
 type checkout struct {
-	start int64 // pool clock
-	noted bool  // stack was taken, or there was no budget for it
-	stack stack
+	start  int64  // pool clock
+	ticket uint64 // waiter.ticket of an attempt before this one; 0 for none
+	brief  bool   // the caller does not wait for long, as he has another way: see lease.takeAnother
+	noted  bool   // site is known, or there was no budget for it
+	site   *callsite.Site
 }
 
-// note takes the stack once, while a caller waits rather than when he has got a connection that others wait for.
-func (c *checkout) note(p *Pool, now int64, skip int) {
+// note looks where the checkout comes from, once: while a caller waits rather than when he has got a connection that
+// others wait for.
+func (c *checkout) note(p *Pool, now int64) {
 	if !c.noted {
 		c.noted = true
-		c.stack.capture(&p.capture, now, skip+1)
+		var f callsite.Finder
+		c.site = p.findSite(&f, now)
 	}
+}
+
+const (
+	// briefWait is the longest brief wait. Most take less: nobody begins one who has to expect more than half of it.
+	briefWait = 10 * time.Millisecond
+
+	// resumeWithin is how long the place of a caller is kept who comes again at once, if he does.
+	resumeWithin = 100 * time.Millisecond
+
+	// maxUnfinished is how many such places a handle keeps.
+	maxUnfinished = 64
+)
+
+// errNotSoon ends a brief wait.
+var errNotSoon = errors.New("lifeguard: no connection soon")
+
+// unfinished is what is left of a caller's brief wait until he comes again. He is known by his context's channel: where
+// two callers share that and come in the same moment, one may take the other's place.
+type unfinished struct {
+	done   <-chan struct{}
+	start  int64
+	ticket uint64
+	err    error // what he is to be told
+}
+
+// interruptLocked keeps the place of a caller whose brief wait is over.
+func (c *checkout) interruptLocked(h *connector, ctx context.Context, ticket uint64, err error) {
+	now := h.pool.now()
+	h.unfinished = slices.DeleteFunc(h.unfinished, func(u unfinished) bool { return now-u.start > int64(resumeWithin) })
+	if len(h.unfinished) < maxUnfinished {
+		h.unfinished = append(h.unfinished, unfinished{ctx.Done(), c.start, ticket, err})
+	}
+}
+
+// resumeLocked gives the checkout the place of an attempt of the same caller's before it. An attempt that would have to
+// be brief again leaves it for the next.
+func (c *checkout) resumeLocked(h *connector, ctx context.Context) error {
+	if len(h.unfinished) == 0 {
+		return nil
+	}
+	i := slices.IndexFunc(h.unfinished, func(u unfinished) bool {
+		return u.done == ctx.Done() && c.start-u.start <= int64(resumeWithin)
+	})
+	if i < 0 {
+		return nil
+	}
+	if c.brief {
+		return errNotSoon
+	}
+	u := h.unfinished[i]
+	h.unfinished = slices.Delete(h.unfinished, i, i+1)
+	c.start, c.ticket = u.start, u.ticket
+	return u.err
 }
 
 // makeReady is session.makeReady for a session that nobody holds yet; if it fails, or the driver panics, the session and
@@ -246,8 +314,9 @@ func (p *Pool) takeLocked(ctx context.Context, h *connector, c *checkout) (*sess
 				p.waiting.Store(0)
 				p.exitLocked(l.handle)
 				p.mu.Unlock()
-				l.closeStatements()
-				return l.session, nil
+				s := l.detach()
+				l.becomeBare()
+				return s, nil
 			}
 		}
 	}
@@ -292,6 +361,16 @@ func (p *Pool) exitLocked(h *connector) {
 func (p *Pool) waitLocked(ctx context.Context, h *connector, c *checkout) (*session, error) {
 	now := p.now()
 	patience := p.patience(c.start)
+	until := patience
+	if c.brief {
+		if p.queue.wait(now, p.limit) > int64(briefWait)/2 {
+			p.mu.Unlock()
+			return nil, errNotSoon
+		}
+		if brief := now + int64(briefWait); patience == 0 || brief < patience {
+			until = brief
+		}
+	}
 	w, _ := p.waiters.Get().(*waiter)
 	if w == nil {
 		w = &waiter{ready: make(chan grant, 1)}
@@ -302,20 +381,24 @@ func (p *Pool) waitLocked(ctx context.Context, h *connector, c *checkout) (*sess
 			w.deadline = d
 		}
 	}
-	p.queue.push(w)
+	if c.ticket == 0 {
+		p.queue.push(w)
+		p.counters.waits.Add(1)
+	} else {
+		p.queue.pushBack(w, c.ticket)
+	}
 	p.waiting.Store(int32(p.queue.len))
 	p.dialLocked()
 	p.janitor.alertLocked()
 	p.mu.Unlock()
-	p.counters.waits.Add(1)
-	c.note(p, now, 4) // below waitLocked, takeLocked, acquire and Connect
+	c.note(p, now)
 
 	var timeout <-chan time.Time
-	if patience != 0 {
+	if until != 0 {
 		if w.timer == nil {
-			w.timer = time.NewTimer(time.Duration(patience - now))
+			w.timer = time.NewTimer(time.Duration(until - now))
 		} else {
-			w.timer.Reset(time.Duration(patience - now))
+			w.timer.Reset(time.Duration(until - now))
 		}
 		timeout = w.timer.C
 	}
@@ -327,14 +410,25 @@ func (p *Pool) waitLocked(ctx context.Context, h *connector, c *checkout) (*sess
 	case <-timeout:
 		g = p.abandon(w, ErrPoolTimeout)
 	}
-	if patience != 0 && !w.timer.Stop() {
+	if until != 0 && !w.timer.Stop() {
 		select {
 		case <-w.timer.C: // only with GODEBUG=asynctimerchan=1 can it still be there
 		default:
 		}
 	}
+	ticket := w.ticket
 	w.handle, w.ctx = nil, nil
 	p.waiters.Put(w)
+	if c.brief && g.err != nil && g.err != ctx.Err() && g.err != ErrPoolClosed {
+		told := g.err
+		if told == ErrPoolTimeout {
+			told = nil // not before he has waited for the whole of it
+		}
+		p.mu.Lock()
+		c.interruptLocked(h, ctx, ticket, told)
+		p.mu.Unlock()
+		return nil, errNotSoon
+	}
 	waited := p.now() - c.start
 	p.counters.waited.Add(waited)
 	if g.err == nil && ctx.Err() != nil {
@@ -350,11 +444,6 @@ func (p *Pool) waitLocked(ctx context.Context, h *connector, c *checkout) (*sess
 		return nil, p.timeoutError(time.Duration(waited))
 	case g.err == ctx.Err(): // a context's error is handed on as it is
 		p.counters.canceled.Add(1)
-	}
-	var crash *driverPanic
-	if errors.As(g.err, &crash) {
-		// The driver panicked while it dialled for this caller: as on the plain driver, it is the caller who sees it.
-		panic(crash.value)
 	}
 	return nil, g.err
 }
@@ -391,7 +480,6 @@ func (p *Pool) revokeIdle(match func(*lease) bool) *lease {
 	for _, s := range *p.sessions.Load() {
 		l := s.lease.Load()
 		if l != nil && l.state.load() == leaseIdle && (match == nil || match(l)) && l.state.move(leaseIdle, leaseGone) {
-			l.end()
 			return l
 		}
 	}
@@ -401,8 +489,7 @@ func (p *Pool) revokeIdle(match func(*lease) bool) *lease {
 // recall ends idle leases that match agrees to.
 func (p *Pool) recall(match func(*lease) bool) {
 	for l := p.revokeIdle(match); l != nil; l = p.revokeIdle(match) {
-		l.closeStatements()
-		p.release(l.session, notHeld, l.handle)
+		l.strip(notHeld)
 	}
 }
 

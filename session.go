@@ -46,10 +46,8 @@ type session struct {
 	bad        bool      // it must not be used again
 	sawEnd     bool      // an operation of this holder met the end of its context
 	spoiled    bool      // lib/pq would have given the connection up: nothing may run on it any more
-	statements []*stmt   // open ones of the present lease
+	statements []*stmt   // those of the present lease that are prepared on it
 	rows       *rows     // for the next query; nil while they are out, so that only their user refers to them
-	spare      *lease    // ended by its handle, for the next checkout
-	leases     uint64    // how many there were, but for those used again
 	kept       statementCache
 
 	hits, misses atomic.Uint64 // of kept, written by the owner alone

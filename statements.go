@@ -146,17 +146,31 @@ func (s *session) settle() {
 	}
 }
 
-// keep finds the statement for query, or prepares it; nil if it is not to run on a kept one.
-func (s *session) keep(ctx context.Context, query string) (*prepared, error) {
+// atHand finds the statement for query, if it is kept and means what it would mean now.
+func (s *session) atHand(query string) *prepared {
 	c := &s.kept
+	if c.max == 0 {
+		return nil
+	}
 	s.settle()
 	k := c.byText[query]
-	switch {
-	case k != nil && k.schema == c.schema && !c.unsettled && !k.lost:
-		s.hits.Store(s.hits.Load() + 1)
-		k.used = true
-		c.use(k)
+	if k == nil || k.schema != c.schema || c.unsettled || k.lost {
+		return nil
+	}
+	s.hits.Store(s.hits.Load() + 1)
+	k.used = true
+	c.use(k)
+	return k
+}
+
+// keep finds the statement for query, or prepares it; nil if it is not to run on a kept one.
+func (s *session) keep(ctx context.Context, query string) (*prepared, error) {
+	if k := s.atHand(query); k != nil {
 		return k, nil
+	}
+	c := &s.kept
+	k := c.byText[query]
+	switch {
 	case c.busy():
 		return nil, nil
 	case k == nil && !keepable(query):

@@ -5,12 +5,14 @@ import (
 	"database/sql/driver"
 )
 
-// stmt is a statement that a handle prepared on a lease.
+// stmt is a statement that a handle prepared on a lease. It stays when the lease gets another session, and is prepared
+// there when it is used.
 type stmt struct {
 	lease    *lease
-	prepared *prepared
-	index    int // in session.statements
-	closed   bool
+	text     string
+	prepared *prepared // on the lease's session; nil if it is not, or has been closed
+	index    int       // in session.statements
+	err      error     // why it could not be prepared when it was looked at
 }
 
 var (
@@ -31,22 +33,55 @@ func (st convertingStmt) ColumnConverter(i int) driver.ValueConverter {
 	}
 	returned := false
 	defer st.lease.leaveBeside(&returned)
-	//lint:ignore SA1019 what a driver has must go on working
-	c := statementBehind(st.prepared.parent).(driver.ColumnConverter).ColumnConverter(i)
+	c := driver.ValueConverter(driver.DefaultParameterConverter)
+	if k := st.prepared; k != nil {
+		//lint:ignore SA1019 what a driver has must go on working
+		c = statementBehind(k.parent).(driver.ColumnConverter).ColumnConverter(i)
+	}
 	returned = true
 	return c
 }
 
-func newStmt(l *lease, p *prepared) driver.Stmt {
-	s := l.session
-	st := &stmt{lease: l, prepared: p, index: len(s.statements)}
-	p.refs++
-	s.statements = append(s.statements, st)
+func newStmt(l *lease, k *prepared) driver.Stmt {
+	st := &stmt{lease: l, text: k.text}
+	st.bind(k)
 	//lint:ignore SA1019 what a driver has must go on working
-	if _, ok := statementBehind(p.parent).(driver.ColumnConverter); ok {
+	if _, ok := statementBehind(k.parent).(driver.ColumnConverter); ok {
 		return convertingStmt{st}
 	}
 	return st
+}
+
+// bind notes what st is on the lease's session.
+func (st *stmt) bind(k *prepared) {
+	s := st.lease.session
+	st.prepared, st.index = k, len(s.statements)
+	k.refs++
+	s.statements = append(s.statements, st)
+}
+
+// ready prepares the statement if the lease has had another session since it was. database/sql looks at a statement
+// before it runs it, without a context; that of the checkout, which was for it, is the same.
+func (st *stmt) ready() error {
+	l := st.lease
+	if st.prepared != nil {
+		return nil
+	}
+	if l.atEnd() {
+		l.over()
+		return l.lost()
+	}
+	if s := l.session; s.intercepted == nil {
+		if k := s.atHand(st.text); k != nil {
+			st.bind(k)
+			return nil
+		}
+	}
+	k, err := l.prepare(l.hold.ctx, st.text)
+	if err == nil {
+		st.bind(k)
+	}
+	return err
 }
 
 // Close closes the statement if it still exists. A handle keeps statements of idle connections, and closes them at any
@@ -54,8 +89,8 @@ func newStmt(l *lease, p *prepared) driver.Stmt {
 func (st *stmt) Close() error {
 	l := st.lease
 	switch l.state.load() {
-	case leaseGone, leaseReclaimed:
-		return nil // closed when the lease ended
+	case leaseGone, leaseReclaimed, leaseBare:
+		return nil // closed when the session left
 	case leaseIdle:
 		if !l.state.move(leaseIdle, leaseBusy) {
 			return nil
@@ -68,9 +103,8 @@ func (st *stmt) Close() error {
 		}()
 		err := st.close()
 		returned = true
-		if !l.putBack(leaseBusy, leaseGone) {
-			l.giveUp(notHeld)
-		}
+		l.state.move(leaseBusy, leaseIdle)
+		l.staysOrStrips()
 		return err
 	case leaseHeld, leaseLocked:
 		if l.enterBeside() != nil {
@@ -88,43 +122,53 @@ func (st *stmt) Close() error {
 
 // close is called by the owner of the session.
 func (st *stmt) close() error {
-	if st.closed {
+	k := st.prepared
+	if k == nil {
 		return nil
 	}
-	st.closed = true
-	open := st.lease.session.statements
+	st.prepared = nil
+	s := st.lease.session
+	open := s.statements
 	last := open[len(open)-1]
 	open[st.index] = last
 	last.index = st.index
 	open[len(open)-1] = nil
-	st.lease.session.statements = open[:len(open)-1]
-	return st.lease.session.release(st.prepared)
+	s.statements = open[:len(open)-1]
+	return s.release(k)
 }
 
 func (st *stmt) NumInput() int {
-	if st.lease.enterBeside() != nil {
+	if st.err = st.ready(); st.err != nil {
 		return -1 // the operation that follows says why
+	}
+	if st.lease.enterBeside() != nil {
+		return -1
 	}
 	returned := false
 	defer st.lease.leaveBeside(&returned)
-	n := st.prepared.parent.NumInput()
+	n := -1
+	if k := st.prepared; k != nil {
+		n = k.parent.NumInput()
+	}
 	returned = true
 	return n
 }
 
 // CheckNamedValue asks the statement and then the connection, the order in which database/sql looks for a checker.
 func (st *stmt) CheckNamedValue(v *driver.NamedValue) error {
-	if st.prepared.checker != nil {
-		if err := st.lease.enterBeside(); err != nil {
-			return err
-		}
-		returned := false
-		defer st.lease.leaveBeside(&returned)
-		err := st.prepared.checker.CheckNamedValue(v)
+	if err := st.lease.enterBeside(); err != nil {
+		return err
+	}
+	returned := false
+	defer st.lease.leaveBeside(&returned)
+	if k := st.prepared; k != nil && k.checker != nil {
+		err := k.checker.CheckNamedValue(v)
 		returned = true
 		return err
 	}
-	return st.lease.CheckNamedValue(v)
+	err := st.lease.CheckNamedValue(v)
+	returned = true
+	return err
 }
 
 // Exec and Query are not called by database/sql, which prefers the methods with a context.
@@ -146,8 +190,9 @@ func ordinal(args []driver.Value) []driver.NamedValue {
 }
 
 func (st *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (_ driver.Result, err error) {
-	l, p := st.lease, st.prepared
-	if err := l.start(ctx, opExec, p.text); err != nil {
+	l := st.lease
+	k, err := st.start(ctx, opExec)
+	if err != nil {
 		return nil, err
 	}
 	returned := false
@@ -157,16 +202,17 @@ func (st *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (_ dr
 		}
 	}()
 	bounded, b := l.session.bound(ctx)
-	res, err := l.session.execStmt(bounded, p, args)
+	res, err := l.session.execStmt(bounded, k, args)
 	err = b.end(err)
-	l.finish(ctx, p.text, err)
+	l.finish(ctx, st.text, err)
 	returned = true
 	return res, err
 }
 
 func (st *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (_ driver.Rows, err error) {
-	l, p := st.lease, st.prepared
-	if err := l.start(ctx, opQuery, p.text); err != nil {
+	l := st.lease
+	k, err := st.start(ctx, opQuery)
+	if err != nil {
 		return nil, err
 	}
 	returned := false
@@ -176,14 +222,30 @@ func (st *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (_ d
 		}
 	}()
 	bounded, b := l.session.bound(ctx)
-	parent, err := l.session.queryStmt(bounded, p, args)
+	parent, err := l.session.queryStmt(bounded, k, args)
 	var rows driver.Rows
 	if err == nil {
-		rows = newRows(bounded, l, p.text, parent, p, false, b)
+		rows = newRows(bounded, l, st.text, parent, k, false, b)
 	} else {
 		err = b.end(err)
 	}
-	l.finish(ctx, p.text, err)
+	l.finish(ctx, st.text, err)
 	returned = true
 	return rows, err
+}
+
+// start begins an operation of the statement.
+func (st *stmt) start(ctx context.Context, kind operationKind) (*prepared, error) {
+	err := st.err
+	st.err = nil
+	if err == nil {
+		err = st.ready()
+	}
+	if err == nil {
+		err = st.lease.start(ctx, kind, st.text)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return st.prepared, nil
 }

@@ -188,7 +188,7 @@ func (l *lease) report(ctx context.Context, op *operation, query string, rows in
 	o, at := l.pool.observer, time.Now()
 	e := ending{
 		operation: *op, query: query, ended: int64(at.Sub(l.pool.epoch)), at: at, rows: rows, err: err, metrics: l.metrics,
-		checkout: l.hold.stack.pcs[:l.hold.stack.n], shape: o.shapeOf(op.kind, query),
+		checkout: l.hold.site.PCs(), shape: o.shapeOf(op.kind, query),
 		sampled: o.tracer != nil && !l.unsampled,
 	}
 	if e.sampled && !(e.first && len(e.checkout) > 0) {
@@ -237,7 +237,7 @@ type ending struct {
 type opStack struct {
 	n   int
 	cut bool // there is more of the stack than was taken
-	pcs [2 * stackDepth]uintptr
+	pcs [callsite.Depth]uintptr
 }
 
 var opStacks = sync.Pool{New: func() any { return new(opStack) }}
@@ -540,7 +540,7 @@ var lastAttempt = sync.OnceValue(func() int {
 type badConnector struct{ line int }
 
 func (c *badConnector) Connect(context.Context) (driver.Conn, error) {
-	var pcs [stackDepth]uintptr
+	var pcs [callsite.Depth]uintptr
 	c.line = retryLine(pcs[:callsite.Capture(0, pcs[:])])
 	return nil, driver.ErrBadConn
 }

@@ -607,8 +607,8 @@ func TestBeginWithoutStack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := openTraced(t, nil)
 		d.warm()
-		exhaust := func() { // no time passes, so the stacks of this moment are soon used up
-			for range 200 {
+		exhaust := func() { // no time passes, so the looks of this moment are soon used up
+			for range 2000 {
 				_, err := d.ExecContext(d.ctx, "UPDATE t")
 				require.NoError(t, err)
 			}

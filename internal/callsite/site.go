@@ -4,15 +4,20 @@ import (
 	"math/bits"
 	"runtime"
 	"slices"
+	"strings"
 	"sync/atomic"
 )
 
 // Depth is how many frames of a stack are looked at.
-const Depth = 32
+const Depth = 64
 
 // Site is where a call came from: a stack that was met. Sites are shared by all who were called from there, and do not
 // change, so that to note one is to keep a pointer.
 type Site struct {
+	// Opener says that it is the goroutine on which database/sql opens connections for those who wait at the limit of
+	// their handle; Conn that a [database/sql.Conn] is taken, or used.
+	Opener, Conn bool
+
 	key []uintptr // what Find saw
 	pcs []uintptr
 }
@@ -83,6 +88,17 @@ func (f *Finder) Learn() *Site {
 		}
 	}
 	s.pcs = slices.Clone(s.pcs)
+	frames := runtime.CallersFrames(s.pcs)
+	for more := true; more; {
+		var frame runtime.Frame
+		frame, more = frames.Next()
+		switch {
+		case frame.Function == "database/sql.(*DB).connectionOpener":
+			s.Opener = true
+		case frame.Function == "database/sql.(*DB).Conn", strings.HasPrefix(frame.Function, "database/sql.(*Conn)."):
+			s.Conn = true
+		}
+	}
 	f.place().Store(s)
 	return s
 }
