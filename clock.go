@@ -31,19 +31,19 @@ type leaseClock struct {
 	spare uint8 // times that the last reading may still be repeated
 }
 
-// again repeats the last reading, if it may.
-func (c *leaseClock) again() (int64, bool) {
+// repeats says whether the last reading may be repeated, once more.
+func (c *leaseClock) repeats() bool {
 	if c.spare == 0 || c.tick != c.ticks.Load() {
-		return 0, false
+		return false
 	}
 	c.spare--
-	return c.last, true
+	return true
 }
 
 // now is the pool clock, as the holder sees it.
 func (l *lease) now() int64 {
-	if now, ok := l.clock.again(); ok {
-		return now
+	if l.clock.repeats() {
+		return l.clock.last
 	}
 	return l.lookAtClock()
 }

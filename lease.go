@@ -151,7 +151,9 @@ func (l *lease) ResetSession(ctx context.Context) (err error) {
 			l.survive()
 		}
 	}()
-	s.used, s.sawEnd = true, false
+	if s.sawEnd {
+		s.sawEnd = false
+	}
 	l.waited = 0
 	switch {
 	case s.suspect():
@@ -260,7 +262,9 @@ func (l *lease) IsValid() bool {
 			l.survive()
 		}
 	}()
-	l.measureUse()
+	if l.metrics != nil {
+		l.measureUse()
+	}
 	if s.validator != nil && !s.bad && !s.validator.IsValid() {
 		s.broke()
 	}

@@ -46,6 +46,9 @@ func (l *lease) start(ctx context.Context, kind operationKind, query string) err
 	}
 }
 
+// finishQuick is finish for an operation that succeeded, if it took next to no time, and nobody has to be told.
+func (l *lease) finishQuick() bool { return l.clock.repeats() && l.state.try(leaseBusy, leaseHeld) }
+
 // finish ends an operation with the error that its caller gets. A query that succeeded goes on until its rows are closed.
 func (l *lease) finish(ctx context.Context, query string, err error) {
 	if err != nil {
@@ -212,33 +215,11 @@ func (l *lease) Prepare(query string) (driver.Stmt, error) {
 }
 
 func (l *lease) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
-	k, err := l.prepare(ctx, query)
-	if err != nil {
+	st := &stmt{lease: l, text: query}
+	if err := st.prepare(ctx); err != nil {
 		return nil, err
 	}
-	return newStmt(l, k), nil
-}
-
-func (l *lease) prepare(ctx context.Context, query string) (k *prepared, err error) {
-	if err := l.start(ctx, opPrepare, query); err != nil {
-		return nil, err
-	}
-	returned := false
-	defer func() {
-		if !returned {
-			l.survive()
-		}
-	}()
-	bounded, b := l.session.bound(ctx)
-	if c := l.session.intercepted; c != nil {
-		k, err = c.prepareFor(bounded, query)
-	} else {
-		k, err = l.session.prepareFor(bounded, query)
-	}
-	err = b.end(err)
-	l.finish(ctx, query, err)
-	returned = true
-	return k, err
+	return st.asDriverStmt(), nil
 }
 
 // Begin is not called by database/sql, which prefers BeginTx.
@@ -305,7 +286,9 @@ func (l *lease) exec(ctx context.Context, query string, args []driver.NamedValue
 	} else {
 		res, err = l.execAround(ctx, query, args)
 	}
-	l.finish(ctx, query, err)
+	if err != nil || !l.finishQuick() {
+		l.finish(ctx, query, err)
+	}
 	returned = true
 	return res, err
 }
@@ -343,7 +326,9 @@ func (l *lease) query(ctx context.Context, query string, args []driver.NamedValu
 	if err == nil {
 		rows = newRows(bounded, l, query, parent, p, p != nil, b)
 	}
-	l.finish(ctx, query, err)
+	if err != nil || !l.state.try(leaseBusy, leaseHeld) {
+		l.finish(ctx, query, err)
+	}
 	returned = true
 	return rows, err
 }

@@ -130,11 +130,15 @@ func (r *rows) Close() (err error) {
 			ctx = b.caller
 			err = b.end(err)
 		}
-		if !r.over {
+		if !r.over && (err != nil || !l.clock.repeats()) {
 			r.ended(ctx, err)
 		}
 	}
-	l.fetched(ctx, err)
+	if err == nil {
+		l.leave()
+	} else {
+		l.fetched(ctx, err)
+	}
 	returned = true
 	return err
 }

@@ -42,17 +42,16 @@ func (st convertingStmt) ColumnConverter(i int) driver.ValueConverter {
 	return c
 }
 
-func newStmt(l *lease, k *prepared) driver.Stmt {
-	st := &stmt{lease: l, text: k.text}
-	st.bind(k)
+// asDriverStmt gives the statement the methods that the wrapped one has.
+func (st *stmt) asDriverStmt() driver.Stmt {
 	//lint:ignore SA1019 what a driver has must go on working
-	if _, ok := statementBehind(k.parent).(driver.ColumnConverter); ok {
+	if _, ok := statementBehind(st.prepared.parent).(driver.ColumnConverter); ok {
 		return convertingStmt{st}
 	}
 	return st
 }
 
-// bind notes what st is on the lease's session.
+// bind notes what st is on the lease's session, by who owns that.
 func (st *stmt) bind(k *prepared) {
 	s := st.lease.session
 	st.prepared, st.index = k, len(s.statements)
@@ -63,24 +62,54 @@ func (st *stmt) bind(k *prepared) {
 // ready prepares the statement if the lease has had another session since it was. database/sql looks at a statement
 // before it runs it, without a context; that of the checkout, which was for it, is the same.
 func (st *stmt) ready() error {
-	l := st.lease
-	if st.prepared != nil {
+	if st.prepared != nil || st.atHand() {
 		return nil
 	}
-	if l.atEnd() {
-		l.over()
-		return l.lost()
+	return st.prepare(st.lease.hold.ctx)
+}
+
+// atHand looks for the statement among those that the session keeps.
+func (st *stmt) atHand() bool {
+	l := st.lease
+	if l.enterBeside() != nil {
+		return false
 	}
-	if s := l.session; s.intercepted == nil {
-		if k := s.atHand(st.text); k != nil {
+	returned := false
+	defer l.leaveBeside(&returned)
+	if l.session.intercepted == nil {
+		if k := l.session.atHand(st.text); k != nil {
 			st.bind(k)
-			return nil
 		}
 	}
-	k, err := l.prepare(l.hold.ctx, st.text)
+	returned = true
+	return st.prepared != nil
+}
+
+// prepare prepares the statement on the lease's session.
+func (st *stmt) prepare(ctx context.Context) (err error) {
+	l := st.lease
+	if err := l.start(ctx, opPrepare, st.text); err != nil {
+		return err
+	}
+	returned := false
+	defer func() {
+		if !returned {
+			l.survive()
+		}
+	}()
+	bounded, b := l.session.bound(ctx)
+	var k *prepared
+	if c := l.session.intercepted; c != nil {
+		k, err = c.prepareFor(bounded, st.text)
+	} else {
+		k, err = l.session.prepareFor(bounded, st.text)
+	}
+	err = b.end(err)
 	if err == nil {
 		st.bind(k)
 	}
+	l.finish(ctx, st.text, err)
+	returned = true
 	return err
 }
 

@@ -122,7 +122,7 @@ func newObserver(p *Pool, opts *options) *observer {
 	if o.trace == TraceAll || o.log == QueryLogAll {
 		o.limit = 0
 	}
-	o.timed = o.limit == 0
+	o.timed = o.limit < 2*int64(quickTick)
 	if o.trace == TraceSlow || o.trace == TraceAll {
 		provider := opts.tracers()
 		o.tracer = provider.Tracer(scopeName, trace.WithSchemaURL(semconv.SchemaURL))
@@ -166,11 +166,7 @@ func (t target) attributes(more []attribute.KeyValue) []attribute.KeyValue {
 // ran it.
 func (l *lease) ended(ctx context.Context, op *operation, query string, rows int, err error) {
 	if err == nil && l.limit > 0 {
-		now, again := l.clock.again()
-		if !again {
-			now = l.lookAtClock()
-		}
-		if took := now - op.began; took < l.limit {
+		if took := l.now() - op.began; took < l.limit {
 			if l.metrics != nil {
 				l.metrics.operation(ctx, l.pool.observer.measured(op.kind, query), took)
 			}

@@ -1,0 +1,200 @@
+package lifeguard_test
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/go-lifeguard/lifeguard"
+	"github.com/go-lifeguard/lifeguard/internal/fakedriver"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// bareLease leaves the handle with a lease whose connection, the only one, somebody else has: that of the result.
+func bareLease(t *testing.T, db *sql.DB) (holder *sql.Conn) {
+	t.Helper()
+	first := take(t, db)
+	taken := make(chan *sql.Conn)
+	go func() {
+		c, err := db.Conn(context.Background())
+		assert.NoError(t, err)
+		taken <- c
+	}()
+	synctest.Wait()
+	time.Sleep(100 * time.Microsecond) // a short hold, as far as the pool can know
+	require.NoError(t, first.Close())
+	holder = <-taken
+	require.Equal(t, 1, db.Stats().Idle)
+	require.Equal(t, 1, db.Stats().InUse)
+	return holder
+}
+
+// A change of hands costs the handle no object: who returns a connection to somebody who waits keeps the lease, and gets
+// another session for it.
+func TestChangesOfHandsKeepLeases(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := fakedriver.New()
+		srv.OnQuery(func(context.Context, *fakedriver.Conn, string, []driver.NamedValue) error {
+			time.Sleep(time.Millisecond)
+			return nil
+		})
+		db, pool := openFake(t, srv, limit(2))
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				for range 50 {
+					_, err := db.Exec("UPDATE t")
+					assert.NoError(t, err)
+				}
+			})
+		}
+		wg.Wait()
+		st := db.Stats()
+		assert.LessOrEqual(t, st.OpenConnections, 4, "one for each who was there at once")
+		assert.Zero(t, st.MaxIdleClosed)
+		assert.EqualValues(t, 200, pool.Stats().Acquired)
+		assert.Greater(t, pool.Stats().Waits, uint64(90))
+		assert.LessOrEqual(t, srv.MaxOpen(), 2)
+	})
+}
+
+// Who waits on a lease without a session keeps his place in the queue when he has to go on waiting without it.
+func TestPlaceIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		db, pool := openFake(t, fakedriver.New(), limit(1))
+		holder := bareLease(t, db)
+		before := pool.Stats().Waits
+		var order []string
+		served := make(chan struct{})
+		wait := func(name string) {
+			c, err := db.Conn(context.Background())
+			assert.NoError(t, err)
+			order = append(order, name)
+			assert.NoError(t, c.Close())
+			served <- struct{}{}
+		}
+		go wait("first") // on the lease
+		time.Sleep(3 * time.Millisecond)
+		go wait("second") // in Connect: the handle has no other
+		synctest.Wait()
+		assert.Equal(t, 2, pool.Stats().Waiting)
+		time.Sleep(20 * time.Millisecond)
+		assert.Equal(t, 2, pool.Stats().Waiting)
+		require.NoError(t, holder.Close())
+		<-served
+		<-served
+		assert.Equal(t, []string{"first", "second"}, order)
+		assert.EqualValues(t, 2, pool.Stats().Waits-before, "nobody waited twice")
+	})
+}
+
+// pool_timeout and contexts end such a wait as they end any, at their time.
+func TestWaitsOnLeasesEnd(t *testing.T) {
+	for _, tt := range []struct {
+		name      string
+		timeout   time.Duration // pool_timeout
+		ctx       time.Duration
+		after     time.Duration
+		timeouts  uint64
+		cancelled uint64
+		want      error
+	}{
+		{name: "pool_timeout", timeout: time.Second, after: time.Second, timeouts: 1, want: lifeguard.ErrPoolTimeout},
+		{name: "pool_timeout of an instant", timeout: 2 * time.Millisecond, after: 2 * time.Millisecond, timeouts: 1, want: lifeguard.ErrPoolTimeout},
+		{name: "deadline", timeout: time.Second, ctx: 500 * time.Millisecond, after: 500 * time.Millisecond, cancelled: 1, want: context.DeadlineExceeded},
+		{name: "deadline of an instant", timeout: time.Second, ctx: time.Millisecond, after: time.Millisecond, cancelled: 1, want: context.DeadlineExceeded},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				db, pool := openFake(t, fakedriver.New(), func(c *lifeguard.Config) { c.ConnectionLimit, c.MaxIdleConnections, c.PoolTimeout = 1, 1, tt.timeout })
+				holder := bareLease(t, db)
+				defer holder.Close()
+				before := pool.Stats().Waits
+				ctx := context.Background()
+				if tt.ctx > 0 {
+					var cancel context.CancelFunc
+					ctx, cancel = context.WithTimeout(ctx, tt.ctx)
+					defer cancel()
+				}
+				start := time.Now()
+				_, err := db.Conn(ctx)
+				assert.Equal(t, tt.after, time.Since(start))
+				assert.ErrorIs(t, err, tt.want)
+				var timeout *lifeguard.PoolTimeoutError
+				if errors.As(err, &timeout) {
+					assert.Equal(t, tt.timeout, timeout.Waited)
+				}
+				st := pool.Stats()
+				assert.Equal(t, tt.timeouts, st.Timeouts)
+				assert.Equal(t, tt.cancelled, st.Canceled)
+				assert.EqualValues(t, 1, st.Waits-before)
+				assert.Zero(t, st.Waiting)
+			})
+		})
+	}
+}
+
+// A statement can be closed by somebody who holds the last connection, although a caller waits on a lease that it was once
+// prepared on, and database/sql makes the one wait for the other: the caller soon goes on waiting without the lease. Not
+// in a bubble, in which no time passes while somebody waits for a mutex.
+func TestStatementClosedByWhoIsWaitedFor(t *testing.T) {
+	db, pool := openFake(t, fakedriver.New(), limit(1))
+	st, err := db.Prepare("SELECT 1") // on the lease that the caller will wait on
+	require.NoError(t, err)
+	first := take(t, db)
+	taken := make(chan *sql.Conn)
+	go func() {
+		c, err := db.Conn(context.Background())
+		assert.NoError(t, err)
+		taken <- c
+	}()
+	waits := func() bool { return pool.Stats().Waiting == 1 }
+	eventually(t, "a caller who waits", waits)
+	require.NoError(t, first.Close())
+	holder := <-taken
+	done := make(chan error)
+	go func() {
+		_, err := db.Exec("UPDATE t")
+		done <- err
+	}()
+	eventually(t, "a caller who waits on the lease", waits)
+	require.NoError(t, st.Close()) // while he waits: else this would never return
+	require.NoError(t, holder.Close())
+	require.NoError(t, <-done)
+}
+
+// A statement goes on working on each session that its lease gets, and is prepared on each once as long as nothing else
+// takes it off.
+func TestStatementsMoveWithLeases(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := fakedriver.New()
+		srv.OnQuery(func(context.Context, *fakedriver.Conn, string, []driver.NamedValue) error {
+			time.Sleep(time.Millisecond)
+			return nil
+		})
+		db, pool := openFake(t, srv, limit(2))
+		st, err := db.Prepare("SELECT 1")
+		require.NoError(t, err)
+		var wg sync.WaitGroup
+		for range 6 {
+			wg.Go(func() {
+				for range 20 {
+					var n int
+					assert.NoError(t, st.QueryRow().Scan(&n))
+				}
+			})
+		}
+		wg.Wait()
+		pool.Reset()
+		var n int
+		require.NoError(t, st.QueryRow().Scan(&n))
+		require.NoError(t, st.Close())
+		assert.Zero(t, srv.Stmts(), "statements left on the server")
+	})
+}
