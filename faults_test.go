@@ -57,6 +57,7 @@ type basin struct {
 	paused  atomic.Bool
 	busy    atomic.Int64
 	first   int64 // the ids of this basin's rows are from first up to first + idsEach
+	struck  strikes
 	written []map[int64]ledgerOutcome
 
 	stopping chan struct{} // closed when the writers are to end
@@ -311,7 +312,7 @@ func (w *writer) work() {
 		value := make([]byte, 2<<20)
 		var size int
 		if w.try("large", func() error { return w.db.QueryRowContext(ctx, selectSize, value).Scan(&size) }) == nil {
-			w.same(int64(len(value)), int64(size))
+			w.same("large", int64(len(value)), int64(size))
 		}
 		return
 	}
@@ -326,7 +327,7 @@ func (w *writer) work() {
 	case 2:
 		var got int64
 		if w.try("row", func() error { return w.db.QueryRowContext(ctx, selectEcho, id).Scan(&got) }) == nil {
-			w.same(id, got)
+			w.same("row", id, got)
 		}
 	case 3:
 		w.try("rows", func() error { return w.rows(id, 1+w.rnd.IntN(500)) })
@@ -335,15 +336,52 @@ func (w *writer) work() {
 	case 5:
 		var got int64
 		if w.try("text", func() error { return w.db.QueryRowContext(ctx, fmt.Sprint("SELECT ", id)).Scan(&got) }) == nil {
-			w.same(id, got)
+			w.same("text", id, got)
 		}
 	}
 }
 
-func (w *writer) same(want, got int64) {
+// same checks a value that was read in the way what says.
+func (w *writer) same(what string, want, got int64) {
 	if want != got {
-		w.t.Errorf("asked for %d, got %d: an answer to somebody else's question", want, got)
+		w.wrong(what, want, got, nil)
 	}
+}
+
+// wrong reports an answer that is not the one to the question: with its bytes, because one that differs in the last of
+// them alone is not another's, and with what came after it.
+func (w *writer) wrong(what string, want, got int64, after error) {
+	w.t.Errorf("%s: asked for %d (%#x), got %d (%#x): a wrong answer; after it: %v; statements are kept: %v; before it: %v",
+		what, want, want, got, got, after, w.cached, &w.basin.struck)
+}
+
+// strikes are the latest faults, for who wants to know what an operation may have met.
+type strikes struct {
+	mu     sync.Mutex
+	latest []string // guarded by mu
+}
+
+func (s *strikes) note(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	const enough = 8
+	if len(s.latest) == enough {
+		s.latest = slices.Delete(s.latest, 0, 1)
+	}
+	s.latest = append(s.latest, time.Now().Format("05.000 ")+name)
+}
+
+func (s *strikes) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return strings.Join(s.latest, ", ") + time.Now().Format(", 05.000 now")
+}
+
+// strike notes when a fault begins and ends.
+func (b *basin) strike(f serverFault, length time.Duration) {
+	b.struck.note(f.name)
+	defer b.struck.note("end of " + f.name)
+	f.strike(b, length)
 }
 
 // transaction says what became of id.
@@ -381,13 +419,20 @@ func (w *writer) rows(id int64, n int) error {
 			return err
 		}
 		i++
-		w.same(i, number)
-		w.same(id, got)
+		if number != i || got != id {
+			want := id
+			if number != i {
+				want, got = i, number
+			}
+			rows.Next()
+			w.wrong("rows", want, got, rows.Err())
+			return rows.Err()
+		}
 	}
 	if err := rows.Err(); err != nil {
 		return err
 	}
-	w.same(int64(n), i)
+	w.same("number of rows", int64(n), i)
 	return nil
 }
 
@@ -399,7 +444,7 @@ func (w *writer) prepared(id int64) {
 	for range 2 {
 		var got int64
 		if w.try("prepared", func() error { return st.QueryRowContext(w.ctx, id).Scan(&got) }) == nil {
-			w.same(id, got)
+			w.same("prepared", id, got)
 		}
 	}
 	w.try("close", func() error {
@@ -527,7 +572,8 @@ type serverFault struct {
 	length time.Duration // in TestFaults
 	rare   bool          // takes the whole server down: a storm has it less often
 
-	// strike does it, for about length, in the test's goroutine. When it has returned, the network is healed.
+	// strike does it, for about length, in the test's goroutine: see basin.strike. When it has returned, the network is
+	// healed.
 	strike func(b *basin, length time.Duration)
 
 	// params are the pool's in TestFaults, where they differ from faultParams.
@@ -941,7 +987,7 @@ func TestFaults(t *testing.T) {
 			during := newCalls()
 			b.calls.Store(during)
 
-			f.strike(b, f.length)
+			b.strike(f, f.length)
 
 			after := b.heal()
 			healed := time.Now()
@@ -984,7 +1030,7 @@ func TestFaultsMixed(t *testing.T) {
 	} else {
 		for _, i := range rnd.Perm(len(serverFaults)) {
 			f := serverFaults[i]
-			f.strike(b, time.Duration(rnd.IntN(400))*time.Millisecond)
+			b.strike(f, time.Duration(rnd.IntN(400))*time.Millisecond)
 			struck = append(struck, f.name)
 			if rnd.IntN(3) > 0 {
 				require.NoError(t, b.proxy.Heal())
@@ -1026,7 +1072,7 @@ func (b *basin) strikeAtRandom() (struck []string) {
 		if b.rnd.IntN(10) == 0 {
 			length = b.poolTimeout + b.socketTimeout
 		}
-		f.strike(b, length)
+		b.strike(f, length)
 		struck = append(struck, f.name)
 		if len(struck) == 2 || b.rnd.IntN(3) > 0 {
 			break
@@ -1387,6 +1433,7 @@ func TestHalfOpen(t *testing.T) {
 			require.NoError(t, err)
 			require.True(t, rows.Next())
 			b.proxy.Garble()
+			value, read := strings.Repeat("\x01", 1000), 1
 			b.quickly(limit, "reading the rows", func() {
 				// lib/pq panics over some of it: then it is the caller's panic, as without lifeguard.
 				defer func() {
@@ -1395,6 +1442,12 @@ func TestHalfOpen(t *testing.T) {
 					}
 				}()
 				for rows.Next() {
+					var i int
+					var text string
+					err := rows.Scan(&i, &text)
+					if read++; err != nil || i != read || text != value {
+						t.Errorf("row %d is %d, %q: %v", read, i, text, err)
+					}
 				}
 			})
 			b.quickly(limit, "closing the rows", func() {

@@ -156,6 +156,7 @@ func (l *lease) fetched(ctx context.Context, err error) {
 // failed looks at the error of an operation for what it says about the connection.
 func (l *lease) failed(ctx context.Context, err error) {
 	s := l.session
+	s.outOfStep(err)
 	if ctx.Err() != nil {
 		s.sawEnd = true
 	}

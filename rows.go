@@ -123,6 +123,7 @@ func (r *rows) Close() (err error) {
 	if r.open {
 		b := r.bound
 		if err != nil {
+			l.session.outOfStep(err)
 			err, _ = b.explain(err) // first, so that nothing more is tried on a connection that does not answer
 		}
 		r.closed()

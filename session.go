@@ -9,7 +9,10 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"strings"
 	"sync/atomic"
+
+	"github.com/lib/pq"
 )
 
 // session is a physical connection. To the inner pool it is a driver.Conn; whoever takes it out of there, a lease as a
@@ -107,6 +110,38 @@ func (s *session) broke() {
 	if !s.sawEnd {
 		s.pool.breaks.Add(1)
 	}
+}
+
+// outOfStep gives a connection up on which lib/pq has stopped in the middle of a reply. lib/pq itself takes it for good: the
+// rest of the reply would be the answer to the next question, or be read as what it is not, without end.
+func (s *session) outOfStep(err error) {
+	if err == nil || s.kept.kind != libPQ || s.spoiled || !midReply(err) {
+		return
+	}
+	s.bad, s.spoiled = true, true
+	// On a socket that is closed, lib/pq's Close notes that the connection is bad, and rows that are still to be closed
+	// do not read on.
+	s.cut()
+	_ = s.conn.Close()
+}
+
+// midReply recognises the errors with which lib/pq 1.12 leaves a part of a reply unread and the connection in use: an error
+// of the server's that is longer than the 30,000 bytes it reads, a message that it does not expect among rows (such as
+// those of COPY TO STDOUT after another statement), and two that only follow from such a one.
+func midReply(err error) bool {
+	var whole *pq.Error
+	if errors.As(err, &whole) {
+		return false
+	}
+	text := err.Error()
+	for _, part := range []string{
+		"pq: server error: ", "pq: unexpected message after execute: ", "unexpected ReadyForQuery", "unexpected command tag ",
+	} {
+		if strings.Contains(text, part) {
+			return true
+		}
+	}
+	return false
 }
 
 // makeReady brings a session into the state in which a new connection would be, and makes sure that it is alive if it

@@ -189,8 +189,8 @@ func (p *Proxy) CutAfter(d Direction, n int, how Ending) {
 	}
 }
 
-// Garble puts garbage in the place of the next thing that the server says on each of the open connections. After it comes
-// either the end of the connection or nothing.
+// Garble puts garbage in the place of the next thing that the server says on each of the open connections; in a session, of
+// the next message. After it comes either the end of the connection or nothing.
 func (p *Proxy) Garble() { p.each(func(l *link) { l.garbled.Store(true) }) }
 
 // Lose makes all bytes in direction d vanish on the connections that are open, also the end of the connection, so that

@@ -754,3 +754,54 @@ func TestSwitchesAtRandom(t *testing.T) {
 	assert.Positive(t, worked.Load())
 	eventually(t, func() bool { return p.Counts().Sessions == 0 }, "all have left")
 }
+
+// TestGarbageForgesNoMessage has garbage strike while the client has a part of a message, at each of its bytes. The rest of
+// it has to come: a row that ends in garbage is a wrong answer, and no client could know.
+func TestGarbageForgesNoMessage(t *testing.T) {
+	row := message('D', append([]byte{0, 1, 0, 0, 0, 8}, code(7)...)...)
+	row = append(row, code(8)...)
+	binary.BigEndian.PutUint32(row[1:], uint32(len(row)-1))
+	for _, more := range [][]byte{nil, message('C', []byte("SELECT 1\x00")...)} {
+		for part := range len(row) {
+			said := make(chan []byte)
+			hush := sync.OnceFunc(func() { close(said) })
+			p := start(t, serve(t, func(c *net.TCPConn) {
+				if _, err := io.ReadFull(c, make([]byte, 8)); err != nil {
+					return
+				}
+				for b := range said {
+					c.Write(b)
+				}
+				io.Copy(io.Discard, c)
+			}))
+			t.Cleanup(hush) // before serve's, which waits
+			c := dial(t, p)
+			_, err := c.Write(message(0, code(version3)...))
+			require.NoError(t, err)
+			login := message('Z', 'I')
+			said <- append(login, row[:part]...)
+			_, err = io.ReadFull(c, make([]byte, len(login)+part))
+			require.NoError(t, err)
+
+			p.Garble()
+			said <- append(slices.Clone(row[part:]), more...)
+			want := row[part:]
+			if part == 0 {
+				want = want[:0] // it is the next message, and the garbage comes in its place
+			}
+			got := make([]byte, len(want))
+			_, err = io.ReadFull(c, got)
+			require.NoError(t, err)
+			require.Equal(t, want, got, "cut at byte %d of %d", part, len(row))
+			if more == nil && part > 0 {
+				said <- message('C', []byte("SELECT 1\x00")...)
+			}
+			next := make([]byte, 1)
+			_, err = io.ReadFull(c, next)
+			require.NoError(t, err)
+			assert.NotContains(t, "DC", string(next), "garbage")
+			hush()
+			require.NoError(t, p.Close())
+		}
+	}
+}

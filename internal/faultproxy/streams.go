@@ -70,8 +70,8 @@ func (s *streams) begin(payload []byte) {
 }
 
 func (s *streams) toClient(data []byte) {
-	for len(data) > 0 && !s.ready && !s.server.opaque {
-		if !s.server.begun && s.negotiating.Load() > 0 {
+	for len(data) > 0 && !s.server.opaque {
+		if !s.ready && !s.server.begun && s.negotiating.Load() > 0 {
 			s.negotiating.Add(-1)
 			s.server.opaque = data[0] == 'S' || data[0] == 'G' // encrypted from here on
 			data = data[1:]
@@ -79,11 +79,22 @@ func (s *streams) toClient(data []byte) {
 		}
 		var complete bool
 		data, complete = s.server.next(data, true, false)
-		if complete && s.server.header[0] == readyForQuery {
+		if complete && !s.ready && s.server.header[0] == readyForQuery {
 			s.ready = true
 			s.link.proxy.ready(s.link)
 		}
 	}
+}
+
+// endOfMessage cuts data, which the client gets next, where a message ends of which the client has a part already: at 0
+// if there is none, or if this is no session, and at the end of data if the message goes on.
+func (s *streams) endOfMessage(data []byte) int {
+	if !s.ready || s.server.opaque || !s.server.begun {
+		return 0
+	}
+	ahead := s.server // a copy
+	rest, _ := ahead.next(data, true, false)
+	return len(data) - len(rest)
 }
 
 // splitter cuts a stream into messages.
