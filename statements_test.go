@@ -297,6 +297,8 @@ var statementScripts = []struct {
 	{"forgotten", (*script).forgotten},
 	{"search path", (*script).searchPath},
 	{"settings", (*script).settingsThatMatter},
+	{"settings in disguise", (*script).settingsInDisguise},
+	{"transactions by hand", (*script).transactionsByHand},
 	{"temporary tables", (*script).temporaryTables},
 	{"argument types", (*script).argumentTypes},
 	{"never kept", (*script).neverKept},
@@ -575,6 +577,90 @@ func (s *script) settingsThatMatter() {
 	s.on(s, tenant, 1)
 }
 
+// settingsInDisguise are changes that are not at the beginning of a text, or hard to read.
+func (s *script) settingsInDisguise() {
+	use := func() {
+		for range 3 {
+			s.on(s, "SELECT extract(epoch FROM timestamptz '2024-03-04 12:00')::int8, $1::int", 1)
+		}
+	}
+	for _, set := range []string{
+		"-- don't; really\nSET TimeZone = 'Asia/Tokyo'",
+		"/* a; b */ SET TimeZone = 'Asia/Tokyo'",
+		"/* a /* b */ c */ SET TimeZone = 'Asia/Tokyo'",
+		"-- a\rSET TimeZone = 'Asia/Tokyo'",
+		"SELECT 1; /* x */ /*;*/ SET TIME ZONE 'Asia/Tokyo'",
+		"SELECT '--'; SET TimeZone = 'Asia/Tokyo'",
+		"SELECT '/*'; SET TimeZone = 'Asia/Tokyo' -- */",
+		"SELECT E'a\\'--;'; SET TimeZone = 'Asia/Tokyo'",
+		"SELECT 'it''s'; SET TimeZone = 'Asia/Tokyo'",
+		"SELECT 1 AS \"a;'\"; SET TimeZone = 'Asia/Tokyo'",
+		"SELECT $$'$$; SET TimeZone = 'Asia/Tokyo'",
+		"SELECT $a$ $$ ' $b$ $a$; SET TimeZone = 'Asia/Tokyo'",
+		"SELECT 1 AS a$b; SET TimeZone = 'Asia/Tokyo'; SELECT 2 AS b$",
+		"SET\tTimeZone = 'Asia/Tokyo'",
+		"SET \"timezone\" = 'Asia/Tokyo'",
+		"SET/**/TimeZone = 'Asia/Tokyo'",
+		"SET SESSION /* x */ TimeZone = 'Asia/Tokyo'",
+		"SET SESSION\nTIME ZONE 'Asia/Tokyo'",
+		"DO $$BEGIN SET TimeZone = 'Asia/Tokyo'; END$$",
+		"WITH x AS (SELECT set_config('timezone', 'Asia/Tokyo', false)) SELECT * FROM x",
+		"VALUES (set_config('timezone', 'Asia/Tokyo', false))",
+		"SELECT/*x*/pg_catalog.\"set_config\"('timezone', 'Asia/Tokyo', false)",
+		"EXPLAIN ANALYZE SELECT set_config('timezone', 'Asia/Tokyo', false)",
+		"PREPARE p AS SELECT set_config('timezone', 'Asia/Tokyo', false); EXECUTE p",
+	} {
+		use()
+		s.do(s, set)
+		use()
+		s.do(s, "SET TimeZone = 'UTC'")
+	}
+	for _, query := range []string{
+		"WITH x AS (SELECT set_config('timezone', $1, false)) SELECT * FROM x",
+		"VALUES (set_config('timezone', $1, false))",
+		"SELECT (SELECT set_config('timezone', $1, false))",
+	} {
+		for _, zone := range []string{"Asia/Tokyo", "UTC", "America/New_York"} {
+			use()
+			s.on(s, query, zone)
+			use()
+		}
+	}
+}
+
+// transactionsByHand end and go on in ways that are easily taken for others: whether a statement that failed may be
+// tried again depends on it.
+func (s *script) transactionsByHand() {
+	s.exec("CREATE TABLE items (v int); INSERT INTO items VALUES (1)")
+	use := func() {
+		for range 3 {
+			s.on(s, "SELECT * FROM items WHERE $1::int > 0", 1)
+		}
+	}
+	for _, texts := range [][]string{
+		{"BEGIN", "SAVEPOINT a", "ROLLBACK WORK TO SAVEPOINT a"},
+		{"BEGIN", "SAVEPOINT a", "ROLLBACK TRANSACTION TO a"},
+		{"BEGIN", "COMMIT AND CHAIN"},
+		{"BEGIN", "ROLLBACK AND CHAIN"},
+		{"BEGIN", "DO $$BEGIN PERFORM 1; END$$"},
+		{"BEGIN; SELECT 1"},
+		{"BEGIN", "SELECT ';END'"},
+		{"BEGIN", "/*;*/COMMIT"},
+		{"/*;*/ BEGIN"},
+		{"BEGIN", "PREPARE TRANSACTION 'x'"}, // fails, and ends it all the same
+	} {
+		use()
+		for _, text := range texts {
+			s.do(s, text)
+		}
+		s.do(s, "DEALLOCATE ALL")
+		use()
+		s.do(s, "SELECT 1")
+		s.do(s, "ROLLBACK")
+		use()
+	}
+}
+
 func (s *script) temporaryTables() {
 	s.exec("CREATE TABLE items (v int); INSERT INTO items VALUES (1)")
 	use := func(q querier) {
@@ -585,7 +671,9 @@ func (s *script) temporaryTables() {
 	}
 	use(s)
 	for _, create := range []string{"CREATE TEMP TABLE items (v text)", "CREATE TEMPORARY TABLE items AS SELECT 2 AS v, 3 AS w",
-		"SELECT 'into' AS v INTO TEMP items", "CREATE TEMP VIEW items AS SELECT 9 AS v"} {
+		"SELECT 'into' AS v INTO TEMP items", "CREATE TEMP VIEW items AS SELECT 9 AS v",
+		"SELECT 4 AS v\nINTO\nTEMP items", "WITH x AS (SELECT 5 AS v) SELECT v INTO TEMP items FROM x", "SELECT 6 AS v/**/INTO TEMP items",
+		"EXPLAIN ANALYZE CREATE TEMP TABLE items AS SELECT 7 AS v"} {
 		s.do(s, create)
 		use(s)
 		s.inTx(use, (*sql.Tx).Commit)
@@ -599,8 +687,11 @@ func (s *script) temporaryTables() {
 		use(tx)
 	}, (*sql.Tx).Commit)
 	s.inTx(use, (*sql.Tx).Commit)
-	s.on(s, "SELECT $1::int AS v INTO TEMP items", 7)
-	use(s)
+	for _, query := range []string{"SELECT $1::int AS v INTO TEMP items", "WITH x AS (SELECT $1::int AS v) SELECT v\nINTO TEMP items FROM x"} {
+		s.on(s, query, 7)
+		use(s)
+		s.do(s, "DISCARD TEMP")
+	}
 }
 
 func (s *script) argumentTypes() {
