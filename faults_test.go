@@ -64,6 +64,7 @@ type basin struct {
 	watcher  sync.WaitGroup
 	most     atomic.Int64 // most connections seen on the server
 	looks    atomic.Int64
+	slowLook atomic.Int64 // nanoseconds; the longest look since the network was healed
 	slowest  atomic.Pointer[slowest]
 
 	goroutines  goleak.Option // those that were there before
@@ -225,10 +226,12 @@ func (b *basin) watch() {
 			return
 		case <-tick.C:
 		}
+		start := time.Now()
 		ports, err := b.ports()
 		if err != nil {
 			continue // the server is down, or full
 		}
+		b.slowLook.Store(max(b.slowLook.Load(), int64(time.Since(start))))
 		open := 0
 		for _, port := range ports {
 			if !b.proxy.ClientLeft(port) {
@@ -709,6 +712,7 @@ func (b *basin) crowd(length time.Duration) {
 func (b *basin) heal() *calls {
 	b.t.Helper()
 	require.NoError(b.t, b.proxy.Heal())
+	b.slowLook.Store(0)
 	c := newCalls()
 	b.calls.Store(c)
 	return c
@@ -733,6 +737,9 @@ func (b *basin) unnamed(during string, c *calls, causes string) {
 // soon is within what calls succeed again after a fault.
 const soon = 2 * time.Second
 
+// tooBusy is how long a look at the server past pool and proxy takes only where this machine has no time for anybody.
+const tooBusy = 250 * time.Millisecond
+
 // recovered checks the calls that began in the first moment after the network was healed: 99 in 100 succeed soon.
 func (b *basin) recovered(c *calls) {
 	b.t.Helper()
@@ -740,7 +747,12 @@ func (b *basin) recovered(c *calls) {
 	defer c.mu.Unlock()
 	n := c.succeeded + c.failures()
 	assert.Positive(b.t, n)
-	if 100*(c.succeeded-c.late) < 99*n {
+	switch look := time.Duration(b.slowLook.Load()); {
+	case 100*(c.succeeded-c.late) >= 99*n:
+	case look >= tooBusy:
+		b.t.Logf("not judged, because a plain connection to the server took %v for a look: %d of %d calls failed and %d took more than %v",
+			look, c.failures(), n, c.late, soon)
+	default:
 		b.t.Errorf("after the end of the fault %d of %d calls failed and %d took more than %v: %v",
 			c.failures(), n, c.late, soon, c.errors)
 	}
