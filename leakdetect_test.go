@@ -275,7 +275,7 @@ func testLeakReport(t *testing.T, kind holdKind, threshold time.Duration) {
 func TestNoReportForThoseInTime(t *testing.T) {
 	length := 2 * time.Minute
 	if raceEnabled || testing.Short() {
-		length = 10 * time.Second
+		length = 5 * time.Second
 	}
 	synctest.Test(t, func(t *testing.T) {
 		const threshold = 2 * time.Millisecond

@@ -619,11 +619,11 @@ func TestLifetimes(t *testing.T) {
 			var wg sync.WaitGroup
 			for range 20 {
 				wg.Go(func() {
-					for start := time.Now(); time.Since(start) < 2*time.Hour; time.Sleep(time.Second) {
+					for start := time.Now(); time.Since(start) < 2*time.Hour; time.Sleep(3 * time.Second) {
 						c := take(t, db)
 						_, err := c.ExecContext(t.Context(), "SELECT 1")
 						assert.NoError(t, err)
-						time.Sleep(time.Second)
+						time.Sleep(3 * time.Second)
 						c.Close()
 					}
 				})
@@ -633,7 +633,7 @@ func TestLifetimes(t *testing.T) {
 			distinct := map[time.Duration]bool{}
 			for _, age := range ages {
 				assert.GreaterOrEqual(t, age, 54*time.Minute)
-				assert.LessOrEqual(t, age, time.Hour+5*time.Second)
+				assert.LessOrEqual(t, age, time.Hour+10*time.Second)
 				distinct[age.Round(time.Second)] = true
 			}
 			assert.Greater(t, len(distinct), 10, "they do not all expire together")
