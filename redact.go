@@ -50,7 +50,9 @@ func newRedactor(dsn string) redactor {
 			r.secrets = append(r.secrets, s)
 		}
 	}
-	add(dsn)
+	if len(dsn) >= minSecret {
+		r.secrets = append(r.secrets, dsn)
+	}
 	// user:password@ in URLs and in the form of the MySQL driver
 	if at := strings.LastIndexByte(dsn, '@'); at >= 0 {
 		user := dsn[:at]
@@ -99,8 +101,7 @@ func publicParts(dsn string) map[string]bool {
 	if urlScheme(dsn) != "" {
 		user, t, _ := splitURL(dsn).target()
 		add(user, t.host, t.database)
-	} else if !keywordStart.MatchString(dsn) {
-		user, _, _ := strings.Cut(dsn, ":")
+	} else if user, _, ok := strings.Cut(dsn, ":"); ok && mysqlForm.MatchString(dsn) {
 		t := mysqlTarget(dsn)
 		add(user, t.host, t.database)
 	}

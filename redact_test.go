@@ -83,6 +83,8 @@ func TestDriversThatQuoteThePassword(t *testing.T) {
 		{"file:x.db?_key=hunter2", "hunter2"},
 		{"file:x.db?_auth_pass=hunter2&_auth_user=x", "hunter2"},
 		{"postgres://db:db0@db0/db0", "db:db0@"},
+		{"hunter2", "hunter2"},
+		{"hunter2:x", "hunter2:x"},
 		{"host=db0 user=u password=db0", "password=db0"},
 		{"host=db0 user=u password='db0'", "password='db0'"},
 	} {
