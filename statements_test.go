@@ -308,9 +308,18 @@ var statementScripts = []struct {
 	{"long", (*script).longTexts},
 }
 
-func TestStatementsLikePlain(t *testing.T) {
+func TestStatementsLikePlain(t *testing.T) { statementsLikePlain(t) }
+
+// Turned off, they are like the plain driver's as well, but for one thing: a server that is told to forget them all has
+// nothing to forget.
+func TestStatementsOffLikePlain(t *testing.T) { statementsLikePlain(t, "statement_cache_size=0") }
+
+func statementsLikePlain(t *testing.T, params ...string) {
 	dsn := pgtest.DSN(t)
 	for _, s := range statementScripts {
+		if params != nil && s.name == "forgotten" {
+			continue
+		}
 		t.Run(s.name, func(t *testing.T) {
 			lines := map[string][]string{}
 			for _, driverName := range []string{"postgres", "lifeguard"} {
@@ -319,7 +328,11 @@ func TestStatementsLikePlain(t *testing.T) {
 					"CREATE SCHEMA script; CREATE SCHEMA other")
 				require.NoError(t, err)
 				t.Run(driverName, func(t *testing.T) {
-					run := &script{pgClient: openPostgres(t, driverName, dsn, 1, "search_path=script"), t: t, ctx: t.Context()}
+					all := []string{"search_path=script"}
+					if driverName == "lifeguard" {
+						all = append(all, params...)
+					}
+					run := &script{pgClient: openPostgres(t, driverName, dsn, 1, all...), t: t, ctx: t.Context()}
 					s.run(run)
 					require.NotEmpty(t, run.lines)
 					lines[driverName] = run.lines
@@ -1019,21 +1032,19 @@ func TestStatementsTurnedOff(t *testing.T) {
 				_, err := db.Exec("SELECT $1::int", i)
 				require.NoError(t, err)
 			}
-			if off == "pgbouncer=true" {
-				st, err := db.Prepare("SELECT $1::int * 2")
-				require.NoError(t, err)
-				for i := range 5 {
-					var n int
-					require.NoError(t, st.QueryRow(i).Scan(&n))
-					require.Equal(t, 2*i, n)
-				}
-				require.NoError(t, st.Close())
+			st, err := db.Prepare("SELECT $1::int * 2")
+			require.NoError(t, err)
+			for i := range 5 {
+				var n int
+				require.NoError(t, st.QueryRow(i).Scan(&n))
+				require.Equal(t, 2*i, n)
 			}
+			require.NoError(t, st.Close())
 			require.Empty(t, keptOn(t, db))
 			_, named, _ := p.take()
 			assert.Empty(t, named)
-			st := poolOf(t, db.DB).Stats()
-			assert.Zero(t, st.StatementHits+st.StatementMisses)
+			stats := poolOf(t, db.DB).Stats()
+			assert.Zero(t, stats.StatementHits+stats.StatementMisses)
 		})
 	}
 }

@@ -96,3 +96,13 @@ func TestObserve(t *testing.T) {
 		}
 	}
 }
+
+func TestPlaceholders(t *testing.T) {
+	for query, want := range map[string]int{
+		"": 0, "SELECT 1": 0, "SELECT $1": 1, "SELECT $2, $12, $3": 12, "SELECT '$7'": 7, "$$ $a$ $": 0, "$99999999999999999999": maxArguments,
+	} {
+		if got := placeholders(query); got != want {
+			t.Errorf("%q: %d, want %d", query, got, want)
+		}
+	}
+}
