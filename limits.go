@@ -84,7 +84,8 @@ type Config struct {
 
 	// PoolName names the pool in logs, spans and metrics, in 1 to 255 bytes of
 	// printable characters. "" means host:port/database, found in the DSN.
-	// Opens with the same explicit name and DSN share one pool in the process.
+	// Opens with the same explicit name and DSN share one pool in the process,
+	// with the options of the first of them. Pools of OpenDB are not shared.
 	// DSN: pool_name.
 	PoolName string
 }
