@@ -30,9 +30,9 @@ func (d refusingDriver) Open(string) (driver.Conn, error) {
 
 type panicking struct{ error }
 
-// askRefusing opens a handle on dsn with a driver that answers with told, and gives all that can be seen of that: the text of
-// the error and of everything in it, and the log.
-func askRefusing(t *testing.T, dsn string, told error) (err error, seen string) {
+// askRefusing opens a handle on dsn with a driver that answers with told, and gives all that can be seen of that, the text of
+// the error and of everything in it and the log, and the error.
+func askRefusing(t *testing.T, dsn string, told error) (seen string, err error) {
 	t.Helper()
 	name := fmt.Sprint("refusing ", clients.Add(1))
 	synctest.Test(t, func(t *testing.T) {
@@ -55,7 +55,7 @@ func askRefusing(t *testing.T, dsn string, told error) (err error, seen string) 
 		}
 		seen += log.String()
 	})
-	return err, seen
+	return seen, err
 }
 
 // Drivers quote what they were given. The password is in no error and in no line of the log, in whatever syntax the DSN
@@ -94,7 +94,7 @@ func TestDriversThatQuoteThePassword(t *testing.T) {
 			&pq.Error{Severity: "FATAL", Code: "53300", Message: "wait, " + tt.secret},
 			panicking{errors.New("mad at " + tt.secret)},
 		} {
-			err, seen := askRefusing(t, tt.dsn, told)
+			seen, err := askRefusing(t, tt.dsn, told)
 			require.Error(t, err)
 			assert.NotContains(t, seen, tt.secret, tt.dsn)
 		}
@@ -110,7 +110,7 @@ func TestErrorsThatQuoteNoPassword(t *testing.T) {
 		{"root:root@tcp(db)/shop", `Access denied for user 'root'@'db'`},
 		{"postgres://u:hunter2@h/db?sslkey=/etc/key.pem&passfile=/etc/pgpass", "cannot read /etc/key.pem and /etc/pgpass"},
 	} {
-		err, _ := askRefusing(t, tt.dsn, &pq.Error{Code: "28000", Message: tt.text})
+		_, err := askRefusing(t, tt.dsn, &pq.Error{Code: "28000", Message: tt.text})
 		assert.ErrorContains(t, err, tt.text, tt.dsn)
 		var typed *pq.Error
 		assert.ErrorAs(t, err, &typed, tt.dsn)
