@@ -29,6 +29,8 @@ type statementCache struct {
 	kind   driverKind
 	pooler poolerState
 
+	onePiece bool // lib/pq sends queries with their arguments: see binaryParameters
+
 	byText     map[string]*prepared
 	head, tail *prepared // most and least recently used
 	rows       int       // open results of the session, of whatever origin
@@ -102,7 +104,8 @@ func newStatementCache(p *Pool, conn driver.Conn) statementCache {
 	}
 	// With binary_parameters lib/pq needs one round trip by itself, and who sets it may well do so because named
 	// statements do not work behind his pooler.
-	c.direct = c.max > 0 && c.kind == libPQ && !p.binaryParameters
+	c.onePiece = c.kind == libPQ && binaryParameters(conn, p)
+	c.direct = c.max > 0 && c.kind == libPQ && !c.onePiece
 	return c
 }
 
@@ -1003,6 +1006,19 @@ func cancelProcess(conn driver.Conn) (int64, bool) {
 	return pid.Int(), true
 }
 
+// binaryParameters says whether lib/pq was told to use binary_parameters, with which a query and its arguments go to the
+// server in one piece. It may have been told in any syntax, or by the connector that OpenDB was given, so it is best asked.
+func binaryParameters(conn driver.Conn, p *Pool) bool {
+	if v := reflect.Indirect(reflect.ValueOf(conn)); v.Kind() == reflect.Struct {
+		if cfg := v.FieldByName("cfg"); cfg.IsValid() && cfg.Kind() == reflect.Struct {
+			if b := cfg.FieldByName("BinaryParameters"); b.IsValid() && b.Kind() == reflect.Bool {
+				return b.Bool()
+			}
+		}
+	}
+	return p.binaryParameters
+}
+
 // serverTransaction says whether the server told lib/pq, at the end of the last operation, that the connection is in a
 // transaction, which no reading of statements can know for certain: think of COMMIT AND CHAIN, or of a procedure. lib/pq
 // does not show that either; without it, what begins and ends transactions is followed by its text.
@@ -1067,7 +1083,7 @@ func (s *session) unprepared(ctx context.Context, query string) (*directStmt, er
 		return nil, nil // lib/pq has its own way with it, in which nothing is named
 	}
 	d := &directStmt{session: s, text: query, inputs: -1}
-	if pooled || s.pool.binaryParameters {
+	if s.kept.onePiece || pooled {
 		return d, nil // such queries go to the server in one piece, there is no looking at them before
 	}
 	err := s.describe(ctx, d)

@@ -1049,6 +1049,37 @@ func TestStatementsTurnedOff(t *testing.T) {
 	}
 }
 
+// With binary_parameters a query goes to the server with its arguments, however lib/pq was told. Then nothing may be tried
+// on the server to look at a text: it would end a transaction.
+func TestStatementsOffWithBinaryParameters(t *testing.T) {
+	dsn := pgtest.DSN(t)
+	binary := addParams(t, dsn, "binary_parameters=yes")
+	connector, err := pq.NewConnector(binary)
+	require.NoError(t, err)
+	cfg := lifeguard.DefaultConfig()
+	cfg.StatementCacheSize = 0
+	given, err := lifeguard.OpenDB(connector, lifeguard.WithConfig(cfg))
+	require.NoError(t, err)
+	defer given.Close()
+	keywords := strings.ReplaceAll(binary, "binary_parameters=yes", "binary%5Fparameters=yes") + "&statement_cache_size=0"
+	parsed, err := sql.Open("lifeguard", keywords)
+	require.NoError(t, err)
+	defer parsed.Close()
+	for _, db := range []*sql.DB{given, parsed} {
+		tx, err := db.Begin()
+		require.NoError(t, err)
+		st, err := tx.Prepare("SELECT $1::int * 2")
+		require.NoError(t, err)
+		for i := range 3 {
+			var n int
+			require.NoError(t, st.QueryRow(i).Scan(&n))
+			require.Equal(t, 2*i, n)
+		}
+		require.NoError(t, st.Close())
+		require.NoError(t, tx.Commit())
+	}
+}
+
 // poolerKnowsStatements says whether this machine's PgBouncer can keep the statements of its clients apart.
 func poolerKnowsStatements(t *testing.T) bool {
 	var major, minor int
