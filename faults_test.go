@@ -1337,12 +1337,13 @@ func TestHalfOpen(t *testing.T) {
 			assert.ErrorContains(t, b.db.QueryRow(selectEcho, 2).Scan(new(int)), "socket_timeout=500ms")
 		})
 	})
+	const notKept = "EXPLAIN SELECT $1::int" // so it is closed on the server
 	t.Run("closing a statement", func(t *testing.T) {
 		t.Parallel()
-		b := open(t, "statement_cache_size=0")
+		b := open(t)
 		conn, err := b.db.Conn(ctx)
 		require.NoError(t, err)
-		st, err := conn.PrepareContext(ctx, selectEcho)
+		st, err := conn.PrepareContext(ctx, notKept)
 		require.NoError(t, err)
 		b.proxy.Lose(faultproxy.Both)
 		b.quickly(limit, "closing a statement", func() { _ = st.Close() })
@@ -1351,10 +1352,10 @@ func TestHalfOpen(t *testing.T) {
 	})
 	t.Run("giving back a connection with open statements", func(t *testing.T) {
 		t.Parallel()
-		b := open(t, "statement_cache_size=0")
+		b := open(t)
 		conn, err := b.db.Conn(ctx)
 		require.NoError(t, err)
-		_, err = conn.PrepareContext(ctx, selectEcho)
+		_, err = conn.PrepareContext(ctx, notKept)
 		require.NoError(t, err)
 		b.proxy.Lose(faultproxy.Both)
 		b.quickly(limit, "closing the connection", func() { _ = conn.Close() })

@@ -1105,11 +1105,11 @@ func (s *session) describe(ctx context.Context, d *directStmt) error {
 	if err == nil {
 		return rows.Close()
 	}
-	if errors.Is(err, driver.ErrBadConn) || ctx.Err() != nil {
+	switch code := serverCode(err); {
+	case code != "" && code != "08P01", errors.Is(err, driver.ErrBadConn):
 		return err
-	}
-	if code := serverCode(err); code != "" && code != "08P01" {
-		return err
+	case ctx.Err() != nil:
+		return ctx.Err()
 	}
 	if _, after, ok := strings.Cut(err.Error(), "the statement requires "); ok {
 		if n, err := strconv.Atoi(after); err == nil {
