@@ -308,41 +308,35 @@ var statementScripts = []struct {
 	{"long", (*script).longTexts},
 }
 
-func TestStatementsLikePlain(t *testing.T) { statementsLikePlain(t) }
-
-// Turned off, they are like the plain driver's as well, but for one thing: a server that is told to forget them all has
-// nothing to forget.
-func TestStatementsOffLikePlain(t *testing.T) { statementsLikePlain(t, "statement_cache_size=0") }
-
-func statementsLikePlain(t *testing.T, params ...string) {
+// With nothing kept there is one difference: a server that is told to forget all statements has nothing to forget.
+func TestStatementsLikePlain(t *testing.T) {
 	dsn := pgtest.DSN(t)
 	for _, s := range statementScripts {
-		if params != nil && s.name == "forgotten" {
-			continue
-		}
 		t.Run(s.name, func(t *testing.T) {
-			lines := map[string][]string{}
-			for _, driverName := range []string{"postgres", "lifeguard"} {
+			run := func(name, driverName string, params ...string) (lines []string) {
 				server := openControl(t, dsn)
 				_, err := server.Exec("DROP SCHEMA IF EXISTS script CASCADE; DROP SCHEMA IF EXISTS other CASCADE;" +
 					"CREATE SCHEMA script; CREATE SCHEMA other")
 				require.NoError(t, err)
-				t.Run(driverName, func(t *testing.T) {
-					all := []string{"search_path=script"}
-					if driverName == "lifeguard" {
-						all = append(all, params...)
-					}
-					run := &script{pgClient: openPostgres(t, driverName, dsn, 1, all...), t: t, ctx: t.Context()}
+				t.Run(name, func(t *testing.T) {
+					run := &script{pgClient: openPostgres(t, driverName, dsn, 1, append(params, "search_path=script")...), t: t, ctx: t.Context()}
 					s.run(run)
 					require.NotEmpty(t, run.lines)
-					lines[driverName] = run.lines
+					lines = run.lines
 				})
+				return lines
 			}
-			plain, kept := lines["postgres"], lines["lifeguard"]
-			for i := range max(len(plain), len(kept)) {
-				if i >= len(plain) || i >= len(kept) || plain[i] != kept[i] {
-					t.Fatalf("line %d differs:\nplain: %s\nkept:  %s", i, at(plain, i), at(kept, i))
+			plain := run("postgres", "postgres")
+			compare := func(name string, got []string) {
+				for i := range max(len(plain), len(got)) {
+					if i >= len(plain) || i >= len(got) || plain[i] != got[i] {
+						t.Fatalf("line %d differs:\nplain: %s\n%s: %s", i, at(plain, i), name, at(got, i))
+					}
 				}
+			}
+			compare("kept", run("lifeguard", "lifeguard"))
+			if s.name != "forgotten" {
+				compare("turned off", run("turned off", "lifeguard", "statement_cache_size=0"))
 			}
 		})
 	}
