@@ -60,6 +60,19 @@ func (r *leakReports) take() ([]lifeguard.Leak, []string) {
 	return leaks, strings.Split(text, "\n")
 }
 
+// next gives the first report for which is is true, and leaves those that follow for later.
+func (r *leakReports) next(is func(lifeguard.Leak) bool) (found lifeguard.Leak, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	i := slices.IndexFunc(r.leaks, is)
+	if i < 0 {
+		return found, false
+	}
+	found = r.leaks[i]
+	r.leaks = r.leaks[i+1:]
+	return found, true
+}
+
 func (r *leakReports) options() []lifeguard.Option {
 	return []lifeguard.Option{
 		lifeguard.WithLeakHandler(r.handle),
