@@ -413,7 +413,7 @@ func (p *Pool) dialFailedLocked(one *dial, err error) {
 			w.ready <- grant{err: err}
 		} else {
 			go p.log.Error("lifeguard: the driver panicked while it opened a connection", slog.String("pool", p.name),
-				slog.Any("panic", crash.value), slog.String("stack", string(crash.stack)))
+				slog.Any("panic", told), slog.String("stack", string(crash.stack)))
 		}
 	case !one.replaced && !temporary(err) && len(*p.sessions.Load()) == 0:
 		// Waiting cannot help: no connection will be returned, and the next dial would fail like this one.

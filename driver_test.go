@@ -1554,7 +1554,7 @@ func TestFairnessOnServer(t *testing.T) {
 		var all []time.Duration
 		var wg sync.WaitGroup
 		begin := time.Now()
-		end := begin.Add(stormLength(1500 * time.Millisecond))
+		end := begin.Add(stormLength(600 * time.Millisecond))
 		for range 100 {
 			wg.Go(func() {
 				var own []time.Duration
@@ -1601,7 +1601,7 @@ func TestStormOnServer(t *testing.T) {
 	require.NoError(t, err)
 	stop := c.watchLimit(t, w, limit)
 
-	ctx, cancel := context.WithTimeout(t.Context(), stormLength(11*time.Second))
+	ctx, cancel := context.WithTimeout(t.Context(), stormLength(6*time.Second))
 	defer cancel()
 	var faults, writing sync.WaitGroup
 	faults.Go(func() { c.makeTrouble(ctx, t, w, rand.New(rand.NewPCG(seed, 1000))) })

@@ -65,6 +65,7 @@ type basin struct {
 	watcher  sync.WaitGroup
 	most     atomic.Int64 // most connections seen on the server
 	looks    atomic.Int64
+	slowLook atomic.Int64 // nanoseconds; the longest look since the network was healed
 	slowest  atomic.Pointer[slowest]
 
 	goroutines  goleak.Option // those that were there before
@@ -226,10 +227,12 @@ func (b *basin) watch() {
 			return
 		case <-tick.C:
 		}
+		start := time.Now()
 		ports, err := b.ports()
 		if err != nil {
 			continue // the server is down, or full
 		}
+		b.slowLook.Store(max(b.slowLook.Load(), int64(time.Since(start))))
 		open := 0
 		for _, port := range ports {
 			if !b.proxy.ClientLeft(port) {
@@ -755,6 +758,7 @@ func (b *basin) crowd(length time.Duration) {
 func (b *basin) heal() *calls {
 	b.t.Helper()
 	require.NoError(b.t, b.proxy.Heal())
+	b.slowLook.Store(0)
 	c := newCalls()
 	b.calls.Store(c)
 	return c
@@ -779,6 +783,9 @@ func (b *basin) unnamed(during string, c *calls, causes string) {
 // soon is within what calls succeed again after a fault.
 const soon = 2 * time.Second
 
+// tooBusy is how long a look at the server past pool and proxy takes only where this machine has no time for anybody.
+const tooBusy = 250 * time.Millisecond
+
 // recovered checks the calls that began in the first moment after the network was healed: 99 in 100 succeed soon.
 func (b *basin) recovered(c *calls) {
 	b.t.Helper()
@@ -786,7 +793,12 @@ func (b *basin) recovered(c *calls) {
 	defer c.mu.Unlock()
 	n := c.succeeded + c.failures()
 	assert.Positive(b.t, n)
-	if 100*(c.succeeded-c.late) < 99*n {
+	switch look := time.Duration(b.slowLook.Load()); {
+	case 100*(c.succeeded-c.late) >= 99*n:
+	case look >= tooBusy:
+		b.t.Logf("not judged, because a plain connection to the server took %v for a look: %d of %d calls failed and %d took more than %v",
+			look, c.failures(), n, c.late, soon)
+	default:
 		b.t.Errorf("after the end of the fault %d of %d calls failed and %d took more than %v: %v",
 			c.failures(), n, c.late, soon, c.errors)
 	}
@@ -1371,12 +1383,13 @@ func TestHalfOpen(t *testing.T) {
 			assert.ErrorContains(t, b.db.QueryRow(selectEcho, 2).Scan(new(int)), "socket_timeout=500ms")
 		})
 	})
+	const notKept = "EXPLAIN SELECT $1::int" // so it is closed on the server
 	t.Run("closing a statement", func(t *testing.T) {
 		t.Parallel()
-		b := open(t, "statement_cache_size=0")
+		b := open(t)
 		conn, err := b.db.Conn(ctx)
 		require.NoError(t, err)
-		st, err := conn.PrepareContext(ctx, selectEcho)
+		st, err := conn.PrepareContext(ctx, notKept)
 		require.NoError(t, err)
 		b.proxy.Lose(faultproxy.Both)
 		b.quickly(limit, "closing a statement", func() { _ = st.Close() })
@@ -1385,10 +1398,10 @@ func TestHalfOpen(t *testing.T) {
 	})
 	t.Run("giving back a connection with open statements", func(t *testing.T) {
 		t.Parallel()
-		b := open(t, "statement_cache_size=0")
+		b := open(t)
 		conn, err := b.db.Conn(ctx)
 		require.NoError(t, err)
-		_, err = conn.PrepareContext(ctx, selectEcho)
+		_, err = conn.PrepareContext(ctx, notKept)
 		require.NoError(t, err)
 		b.proxy.Lose(faultproxy.Both)
 		b.quickly(limit, "closing the connection", func() { _ = conn.Close() })

@@ -51,7 +51,13 @@ func TestFidelityWatched(t *testing.T) {
 		list = append(list, sets)
 	}
 	list = append(list, fullSets, recorder.Sets{})
-	compareWith(t, list, (*play).script)
+	// In parts, to use all processors.
+	for part := range slices.Chunk(list, len(list)/4+1) {
+		t.Run("Stmt", func(t *testing.T) {
+			t.Parallel()
+			compareWith(t, part, (*play).script)
+		})
+	}
 
 	list = nil
 	for set := range recorder.RowsSet(recorder.RowsAll + 1) {
@@ -59,7 +65,10 @@ func TestFidelityWatched(t *testing.T) {
 		sets.Rows = set
 		list = append(list, sets)
 	}
-	compareWith(t, list, (*play).rowsScript)
+	t.Run("Rows", func(t *testing.T) {
+		t.Parallel()
+		compareWith(t, list, (*play).rowsScript)
+	})
 }
 
 func compareWith(t *testing.T, list []recorder.Sets, script func(*play)) {

@@ -60,6 +60,19 @@ func (r *leakReports) take() ([]lifeguard.Leak, []string) {
 	return leaks, strings.Split(text, "\n")
 }
 
+// next gives the first report for which is is true, and leaves those that follow for later.
+func (r *leakReports) next(is func(lifeguard.Leak) bool) (found lifeguard.Leak, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	i := slices.IndexFunc(r.leaks, is)
+	if i < 0 {
+		return found, false
+	}
+	found = r.leaks[i]
+	r.leaks = r.leaks[i+1:]
+	return found, true
+}
+
 func (r *leakReports) options() []lifeguard.Option {
 	return []lifeguard.Option{
 		lifeguard.WithLeakHandler(r.handle),
@@ -275,7 +288,7 @@ func testLeakReport(t *testing.T, kind holdKind, threshold time.Duration) {
 func TestNoReportForThoseInTime(t *testing.T) {
 	length := 2 * time.Minute
 	if raceEnabled || testing.Short() {
-		length = 10 * time.Second
+		length = 5 * time.Second
 	}
 	synctest.Test(t, func(t *testing.T) {
 		const threshold = 2 * time.Millisecond

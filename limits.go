@@ -51,8 +51,8 @@ type Config struct {
 	SocketTimeout time.Duration
 
 	// StatementCacheSize is how many prepared statements are kept on each
-	// connection, from 0 to 65535. 0 means no cache. Default: 100.
-	// DSN: statement_cache_size.
+	// connection, from 0 to 65535. 0 means no cache, and through lib/pq no
+	// named statement at all. Default: 100. DSN: statement_cache_size.
 	StatementCacheSize int
 
 	// PgBouncer says that a pooler in transaction mode stands between here and
@@ -84,7 +84,8 @@ type Config struct {
 
 	// PoolName names the pool in logs, spans and metrics, in 1 to 255 bytes of
 	// printable characters. "" means host:port/database, found in the DSN.
-	// Opens with the same explicit name and DSN share one pool in the process.
+	// Opens with the same explicit name and DSN share one pool in the process,
+	// with the options of the first of them. Pools of OpenDB are not shared.
 	// DSN: pool_name.
 	PoolName string
 }

@@ -127,7 +127,7 @@ func TestThousandLosses(t *testing.T) {
 func TestWaiterAsksForCollection(t *testing.T) {
 	srv := fakedriver.New()
 	db, pool, _ := openReported(t, srv, limit(2))
-	for round := range 3 {
+	for round := range 2 {
 		loseRows(t, db)
 		loseRow(t, db)
 		start := time.Now()
@@ -139,12 +139,10 @@ func TestWaiterAsksForCollection(t *testing.T) {
 	}
 }
 
-// Rows that are only slow cost a collection now and then, not one a second.
+// Rows that are only slow cost a collection now and then, and no more than one a second; TestCollectionRequests has the
+// rest.
 func TestCollectionsAreBounded(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds of real time")
-	}
-	db, _, _ := openReported(t, fakedriver.New(), func(c *lifeguard.Config) { limit(1)(c); c.PoolTimeout = 5 * time.Second })
+	db, _, _ := openReported(t, fakedriver.New(), func(c *lifeguard.Config) { limit(1)(c); c.PoolTimeout = 1500 * time.Millisecond })
 	rows, err := db.Query("rows 3")
 	require.NoError(t, err)
 	var before, after runtime.MemStats
@@ -152,7 +150,7 @@ func TestCollectionsAreBounded(t *testing.T) {
 	_, err = db.Exec("SELECT 1")
 	require.ErrorIs(t, err, lifeguard.ErrPoolTimeout)
 	runtime.ReadMemStats(&after)
-	assert.LessOrEqual(t, after.NumForcedGC-before.NumForcedGC, uint32(4))
+	assert.LessOrEqual(t, after.NumForcedGC-before.NumForcedGC, uint32(2))
 	require.True(t, rows.Next())
 	require.NoError(t, rows.Close())
 }
@@ -181,12 +179,9 @@ func awaitLeak(t *testing.T, reports *leakReports, is func(lifeguard.Leak) bool)
 	t.Helper()
 	require.Eventually(t, func() bool {
 		runtime.GC()
-		leaks, _ := reports.take()
-		i := slices.IndexFunc(leaks, is)
-		if i >= 0 {
-			found = leaks[i]
-		}
-		return i >= 0
+		var ok bool
+		found, ok = reports.next(is)
+		return ok
 	}, 20*time.Second, time.Millisecond)
 	return found
 }
@@ -198,7 +193,7 @@ func TestLostRowsOfConn(t *testing.T) {
 	leak := awaitLeak(t, reports, func(l lifeguard.Leak) bool { return l.Reclaimed })
 	assert.Equal(t, lifeguard.LeakLostRows, leak.Kind)
 	assert.GreaterOrEqual(t, leak.Held, 200*time.Millisecond, "nobody waited")
-	assert.Zero(t, pool.Stats().InUse)
+	eventually(t, "its place is free", func() bool { return pool.Stats().InUse == 0 })
 	assert.ErrorIs(t, c.PingContext(t.Context()), lifeguard.ErrReclaimed)
 	_, err := c.ExecContext(t.Context(), "UPDATE customers SET name = $1", "a")
 	assert.ErrorIs(t, err, lifeguard.ErrReclaimed)
@@ -371,7 +366,7 @@ func TestRowsThatAreKept(t *testing.T) {
 			assert.Equal(t, lifeguard.LeakHeld, leak.Kind)
 			assert.Zero(t, pool.Stats().LostRows)
 			assert.EqualValues(t, 1, pool.Stats().Leaks)
-			assert.Zero(t, pool.Stats().InUse)
+			eventually(t, "its place is free", func() bool { return pool.Stats().InUse == 0 }) // closing it may take time
 		})
 	}
 }
@@ -457,6 +452,8 @@ func TestClosedRowsAreNotLost(t *testing.T) {
 	loseRows(t, db)
 	assert.Eventually(t, func() bool { runtime.GC(); return pool.Stats().LostRows > 0 }, 10*time.Second, time.Millisecond)
 	assert.EqualValues(t, 1, pool.Stats().LostRows)
+	// At once, or after a second if so many checkouts went before that its stack was not taken.
+	assert.Eventually(t, func() bool { return pool.Stats().Reclaimed == 1 }, 10*time.Second, time.Millisecond)
 }
 
 // Of rows that were open at the same time only one is kept for the next query. The others become garbage while their

@@ -408,7 +408,11 @@ func (p *Pool) waitLocked(ctx context.Context, h *connector, c *checkout) (*sess
 	case <-ctx.Done():
 		g = p.abandon(w, ctx.Err())
 	case <-timeout:
-		g = p.abandon(w, ErrPoolTimeout)
+		err := ErrPoolTimeout
+		if w.deadline != patience && ctx.Err() != nil {
+			err = ctx.Err() // it was over sooner, and this goroutine late
+		}
+		g = p.abandon(w, err)
 	}
 	if until != 0 && !w.timer.Stop() {
 		select {

@@ -3,6 +3,7 @@ package lifeguard
 import (
 	"errors"
 	"net/url"
+	"regexp"
 	"strings"
 )
 
@@ -13,16 +14,45 @@ type redactor struct{ secrets []string }
 // would be found in every text by chance.
 const minSecret = 3
 
+// secretSetting finds what looks like a setting that holds a secret, in whatever syntax: a keyword or a parameter, with a
+// value in quotes, with escapes, or up to the next separator.
+var secretSetting = regexp.MustCompile(
+	`(?i)([a-z_]*(?:pass|pwd|secret|token|key)[a-z_]*)[ \t\n]*=[ \t\n]*('(?:[^'\\]|\\.)*|"[^"]*|(?:[^ \t\n;&\\]|\\.)*)`)
+
+// namesSecret says whether a setting of that name holds a secret. Some of similar names hold the path of a file, and an
+// error about that has to be shown.
+func namesSecret(name string) bool {
+	switch name = strings.ToLower(name); name {
+	case "passfile", "sslkey", "tls-key":
+		return false
+	}
+	for _, word := range []string{"pass", "pwd", "secret", "token"} {
+		if strings.Contains(name, word) {
+			return true
+		}
+	}
+	return strings.HasSuffix(name, "key")
+}
+
 // newRedactor collects what in dsn may be a password. It errs on the side of too much: a text that is withheld though
 // it was harmless costs less than the other mistake.
 func newRedactor(dsn string) redactor {
 	var r redactor
+	public := publicParts(dsn)
 	add := func(s string) {
-		if len(s) >= minSecret {
+		switch {
+		case len(s) < minSecret:
+		case public[s]:
+			// postgres:postgres@postgres/postgres is what many have at home. An error that names the user or the host has
+			// to be shown; only where the word stands as the password does it give it away.
+			r.secrets = append(r.secrets, ":"+s, "="+s, "='"+s)
+		default:
 			r.secrets = append(r.secrets, s)
 		}
 	}
-	add(dsn)
+	if len(dsn) >= minSecret {
+		r.secrets = append(r.secrets, dsn)
+	}
 	// user:password@ in URLs and in the form of the MySQL driver
 	if at := strings.LastIndexByte(dsn, '@'); at >= 0 {
 		user := dsn[:at]
@@ -40,39 +70,48 @@ func newRedactor(dsn string) redactor {
 			}
 		}
 	}
-	// password=… as a keyword or a parameter
-	for rest := dsn; ; {
-		i := strings.Index(rest, "password")
-		if i < 0 {
-			break
+	parts := splitDSN(dsn)
+	for _, s := range parts.settings {
+		if namesSecret(s.name) {
+			add(s.value)
 		}
-		rest = rest[i+len("password"):]
-		value, ok := strings.CutPrefix(strings.TrimLeft(rest, " \t\n"), "=")
-		if !ok {
+	}
+	for _, m := range secretSetting.FindAllStringSubmatch(dsn, -1) {
+		if !namesSecret(m[1]) {
 			continue
 		}
-		value = strings.TrimLeft(value, " \t\n")
-		if quoted, ok := strings.CutPrefix(value, "'"); ok {
-			end := 0
-			for end < len(quoted) && quoted[end] != '\'' {
-				if quoted[end] == '\\' {
-					end++
-				}
-				end++
-			}
-			add(strings.ReplaceAll(quoted[:min(end, len(quoted))], `\`, ""))
-			add(quoted[:min(end, len(quoted))])
-			continue
-		}
-		if end := strings.IndexAny(value, " \t\n&"); end >= 0 {
-			value = value[:end]
-		}
+		value := strings.TrimLeft(m[2], `'"`)
 		add(value)
 		if plain, err := url.QueryUnescape(value); err == nil && plain != value {
 			add(plain)
 		}
+		add(strings.ReplaceAll(value, `\`, ""))
 	}
 	return r
+}
+
+// publicParts are the words of a DSN that errors may show: user, host and database, whatever the syntax.
+func publicParts(dsn string) map[string]bool {
+	public := map[string]bool{}
+	add := func(words ...string) {
+		for _, w := range words {
+			public[w] = true
+		}
+	}
+	if urlScheme(dsn) != "" {
+		user, t, _ := splitURL(dsn).target()
+		add(user, t.host, t.database)
+	} else if user, _, ok := strings.Cut(dsn, ":"); ok && mysqlForm.MatchString(dsn) {
+		t := mysqlTarget(dsn)
+		add(user, t.host, t.database)
+	}
+	for _, s := range splitDSN(dsn).settings {
+		switch s.name {
+		case "user", "host", "hostaddr", "dbname", "database", "application_name":
+			add(s.value)
+		}
+	}
+	return public
 }
 
 func (r redactor) shows(text string) bool {

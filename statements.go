@@ -8,6 +8,7 @@ import (
 	"hash/maphash"
 	"log/slog"
 	"reflect"
+	"strconv"
 	"strings"
 
 	"github.com/lib/pq"
@@ -27,6 +28,8 @@ type statementCache struct {
 	direct bool // queries with arguments run on kept statements too, not only what was prepared by the handle
 	kind   driverKind
 	pooler poolerState
+
+	onePiece bool // lib/pq sends queries with their arguments: see binaryParameters
 
 	byText     map[string]*prepared
 	head, tail *prepared // most and least recently used
@@ -101,7 +104,8 @@ func newStatementCache(p *Pool, conn driver.Conn) statementCache {
 	}
 	// With binary_parameters lib/pq needs one round trip by itself, and who sets it may well do so because named
 	// statements do not work behind his pooler.
-	c.direct = c.max > 0 && c.kind == libPQ && !p.binaryParameters
+	c.onePiece = c.kind == libPQ && binaryParameters(conn, p)
+	c.direct = c.max > 0 && c.kind == libPQ && !c.onePiece
 	return c
 }
 
@@ -128,8 +132,11 @@ func (s *session) forQuery(ctx context.Context, query string, args []driver.Name
 // busy says whether the connection is in the middle of something, so that nothing can be prepared or closed on it.
 func (c *statementCache) busy() bool { return c.rows > 0 || c.copies > 0 }
 
-// inTransaction says whether the session is in a transaction, as far as one can know.
+// inTransaction says whether the session is in a transaction, as far as one can know. It is asked rarely.
 func (s *session) inTransaction() bool {
+	if inTx, known := serverTransaction(s.conn); known {
+		return inTx
+	}
 	l := s.lease.Load()
 	return s.kept.inHand || l == nil || l.state.inTx()
 }
@@ -232,7 +239,9 @@ func (s *session) prepareFor(ctx context.Context, query string) (*prepared, erro
 		}
 	}
 	k := &prepared{text: query, cache: c}
-	if parent := s.unprepared(query); parent != nil {
+	if parent, err := s.unprepared(ctx, query); err != nil {
+		return nil, err
+	} else if parent != nil {
 		k.parent, k.execer, k.queryer = parent, parent, parent
 		return k, nil
 	}
@@ -480,37 +489,120 @@ func (s *session) close(k *prepared) error {
 // from inside cannot be seen.
 func (s *session) observe(query string) {
 	c := &s.kept
-	for statement := range strings.SplitSeq(query, ";") {
-		switch verb, rest := leadingVerb(statement); verb {
-		case "BEGIN", "START":
-			c.inHand = true
-		case "COMMIT", "END", "ABORT", "ROLLBACK":
-			if word, _ := leadingVerb(rest); word != "TO" {
-				c.inHand = false
-			}
-		case "ALTER", "CREATE", "DROP", "USE":
-			c.change(false)
-		case "DISCARD", "DEALLOCATE":
-			// Statements that were prepared by hand have other names than a driver's, and may come and go.
-			if verb == "DISCARD" || containsFold(rest, "all") {
-				c.change(false)
-				c.forgot = true
-			}
-		case "SET":
-			if c.matters(rest) {
-				word, _ := leadingVerb(rest)
-				c.change(word == "LOCAL")
-			}
-		case "RESET":
-			if c.matters(rest) {
-				c.change(false)
-			}
-		case "SELECT":
-			if makesTable(rest) || setsConfig(rest) {
-				c.change(false)
-			}
+	for len(query) > 0 {
+		statement, rest, sure := cutStatement(query, c.kind)
+		if !sure {
+			c.change(false) // whatever it is
 		}
+		c.observeOne(statement)
+		query = rest
 	}
+}
+
+// observeOne looks at a single statement. What it does not know changes everything: to have a statement prepared again
+// costs little, to run one that means something else is wrong.
+func (c *statementCache) observeOne(statement string) {
+	verb, rest := leadingVerb(statement)
+	switch verb {
+	case "BEGIN", "START":
+		c.inHand = true
+	case "COMMIT", "END", "ABORT", "ROLLBACK":
+		if word, _ := leadingVerb(rest); word != "TO" {
+			c.inHand = false
+		}
+	case "SELECT", "WITH":
+		if makesTable(rest) {
+			c.change(false)
+		}
+	case "EXPLAIN":
+		if containsFold(rest, "analy") && (makesTable(rest) || containsFold(rest, "create") || containsFold(rest, "execute")) {
+			c.change(false) // it is run
+		}
+	case "DISCARD", "DEALLOCATE":
+		// Statements that were prepared by hand have other names than a driver's, and may come and go.
+		if verb == "DISCARD" || containsFold(rest, "all") {
+			c.change(false)
+			c.forgot = true
+		}
+	case "SET":
+		if c.matters(rest) {
+			word, _ := leadingVerb(rest)
+			c.change(word == "LOCAL")
+		}
+	case "RESET":
+		if c.matters(rest) {
+			c.change(false)
+		}
+	case "INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE", "VALUES", "TABLE", "TRUNCATE", "COPY", "CALL", "LOCK", "UNLOCK",
+		"SAVEPOINT", "RELEASE", "LISTEN", "UNLISTEN", "NOTIFY", "DECLARE", "FETCH", "MOVE", "CLOSE", "SHOW",
+		"DESCRIBE", "PREPARE", "ANALYZE", "VACUUM", "CHECKPOINT", "GRANT", "REVOKE", "COMMENT", "KILL", "FLUSH", "":
+		if verb == "" && rest != "" {
+			c.change(false)
+		}
+	default: // ALTER, CREATE, DROP, USE, DO, EXECUTE and others
+		c.change(false)
+	}
+	if setsConfig(rest) {
+		c.change(false)
+	}
+}
+
+// cutStatement cuts the first of several statements off. sure is false if it depends on settings of the server where
+// it ends, or on a syntax that is not understood here.
+func cutStatement(query string, kind driverKind) (statement, rest string, sure bool) {
+	if strings.IndexByte(query, ';') < 0 {
+		return query, "", true
+	}
+	for i := 0; i < len(query); {
+		end := i + 1
+		switch ch := query[i]; {
+		case ch == ';':
+			return query[:i], query[end:], true
+		case ch == '\'' || ch == '"' || ch == '`' && kind == goMySQL:
+			n := strings.IndexByte(query[end:], ch)
+			// A quote that is doubled ends one string and begins another, which comes to the same.
+			if n < 0 || strings.IndexByte(query[end:end+n], '\\') >= 0 {
+				return query, "", false
+			}
+			end += n + 1
+		case ch == '-' && strings.HasPrefix(query[end:], "-"), ch == '#' && kind == goMySQL:
+			n := strings.IndexByte(query[i:], '\n')
+			if n < 0 {
+				return query, "", true
+			}
+			if strings.IndexByte(query[i:i+n], '\r') >= 0 {
+				return query, "", false // which ends it in PostgreSQL, and not in MySQL
+			}
+			end = i + n
+		case ch == '/' && strings.HasPrefix(query[end:], "*"):
+			n := strings.Index(query[i+2:], "*/")
+			if n < 0 || strings.Contains(query[i+2:i+2+n], "/*") || strings.HasPrefix(query[i+2:], "!") {
+				return query, "", false
+			}
+			end = i + n + 4
+		case ch == '$' && kind != goMySQL && (i == 0 || !isWordByte(query[i-1])):
+			tag := 1
+			for i+tag < len(query) && isWordByte(query[i+tag]) && query[i+tag] != '$' {
+				tag++
+			}
+			if i+tag == len(query) || query[i+tag] != '$' || query[end] >= '0' && query[end] <= '9' {
+				break // $1
+			}
+			quote := query[i : i+tag+1]
+			n := strings.Index(query[i+len(quote):], quote)
+			if n < 0 {
+				return query, "", false
+			}
+			end = i + n + 2*len(quote)
+		}
+		i = end
+	}
+	return query, "", true
+}
+
+// isWordByte says whether c may be in a name without quotes.
+func isWordByte(c byte) bool {
+	return c == '_' || c == '$' || c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'z' || c >= 0x80
 }
 
 // change notes that statements may mean something else from now on; local, that this ends with the transaction.
@@ -565,10 +657,24 @@ func harmless(name string) bool {
 
 // makesTable recognises SELECT … INTO in the text after the verb, at the price of a few others.
 func makesTable(rest string) bool {
-	return containsFold(rest, " into ") || containsFold(rest, "\ninto ") || containsFold(rest, "\tinto ")
+	for i := 0; i+len("into") <= len(rest); i++ {
+		if rest[i]|0x20 != 'i' || !strings.EqualFold(rest[i:i+len("into")], "into") ||
+			i > 0 && isWordByte(rest[i-1]) || i+len("into") < len(rest) && isWordByte(rest[i+len("into")]) {
+			continue
+		}
+		before := strings.TrimRight(rest[:i], " \t\r\n\v\f")
+		word := len(before)
+		for word > 0 && isWordByte(before[word-1]) {
+			word--
+		}
+		if before = before[word:]; !strings.EqualFold(before, "insert") && !strings.EqualFold(before, "merge") {
+			return true
+		}
+	}
+	return false
 }
 
-// setsConfig recognises a SELECT that changes a setting which matters.
+// setsConfig recognises a query that changes a setting which matters by way of PostgreSQL's function for it.
 func setsConfig(rest string) bool {
 	const function = "set_config"
 	for i := 0; i+len(function) <= len(rest); i++ {
@@ -634,13 +740,17 @@ func keepable(query string) bool {
 	if len(query) > maxKept {
 		return false
 	}
-	switch verb, rest := leadingVerb(query); verb {
-	case "SELECT":
-		if makesTable(rest) || setsConfig(rest) {
+	verb, rest := leadingVerb(query)
+	switch verb {
+	case "SELECT", "WITH":
+		if makesTable(rest) {
 			return false
 		}
-	case "INSERT", "UPDATE", "DELETE", "MERGE", "WITH", "VALUES":
+	case "INSERT", "UPDATE", "DELETE", "MERGE", "VALUES":
 	default:
+		return false
+	}
+	if setsConfig(rest) {
 		return false
 	}
 	// Several statements cannot be prepared as one. A semicolon in a literal is taken for one between them: such a
@@ -650,22 +760,25 @@ func keepable(query string) bool {
 }
 
 // leadingVerb gives the first word of query in upper case, after white space, comments and parentheses, and what
-// follows it; "" if it is longer than any verb.
+// follows it. If there is none it is "", and so it is with all that is there as the rest if that is not understood.
 func leadingVerb(query string) (verb, rest string) {
 	for {
-		query = strings.TrimLeft(query, " \t\r\n\f(")
+		query = strings.TrimLeft(query, " \t\r\n\v\f(")
 		switch {
 		case strings.HasPrefix(query, "--"):
-			_, after, found := strings.Cut(query, "\n")
+			line, after, found := strings.Cut(query, "\n")
+			if strings.IndexByte(line, '\r') >= 0 {
+				return "", query // which ends it in PostgreSQL, and not in MySQL
+			}
 			if !found {
 				return "", ""
 			}
 			query = after
 		case strings.HasPrefix(query, "/*"):
 			// A comment that MySQL executes, or one inside another as PostgreSQL has them, is not worth understanding.
-			end := strings.Index(query, "*/")
-			if end < 0 || strings.HasPrefix(query, "/*!") || strings.Contains(query[2:end], "/*") {
-				return "", ""
+			end := strings.Index(query[2:], "*/") + 2
+			if end < 2 || strings.HasPrefix(query, "/*!") || strings.Contains(query[2:end], "/*") {
+				return "", query
 			}
 			query = query[end+2:]
 		default:
@@ -675,8 +788,8 @@ func leadingVerb(query string) (verb, rest string) {
 				upper[end] = query[end] &^ 0x20
 				end++
 			}
-			if end < len(query) && (query[end] == '_' || query[end] >= '0' && query[end] <= '9' || query[end]|0x20 >= 'a' && query[end]|0x20 <= 'z') {
-				return "", ""
+			if end < len(query) && isWordByte(query[end]) {
+				return "", query
 			}
 			return string(upper[:end]), query[end:]
 		}
@@ -907,11 +1020,46 @@ func cancelProcess(conn driver.Conn) (int64, bool) {
 	return pid.Int(), true
 }
 
+// binaryParameters says whether lib/pq was told to use binary_parameters, with which a query and its arguments go to the
+// server in one piece. It may have been told in any syntax, or by the connector that OpenDB was given, so it is best asked.
+func binaryParameters(conn driver.Conn, p *Pool) bool {
+	if v := reflect.Indirect(reflect.ValueOf(conn)); v.Kind() == reflect.Struct {
+		if cfg := v.FieldByName("cfg"); cfg.IsValid() && cfg.Kind() == reflect.Struct {
+			if b := cfg.FieldByName("BinaryParameters"); b.IsValid() && b.Kind() == reflect.Bool {
+				return b.Bool()
+			}
+		}
+	}
+	return p.binaryParameters
+}
+
+// serverTransaction says whether the server told lib/pq, at the end of the last operation, that the connection is in a
+// transaction, which no reading of statements can know for certain: think of COMMIT AND CHAIN, or of a procedure. lib/pq
+// does not show that either; without it, what begins and ends transactions is followed by its text.
+func serverTransaction(conn driver.Conn) (inTx, known bool) {
+	v := reflect.Indirect(reflect.ValueOf(conn))
+	if v.Kind() != reflect.Struct || v.Type().PkgPath() != "github.com/lib/pq" {
+		return false, false
+	}
+	status := v.FieldByName("txnStatus")
+	if !status.IsValid() || !status.CanUint() {
+		return false, false
+	}
+	switch status.Uint() {
+	case 'I':
+		return false, true
+	case 'T', 'E':
+		return true, true
+	}
+	return false, false
+}
+
 // directStmt stands for a prepared statement where none may exist: behind a pooler that gives each transaction another
-// server connection. Each execution runs the text, as if it had not been prepared.
+// server connection, or where statements were turned off. Each execution runs the text, as if it had not been prepared.
 type directStmt struct {
 	session *session
 	text    string
+	inputs  int // -1 if it is not known
 }
 
 var (
@@ -920,7 +1068,7 @@ var (
 )
 
 func (d *directStmt) Close() error  { return nil }
-func (d *directStmt) NumInput() int { return -1 }
+func (d *directStmt) NumInput() int { return d.inputs }
 
 func (d *directStmt) Exec(args []driver.Value) (driver.Result, error) {
 	return d.ExecContext(context.Background(), ordinal(args))
@@ -939,12 +1087,64 @@ func (d *directStmt) QueryContext(ctx context.Context, args []driver.NamedValue)
 }
 
 // unprepared gives the stand-in for a statement that must not be prepared by name; nil if it may.
-func (s *session) unprepared(query string) *directStmt {
-	if !s.pool.cfg.PgBouncer || s.kept.kind != libPQ && s.kept.kind != pgxStdlib {
-		return nil
+func (s *session) unprepared(ctx context.Context, query string) (*directStmt, error) {
+	pooled := s.pool.cfg.PgBouncer && (s.kept.kind == libPQ || s.kept.kind == pgxStdlib)
+	off := s.pool.cfg.StatementCacheSize == 0 && s.kept.kind == libPQ
+	if !pooled && !off {
+		return nil, nil
 	}
 	if verb, _ := leadingVerb(query); verb == "COPY" {
-		return nil // lib/pq has its own way with it, in which nothing is named
+		return nil, nil // lib/pq has its own way with it, in which nothing is named
 	}
-	return &directStmt{s, query}
+	d := &directStmt{session: s, text: query, inputs: -1}
+	if s.kept.onePiece || pooled {
+		return d, nil // such queries go to the server in one piece, there is no looking at them before
+	}
+	err := s.describe(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
 }
+
+// describe has the server read a text without giving it a name, as it would if it were prepared, so that Prepare fails if
+// it is wrong. lib/pq does that for a query with arguments. With one too many it gets no further: it is lib/pq that
+// refuses, and would be the server if not.
+func (s *session) describe(ctx context.Context, d *directStmt) error {
+	args := make([]driver.NamedValue, placeholders(d.text)+1)
+	for i := range args {
+		args[i].Ordinal = i + 1
+	}
+	rows, err := s.queryDirect(ctx, d.text, args)
+	if err == nil {
+		return rows.Close()
+	}
+	switch code := serverCode(err); {
+	case code != "" && code != "08P01", errors.Is(err, driver.ErrBadConn):
+		return err
+	case ctx.Err() != nil:
+		return ctx.Err()
+	}
+	if _, after, ok := strings.Cut(err.Error(), "the statement requires "); ok {
+		if n, err := strconv.Atoi(after); err == nil {
+			d.inputs = n
+		}
+	}
+	return nil
+}
+
+// placeholders gives the highest number of an argument that query may have.
+func placeholders(query string) int {
+	most := 0
+	for _, after, ok := strings.Cut(query, "$"); ok; _, after, ok = strings.Cut(after, "$") {
+		n := 0
+		for i := 0; i < len(after) && after[i] >= '0' && after[i] <= '9' && n < maxArguments; i++ {
+			n = 10*n + int(after[i]-'0')
+		}
+		most = max(most, n)
+	}
+	return min(most, maxArguments)
+}
+
+// maxArguments is the most that PostgreSQL's protocol has room for.
+const maxArguments = 65535

@@ -297,6 +297,8 @@ var statementScripts = []struct {
 	{"forgotten", (*script).forgotten},
 	{"search path", (*script).searchPath},
 	{"settings", (*script).settingsThatMatter},
+	{"settings in disguise", (*script).settingsInDisguise},
+	{"transactions by hand", (*script).transactionsByHand},
 	{"temporary tables", (*script).temporaryTables},
 	{"argument types", (*script).argumentTypes},
 	{"never kept", (*script).neverKept},
@@ -306,28 +308,35 @@ var statementScripts = []struct {
 	{"long", (*script).longTexts},
 }
 
+// With nothing kept there is one difference: a server that is told to forget all statements has nothing to forget.
 func TestStatementsLikePlain(t *testing.T) {
 	dsn := pgtest.DSN(t)
 	for _, s := range statementScripts {
 		t.Run(s.name, func(t *testing.T) {
-			lines := map[string][]string{}
-			for _, driverName := range []string{"postgres", "lifeguard"} {
+			run := func(name, driverName string, params ...string) (lines []string) {
 				server := openControl(t, dsn)
 				_, err := server.Exec("DROP SCHEMA IF EXISTS script CASCADE; DROP SCHEMA IF EXISTS other CASCADE;" +
 					"CREATE SCHEMA script; CREATE SCHEMA other")
 				require.NoError(t, err)
-				t.Run(driverName, func(t *testing.T) {
-					run := &script{pgClient: openPostgres(t, driverName, dsn, 1, "search_path=script"), t: t, ctx: t.Context()}
+				t.Run(name, func(t *testing.T) {
+					run := &script{pgClient: openPostgres(t, driverName, dsn, 1, append(params, "search_path=script")...), t: t, ctx: t.Context()}
 					s.run(run)
 					require.NotEmpty(t, run.lines)
-					lines[driverName] = run.lines
+					lines = run.lines
 				})
+				return lines
 			}
-			plain, kept := lines["postgres"], lines["lifeguard"]
-			for i := range max(len(plain), len(kept)) {
-				if i >= len(plain) || i >= len(kept) || plain[i] != kept[i] {
-					t.Fatalf("line %d differs:\nplain: %s\nkept:  %s", i, at(plain, i), at(kept, i))
+			plain := run("postgres", "postgres")
+			compare := func(name string, got []string) {
+				for i := range max(len(plain), len(got)) {
+					if i >= len(plain) || i >= len(got) || plain[i] != got[i] {
+						t.Fatalf("line %d differs:\nplain: %s\n%s: %s", i, at(plain, i), name, at(got, i))
+					}
 				}
+			}
+			compare("kept", run("lifeguard", "lifeguard"))
+			if s.name != "forgotten" {
+				compare("turned off", run("turned off", "lifeguard", "statement_cache_size=0"))
 			}
 		})
 	}
@@ -575,6 +584,90 @@ func (s *script) settingsThatMatter() {
 	s.on(s, tenant, 1)
 }
 
+// settingsInDisguise are changes that are not at the beginning of a text, or hard to read.
+func (s *script) settingsInDisguise() {
+	use := func() {
+		for range 3 {
+			s.on(s, "SELECT extract(epoch FROM timestamptz '2024-03-04 12:00')::int8, $1::int", 1)
+		}
+	}
+	for _, set := range []string{
+		"-- don't; really\nSET TimeZone = 'Asia/Tokyo'",
+		"/* a; b */ SET TimeZone = 'Asia/Tokyo'",
+		"/* a /* b */ c */ SET TimeZone = 'Asia/Tokyo'",
+		"-- a\rSET TimeZone = 'Asia/Tokyo'",
+		"SELECT 1; /* x */ /*;*/ SET TIME ZONE 'Asia/Tokyo'",
+		"SELECT '--'; SET TimeZone = 'Asia/Tokyo'",
+		"SELECT '/*'; SET TimeZone = 'Asia/Tokyo' -- */",
+		"SELECT E'a\\'--;'; SET TimeZone = 'Asia/Tokyo'",
+		"SELECT 'it''s'; SET TimeZone = 'Asia/Tokyo'",
+		"SELECT 1 AS \"a;'\"; SET TimeZone = 'Asia/Tokyo'",
+		"SELECT $$'$$; SET TimeZone = 'Asia/Tokyo'",
+		"SELECT $a$ $$ ' $b$ $a$; SET TimeZone = 'Asia/Tokyo'",
+		"SELECT 1 AS a$b; SET TimeZone = 'Asia/Tokyo'; SELECT 2 AS b$",
+		"SET\tTimeZone = 'Asia/Tokyo'",
+		"SET \"timezone\" = 'Asia/Tokyo'",
+		"SET/**/TimeZone = 'Asia/Tokyo'",
+		"SET SESSION /* x */ TimeZone = 'Asia/Tokyo'",
+		"SET SESSION\nTIME ZONE 'Asia/Tokyo'",
+		"DO $$BEGIN SET TimeZone = 'Asia/Tokyo'; END$$",
+		"WITH x AS (SELECT set_config('timezone', 'Asia/Tokyo', false)) SELECT * FROM x",
+		"VALUES (set_config('timezone', 'Asia/Tokyo', false))",
+		"SELECT/*x*/pg_catalog.\"set_config\"('timezone', 'Asia/Tokyo', false)",
+		"EXPLAIN ANALYZE SELECT set_config('timezone', 'Asia/Tokyo', false)",
+		"PREPARE p AS SELECT set_config('timezone', 'Asia/Tokyo', false); EXECUTE p",
+	} {
+		use()
+		s.do(s, set)
+		use()
+		s.do(s, "SET TimeZone = 'UTC'")
+	}
+	for _, query := range []string{
+		"WITH x AS (SELECT set_config('timezone', $1, false)) SELECT * FROM x",
+		"VALUES (set_config('timezone', $1, false))",
+		"SELECT (SELECT set_config('timezone', $1, false))",
+	} {
+		for _, zone := range []string{"Asia/Tokyo", "UTC", "America/New_York"} {
+			use()
+			s.on(s, query, zone)
+			use()
+		}
+	}
+}
+
+// transactionsByHand end and go on in ways that are easily taken for others: whether a statement that failed may be
+// tried again depends on it.
+func (s *script) transactionsByHand() {
+	s.exec("CREATE TABLE items (v int); INSERT INTO items VALUES (1)")
+	use := func() {
+		for range 3 {
+			s.on(s, "SELECT * FROM items WHERE $1::int > 0", 1)
+		}
+	}
+	for _, texts := range [][]string{
+		{"BEGIN", "SAVEPOINT a", "ROLLBACK WORK TO SAVEPOINT a"},
+		{"BEGIN", "SAVEPOINT a", "ROLLBACK TRANSACTION TO a"},
+		{"BEGIN", "COMMIT AND CHAIN"},
+		{"BEGIN", "ROLLBACK AND CHAIN"},
+		{"BEGIN", "DO $$BEGIN PERFORM 1; END$$"},
+		{"BEGIN; SELECT 1"},
+		{"BEGIN", "SELECT ';END'"},
+		{"BEGIN", "/*;*/COMMIT"},
+		{"/*;*/ BEGIN"},
+		{"BEGIN", "PREPARE TRANSACTION 'x'"}, // fails, and ends it all the same
+	} {
+		use()
+		for _, text := range texts {
+			s.do(s, text)
+		}
+		s.do(s, "DEALLOCATE ALL")
+		use()
+		s.do(s, "SELECT 1")
+		s.do(s, "ROLLBACK")
+		use()
+	}
+}
+
 func (s *script) temporaryTables() {
 	s.exec("CREATE TABLE items (v int); INSERT INTO items VALUES (1)")
 	use := func(q querier) {
@@ -585,7 +678,9 @@ func (s *script) temporaryTables() {
 	}
 	use(s)
 	for _, create := range []string{"CREATE TEMP TABLE items (v text)", "CREATE TEMPORARY TABLE items AS SELECT 2 AS v, 3 AS w",
-		"SELECT 'into' AS v INTO TEMP items", "CREATE TEMP VIEW items AS SELECT 9 AS v"} {
+		"SELECT 'into' AS v INTO TEMP items", "CREATE TEMP VIEW items AS SELECT 9 AS v",
+		"SELECT 4 AS v\nINTO\nTEMP items", "WITH x AS (SELECT 5 AS v) SELECT v INTO TEMP items FROM x", "SELECT 6 AS v/**/INTO TEMP items",
+		"EXPLAIN ANALYZE CREATE TEMP TABLE items AS SELECT 7 AS v"} {
 		s.do(s, create)
 		use(s)
 		s.inTx(use, (*sql.Tx).Commit)
@@ -599,8 +694,11 @@ func (s *script) temporaryTables() {
 		use(tx)
 	}, (*sql.Tx).Commit)
 	s.inTx(use, (*sql.Tx).Commit)
-	s.on(s, "SELECT $1::int AS v INTO TEMP items", 7)
-	use(s)
+	for _, query := range []string{"SELECT $1::int AS v INTO TEMP items", "WITH x AS (SELECT $1::int AS v) SELECT v\nINTO TEMP items FROM x"} {
+		s.on(s, query, 7)
+		use(s)
+		s.do(s, "DISCARD TEMP")
+	}
 }
 
 func (s *script) argumentTypes() {
@@ -928,22 +1026,51 @@ func TestStatementsTurnedOff(t *testing.T) {
 				_, err := db.Exec("SELECT $1::int", i)
 				require.NoError(t, err)
 			}
-			if off == "pgbouncer=true" {
-				st, err := db.Prepare("SELECT $1::int * 2")
-				require.NoError(t, err)
-				for i := range 5 {
-					var n int
-					require.NoError(t, st.QueryRow(i).Scan(&n))
-					require.Equal(t, 2*i, n)
-				}
-				require.NoError(t, st.Close())
+			st, err := db.Prepare("SELECT $1::int * 2")
+			require.NoError(t, err)
+			for i := range 5 {
+				var n int
+				require.NoError(t, st.QueryRow(i).Scan(&n))
+				require.Equal(t, 2*i, n)
 			}
+			require.NoError(t, st.Close())
 			require.Empty(t, keptOn(t, db))
 			_, named, _ := p.take()
 			assert.Empty(t, named)
-			st := poolOf(t, db.DB).Stats()
-			assert.Zero(t, st.StatementHits+st.StatementMisses)
+			stats := poolOf(t, db.DB).Stats()
+			assert.Zero(t, stats.StatementHits+stats.StatementMisses)
 		})
+	}
+}
+
+// With binary_parameters a query goes to the server with its arguments, however lib/pq was told. Then nothing may be tried
+// on the server to look at a text: it would end a transaction.
+func TestStatementsOffWithBinaryParameters(t *testing.T) {
+	dsn := pgtest.DSN(t)
+	binary := addParams(t, dsn, "binary_parameters=yes")
+	connector, err := pq.NewConnector(binary)
+	require.NoError(t, err)
+	cfg := lifeguard.DefaultConfig()
+	cfg.StatementCacheSize = 0
+	given, err := lifeguard.OpenDB(connector, lifeguard.WithConfig(cfg))
+	require.NoError(t, err)
+	defer given.Close()
+	keywords := strings.ReplaceAll(binary, "binary_parameters=yes", "binary%5Fparameters=yes") + "&statement_cache_size=0"
+	parsed, err := sql.Open("lifeguard", keywords)
+	require.NoError(t, err)
+	defer parsed.Close()
+	for _, db := range []*sql.DB{given, parsed} {
+		tx, err := db.Begin()
+		require.NoError(t, err)
+		st, err := tx.Prepare("SELECT $1::int * 2")
+		require.NoError(t, err)
+		for i := range 3 {
+			var n int
+			require.NoError(t, st.QueryRow(i).Scan(&n))
+			require.Equal(t, 2*i, n)
+		}
+		require.NoError(t, st.Close())
+		require.NoError(t, tx.Commit())
 	}
 }
 

@@ -34,8 +34,6 @@ auth_file = %s
 pool_mode = transaction
 max_client_conn = 500
 default_pool_size = 20
-; lib/pq sends it to every server, and a pooler refuses what it cannot set per client
-ignore_startup_parameters = extra_float_digits
 `
 )
 

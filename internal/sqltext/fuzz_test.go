@@ -89,7 +89,7 @@ func TestNoLiteralSurvives(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 0))
-	n := 2000
+	n := 1000
 	if testing.Short() {
 		n = 200
 	}
@@ -115,7 +115,7 @@ func TestNoLiteralSurvivesACut(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	for i := range servers {
 		s := &servers[i]
-		for range 20 {
+		for range 8 {
 			var b strings.Builder
 			b.WriteString(strings.Repeat("SELECT a ", rnd.IntN(4)))
 			b.WriteString(strings.Repeat(" ", maxInput-200+rnd.IntN(200)))
