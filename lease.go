@@ -41,8 +41,10 @@ type lease struct {
 	reclaims  bool      // Pool.reclaims
 	direct    bool      // nothing stands between an operation and the driver: no interceptor, no socket_timeout
 	spans     bool      // each operation has one
-	unsampled bool      // the last span was made for nothing
-	finder    callsite.Finder
+	lastBegin *caller   // who began the last transaction, if each operation has a span
+
+	spanOptions *spanOptions // nil before the first span
+	finder      callsite.Finder
 }
 
 // hold is what is known about the present holder of a lease, for reports that are made while he works. A report reads it
@@ -127,11 +129,6 @@ func (l *lease) ResetSession(ctx context.Context) (err error) {
 	h := &l.hold
 	h.since, h.ctx, h.byOpener = now, ctx, false // nobody reads this unless the checkout succeeds
 	switch {
-	case l.spans && !l.unsampled:
-		h.site = l.finder.Find() // every operation's span will ask for it
-		if h.site == nil {
-			h.site = p.learnSite(&l.finder, now)
-		}
 	case p.capture.spent(now):
 		h.site = nil
 	default:

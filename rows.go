@@ -63,6 +63,9 @@ func newRows(ctx context.Context, l *lease, query string, parent driver.Rows, p 
 	r.direct, r.open = direct, true
 	r.op.is(l.op.kind, l.op.began, l.op.waited, l.op.first)
 	r.count, r.over = 0, false
+	if l.spans {
+		l.asks(&r.op, query)
+	}
 	if r.ticket != nil {
 		r.ticket.fill(l)
 	}

@@ -6,8 +6,9 @@ import (
 	"database/sql/driver"
 	"errors"
 	"io"
+	"maps"
 	"math"
-	"math/rand/v2"
+	"math/bits"
 	"net"
 	"reflect"
 	"runtime"
@@ -84,9 +85,11 @@ type operation struct {
 	waited int64 // how long the checkout before it took; 0 for all but the first operation of a checkout
 	kind   operationKind
 	first  bool // it is the first after a checkout
+
+	caller *caller // who ran a query whose rows are open, if each operation has a span; else nil
 }
 
-// is sets all fields. A composite literal would be built elsewhere and moved.
+// is sets the fields of an operation that begins. A composite literal would be built elsewhere and moved.
 func (o *operation) is(kind operationKind, began, waited int64, first bool) {
 	o.began, o.waited = began, waited
 	o.kind, o.first = kind, first
@@ -182,17 +185,32 @@ func (l *lease) report(ctx context.Context, op *operation, query string, rows in
 		return // not an operation: the driver asks for another way to do it
 	}
 	o, at := l.pool.observer, time.Now()
+	if l.spanOptions == nil {
+		l.spanOptions = newSpanOptions()
+	}
 	e := ending{
+		options:   l.spanOptions,
 		operation: *op, query: query, ended: int64(at.Sub(l.pool.epoch)), at: at, rows: rows, err: err, metrics: l.metrics,
-		checkout: l.hold.site.PCs(), shape: o.shapeOf(op.kind, query),
-		sampled: o.tracer != nil && !l.unsampled,
+		checkout: l.hold.site.PCs(),
 	}
-	if e.sampled && !(e.first && len(e.checkout) > 0) {
-		// Every frame costs, and from where the span is made there are some more.
-		e.stack = opStacks.Get().(*opStack)
-		e.stack.take(e.shape.callerDepth())
+	if op.caller != nil {
+		e.shape = op.caller.shape
+	} else {
+		e.shape = o.shapeOf(op.kind, query)
 	}
-	l.unsampled = !o.report(ctx, &e)
+	if op.kind == opCommit || op.kind == opRollback {
+		e.begun = l.lastBegin
+	}
+	o.report(ctx, &e)
+	if op.kind == opBegin {
+		l.lastBegin = e.caller
+	}
+}
+
+// asks notes who runs a query while he does: where its rows will be closed may be another place.
+func (l *lease) asks(op *operation, query string) {
+	o := l.pool.observer
+	op.caller = o.here(o.shapeOf(op.kind, query))
 }
 
 // connectEnded is called at the end of every checkout that a handle could not serve from what it had: after a wait, or
@@ -205,7 +223,7 @@ func (p *Pool) connectEnded(ctx context.Context, began, ended int64, err error) 
 	if err != nil || ended-began >= p.observer.limit {
 		p.observer.report(ctx, &ending{
 			operation: operation{kind: opConnect, began: began, waited: ended - began}, ended: ended, at: time.Now(), err: err,
-			shape: p.observer.others[opConnect],
+			shape: p.observer.others[opConnect], options: newSpanOptions(),
 		})
 	}
 }
@@ -221,58 +239,23 @@ type ending struct {
 	metrics  *metrics
 	checkout []uintptr // stack of the checkout, if it was taken
 	shape    *shape
-	sampled  bool // its span will be, by the look of the one before
+	options  *spanOptions
+	begun    *caller // who began the transaction that it ends, if each operation has a span
 
 	failure string // error.type; "" if it did not fail
 	status  string // what the database calls the error; "" if it has no name for it
 	slow    bool
-	stack   *opStack // see where
-}
-
-// opStack has room for the stack of an operation, with that of an object-relational mapper on it.
-type opStack struct {
-	n   int
-	cut bool // there is more of the stack than was taken
-	pcs [callsite.Depth]uintptr
-}
-
-var opStacks = sync.Pool{New: func() any { return new(opStack) }}
-
-// take takes the stack of the caller, as far as depth.
-func (s *opStack) take(depth int) {
-	s.n = runtime.Callers(2, s.pcs[:depth])
-	s.cut = s.n == depth && depth < len(s.pcs)
 }
 
 func (e *ending) took() int64 { return e.ended - e.began }
 
-// where is the stack of the goroutine that ran the operation, which report may have taken a part of already.
-func (e *ending) where() []uintptr {
-	if e.stack == nil {
-		e.stack = opStacks.Get().(*opStack)
-		e.stack.cut = true
-	}
-	if e.stack.cut {
-		e.stack.take(len(e.stack.pcs))
-	}
-	return e.stack.pcs[:e.stack.n]
-}
-
-// forget gives back what where took.
-func (e *ending) forget() {
-	if e.stack != nil {
-		opStacks.Put(e.stack)
-	}
-}
-
-// report shows an operation that has ended wherever it is to be shown. sampled is false if a span was made that was not.
-func (o *observer) report(ctx context.Context, e *ending) (sampled bool) {
-	defer e.forget()
+// report shows an operation that has ended wherever it is to be shown.
+func (o *observer) report(ctx context.Context, e *ending) {
 	// A caller who went away is no failure of the database, nor is an attempt that is made again.
 	repeated := false
 	switch {
 	case e.err == nil || errors.Is(e.err, sql.ErrNoRows) || errors.Is(e.err, io.EOF):
-	case errors.Is(e.err, driver.ErrBadConn) && e.kind != opConnect && repeats(e.where()):
+	case errors.Is(e.err, driver.ErrBadConn) && e.kind != opConnect && repeats():
 		repeated = true
 	case errors.Is(e.err, context.Canceled) || errors.Is(ctx.Err(), context.Canceled):
 	case e.kind == opRollback && ctx.Err() != nil && errors.Is(e.err, driver.ErrBadConn):
@@ -289,16 +272,14 @@ func (o *observer) report(ctx context.Context, e *ending) (sampled bool) {
 		e.metrics.ended(ctx, e)
 	}
 	if repeated && !e.slow {
-		return true
+		return
 	}
-	sampled = true
 	if o.tracer != nil && (o.trace == TraceAll || e.slow || e.failure != "") {
-		sampled = o.span(ctx, e)
+		o.span(ctx, e)
 	}
 	if o.log == QueryLogAll || o.log == QueryLogSlow && e.slow {
 		o.logLine(ctx, e)
 	}
-	return sampled
 }
 
 // spanOptions is room for the options of a span. OpenTelemetry reads them while the span starts and ends.
@@ -307,74 +288,76 @@ type spanOptions struct {
 	end   [1]trace.SpanEndOption
 }
 
-var spansOptions = sync.Pool{New: func() any {
-	return &spanOptions{start: [3]trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindClient)}}
-}}
+var clientSpan = trace.WithSpanKind(trace.SpanKindClient)
 
-// span makes the span of an operation that is over, and says whether it was sampled.
-func (o *observer) span(ctx context.Context, e *ending) (sampled bool) {
-	opts := spansOptions.Get().(*spanOptions)
-	defer spansOptions.Put(opts)
+func newSpanOptions() *spanOptions {
+	return &spanOptions{start: [3]trace.SpanStartOption{clientSpan}}
+}
+
+// span makes the span of an operation that is over.
+func (o *observer) span(ctx context.Context, e *ending) {
+	opts := e.options
 	opts.start[1] = trace.WithTimestamp(e.at.Add(time.Duration(-e.took())))
-	// Attributes are copied when a span starts, and again when there are more to come. The caller is looked for first
-	// only if it will probably be wanted.
-	opts.start[2] = e.shape.start
-	if e.sampled {
-		opts.start[2] = e.details(o.caller(e)).start
+	// Attributes are copied twice where the sampler is to see them, and whenever there are more to come. So a query's
+	// are given at once, and those of other operations, of which the name says all that a sampler could want, later.
+	d, query := e.details(o.caller(e)), e.kind <= opPrepare
+	start := opts.start[:2]
+	if query {
+		opts.start[2] = d.start
+		start = opts.start[:]
 	}
-	_, span := o.tracer.Start(ctx, e.shape.name, opts.start[:]...)
-	if sampled = span.IsRecording(); sampled {
-		if !e.sampled {
-			span.SetAttributes(e.details(o.caller(e)).attributes...)
-		}
-		if e.failure != "" {
-			span.SetStatus(codes.Error, e.description())
-		}
+	_, span := o.tracer.Start(ctx, e.shape.name, start...)
+	if !query {
+		span.SetAttributes(d.attributes...)
+	}
+	if e.failure != "" {
+		span.SetStatus(codes.Error, e.description())
 	}
 	opts.end[0] = trace.WithTimestamp(e.at)
 	span.End(opts.end[:]...)
-	return sampled
 }
 
-// details are what the span of an operation says besides what all with the same query have in common.
+// details are what the span of an operation says besides its times.
 type details struct {
 	rows       int // -1 for none
 	attributes []attribute.KeyValue
-	start      trace.SpanStartOption // all attributes, those in common included
+	start      trace.SpanStartOption // all of them
 }
 
-func (s *shape) newDetails(rows int, attributes []attribute.KeyValue) *details {
-	return &details{rows, attributes, trace.WithAttributes(slices.Concat(s.attributes, attributes)...)}
-}
+// rememberedRows is for how many numbers of rows what spans say is remembered with each caller. It is a power of two.
+const rememberedRows = 8
 
 func (e *ending) details(c *caller) *details {
 	rows := -1
 	if e.kind == opQuery && e.failure == "" {
 		rows = e.rows
 	}
-	// Most are the same again and again: nobody waits, nothing fails, and there are as many rows as the last time.
-	ordinary := e.waited <= 0 && e.failure == ""
+	// Most are the same again and again: nobody waits, nothing fails, and there are as many rows as some other time.
+	ordinary := e.waited <= 0 && e.failure == "" && c.shape == e.shape
+	remembered := &c.details[rows&(rememberedRows-1)]
 	if ordinary {
-		if last := c.last.Load(); last != nil && last.rows == rows {
-			return last
+		if d := remembered.Load(); d != nil && d.rows == rows {
+			return d
 		}
 	}
-	more := make([]attribute.KeyValue, 0, len(c.attributes)+3)
+	all := make([]attribute.KeyValue, 0, len(e.shape.attributes)+len(c.attributes)+4)
+	all = append(all, e.shape.attributes...)
 	if rows >= 0 {
-		more = append(more, semconv.DBResponseReturnedRows(rows))
+		all = append(all, semconv.DBResponseReturnedRows(rows))
 	}
 	if e.waited > 0 {
-		more = append(more, waitKey.Float64(time.Duration(e.waited).Seconds()))
+		all = append(all, waitKey.Float64(time.Duration(e.waited).Seconds()))
 	}
 	if e.failure != "" {
-		more = append(more, semconv.ErrorTypeKey.String(e.failure))
+		all = append(all, semconv.ErrorTypeKey.String(e.failure))
 		if e.status != "" {
-			more = append(more, semconv.DBResponseStatusCode(e.status))
+			all = append(all, semconv.DBResponseStatusCode(e.status))
 		}
 	}
-	d := e.shape.newDetails(rows, append(more, c.attributes...))
+	all = append(all, c.attributes...)
+	d := &details{rows, all, trace.WithAttributes(all...)}
 	if ordinary {
-		c.last.Store(d)
+		remembered.Store(d)
 	}
 	return d
 }
@@ -388,102 +371,162 @@ func (e *ending) description() string {
 	return e.failure
 }
 
-// caller is who in the application ran the operation: where that took a connection, the one that did, which for a
-// query is more telling than where its rows were closed; else the one that ended it. Where database/sql ended it in a
-// goroutine of its own, because a context was over, the one that took the connection has to do.
+// caller is who in the application ran the operation, which is found out once. A query's rows may be closed elsewhere:
+// if it was not noted who ran it, and it is what its checkout was for, the one that took the connection is more telling.
+// Where database/sql ended the operation in a goroutine of its own, because a context was over, the one that began the
+// transaction or took the connection has to do.
 func (o *observer) caller(e *ending) *caller {
-	if e.first && len(e.checkout) > 0 {
-		if c := o.callerOf(e.shape, e.checkout, false); c.found && !c.conn {
+	if e.caller != nil && e.caller.found {
+		return e.caller
+	}
+	if e.kind == opQuery && e.first && len(e.checkout) > 0 {
+		if c := o.callerOf(e.shape, e.checkout); c.found && !c.conn {
+			e.caller = c
 			return c
 		}
 	}
-	var c *caller
-	if e.stack != nil && e.stack.cut {
-		c = o.callerOf(e.shape, e.stack.pcs[:e.stack.n], true)
-	}
-	if c == nil || !c.found {
-		c = o.callerOf(e.shape, e.where(), false)
-	}
+	c := o.here(e.shape)
 	if !c.found && len(e.checkout) > 0 {
-		c = o.callerOf(e.shape, e.checkout, false)
+		c = o.callerOf(e.shape, e.checkout)
 	}
+	if !c.found && e.begun != nil {
+		c = e.begun
+	}
+	e.caller = c
 	return c
 }
 
 // caller is what was found out about a stack.
 type caller struct {
-	stack      []uintptr // as far as the application's frame, or all of it if there is none
+	shape      *shape    // of what was called
+	stack      []uintptr // its inner part by which it is recognised
 	frame      runtime.Frame
-	found      bool
-	conn       bool                 // sql.DB.Conn is on it
+	found      bool                 // the frame is the application's
+	conn       bool                 // sql.DB.Conn is on the stack
 	attributes []attribute.KeyValue // of the frame
 
-	last atomic.Pointer[details] // of an ordinary operation
+	details [rememberedRows]atomic.Pointer[details] // of ordinary operations, by the number of rows
 }
 
-// is says whether what was found out holds for this stack.
-func (c *caller) is(stack []uintptr) bool {
-	n := len(c.stack)
-	if n > len(stack) || !c.found && n != len(stack) {
-		return false
+func (s *shape) newCaller(frame runtime.Frame, found bool) *caller {
+	c := &caller{shape: s, frame: frame, found: found}
+	if found {
+		c.attributes = []attribute.KeyValue{semconv.CodeFunctionName(frame.Function), semconv.CodeFilePath(frame.File),
+			semconv.CodeLineNumber(frame.Line)}
 	}
-	// Stacks differ at their outer ends.
-	return stack[n-1] == c.stack[n-1] && slices.Equal(stack[:n], c.stack)
+	return c
 }
 
-// maxCallers is how many callers of a query are remembered. Looking at a stack anew costs some microseconds.
-const maxCallers = 32
+const (
+	// maxCallers is how many callers of a query are remembered. Looking at a stack anew costs some microseconds.
+	maxCallers = 256
+
+	// maxChain is how deep a stack is looked at to recognise it, with all of an object-relational mapper on it.
+	maxChain = 63
+)
 
 // callers are those of one query, up to a limit. They are copied at each change.
 type callers struct {
-	list  []*caller
-	depth int // frames that tell which of them it is
+	lengths uint64             // bit n: one of them is recognised by n entries of its stack
+	byHash  map[uint64]*caller // hash of that part of the stack
 }
 
-// callerDepth is how much of a stack is worth taking.
-func (s *shape) callerDepth() int {
-	if known := s.callers.Load(); known != nil && known.depth > 0 {
-		return known.depth
+// find looks for the caller whose stack begins like this one.
+func (known *callers) find(stack []uintptr) *caller {
+	if known == nil {
+		return nil
 	}
-	return len(opStack{}.pcs)
-}
-
-// callerOf looks at a stack. If it is only the inner part of one, what is not found in it is not remembered.
-func (o *observer) callerOf(s *shape, stack []uintptr, cut bool) *caller {
-	known := s.callers.Load()
-	if known != nil {
-		for _, c := range known.list {
-			if c.is(stack) {
-				return c
-			}
+	hash := uint64(0)
+	for i, pc := range stack {
+		hash = hashOn(hash, pc)
+		if known.lengths>>(i+1)&1 == 0 {
+			continue
+		}
+		if c := known.byHash[hash]; c != nil && slices.Equal(c.stack, stack[:i+1]) {
+			return c
 		}
 	}
-	frame, n, found := callsite.Application(stack, o.skip)
-	c := &caller{frame: frame, found: found, stack: slices.Clone(stack[:n])}
-	c.conn = calledBy(c.stack, "database/sql.(*DB).Conn")
-	if c.found {
-		c.attributes = []attribute.KeyValue{semconv.CodeFunctionName(c.frame.Function), semconv.CodeFilePath(c.frame.File),
-			semconv.CodeLineNumber(c.frame.Line)}
-	} else if cut {
-		return c
+	return nil
+}
+
+func hashOn(hash uint64, pc uintptr) uint64 {
+	return bits.RotateLeft64(hash^uint64(pc), 25) * 0x9e3779b97f4a7c15
+}
+
+// depth is how much of a stack find needs.
+func (known *callers) depth() int {
+	if known == nil {
+		return maxChain
 	}
-	next := &callers{}
+	return bits.Len64(known.lengths) - 1
+}
+
+// remember adds a caller, which is recognised by this stack or one that begins like it.
+func (s *shape) remember(c *caller, stack []uintptr) {
+	c.stack = slices.Clone(stack)
+	hash := uint64(0)
+	for _, pc := range stack {
+		hash = hashOn(hash, pc)
+	}
+	known, next := s.callers.Load(), &callers{byHash: map[uint64]*caller{}}
 	if known != nil {
-		next.list = slices.Clone(known.list)
+		maps.Copy(next.byHash, known.byHash)
 	}
-	if len(next.list) < maxCallers {
-		next.list = append(next.list, c)
-	} else {
+	if len(next.byHash) >= maxCallers {
 		// Any of them: were it always the oldest, one more caller than there is room for could push out all in turn.
-		next.list[rand.IntN(maxCallers)] = c
-	}
-	for _, c := range next.list {
-		if c.found {
-			next.depth = max(next.depth, len(c.stack))
+		for other := range next.byHash {
+			delete(next.byHash, other)
+			break
 		}
+	}
+	next.byHash[hash] = c
+	for _, c := range next.byHash {
+		next.lengths |= 1 << len(c.stack)
 	}
 	// If another was faster, this one is remembered the next time.
 	s.callers.CompareAndSwap(known, next)
+}
+
+// here is who in the application runs the present goroutine.
+func (o *observer) here(s *shape) *caller {
+	known := s.callers.Load()
+	var chain [maxChain]uintptr
+	for depth := known.depth(); ; depth = maxChain {
+		// In one place, because where it is called from is in the chain.
+		n := callsite.Chain(chain[:depth])
+		if c := known.find(chain[:n]); c != nil {
+			return c
+		}
+		if depth == maxChain {
+			return o.newHere(s, chain[:n])
+		}
+	}
+}
+
+// newHere is here for a chain that was not seen before.
+func (o *observer) newHere(s *shape, chain []uintptr) *caller {
+	var stack [2 * maxChain]uintptr
+	n := callsite.Capture(0, stack[:])
+	frame, n, found := callsite.Application(stack[:n], o.skip)
+	c := s.newCaller(frame, found)
+	// What is not found on a part of a stack may be on the rest of it.
+	if reach := callsite.Reach(chain, stack[:n]); reach > 0 && (found || reach == len(chain) && reach < maxChain) {
+		s.remember(c, chain[:reach])
+	}
+	return c
+}
+
+// callerOf is who in the application made a checkout with this stack.
+func (o *observer) callerOf(s *shape, stack []uintptr) *caller {
+	if c := s.callers.Load().find(stack); c != nil {
+		return c
+	}
+	frame, n, found := callsite.Application(stack, o.skip)
+	c := s.newCaller(frame, found)
+	c.conn = calledBy(stack[:n], "database/sql.(*DB).Conn")
+	if found { // else it may be on the rest of the stack
+		s.remember(c, stack[:n])
+	}
 	return c
 }
 
@@ -501,10 +544,11 @@ func calledBy(stack []uintptr, prefix string) bool {
 	}
 }
 
-// repeats says whether database/sql will make another attempt when the operation with this stack fails with
-// driver.ErrBadConn. It does so in one function, for all but the last attempt, which is a line of its own there.
-func repeats(stack []uintptr) bool {
-	line := retryLine(stack)
+// repeats says whether database/sql will make another attempt when the operation that the present goroutine runs fails
+// with driver.ErrBadConn. It does so in one function, for all but the last attempt, which is a line of its own there.
+func repeats() bool {
+	var stack [2 * maxChain]uintptr
+	line := retryLine(stack[:callsite.Capture(0, stack[:])])
 	return line != 0 && line != lastAttempt()
 }
 
@@ -605,9 +649,7 @@ type shape struct {
 	measured  measured
 	callers   atomic.Pointer[callers]
 
-	// What all spans say.
-	attributes []attribute.KeyValue
-	start      trace.SpanStartOption // the same
+	attributes []attribute.KeyValue // that all spans have
 }
 
 func (o *observer) newShape(operation, text, summary string) *shape {
@@ -629,7 +671,7 @@ func (o *observer) newShape(operation, text, summary string) *shape {
 	if text != "" {
 		all = append(all, semconv.DBQueryText(text))
 	}
-	s.attributes, s.start = slices.Clip(all), trace.WithAttributes(all...)
+	s.attributes = slices.Clip(all)
 	return s
 }
 

@@ -734,6 +734,56 @@ func TestCallersOfOneQuery(t *testing.T) {
 	})
 }
 
+// Rows are closed elsewhere, and a transaction ended by database/sql, but who ran the query and who began the transaction
+// is told, in transactions and at any rate of checkouts.
+func TestCallerOfWhatOthersEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := openTraced(t, func(c *lifeguard.Config) { c.Trace = lifeguard.TraceAll })
+		d.warm()
+		var lines []int
+		line := func() {
+			_, _, line, _ := runtime.Caller(1)
+			lines = append(lines, line)
+		}
+		for range 300 { // no time passes, so the stacks of this moment are soon used up
+			lines = nil
+			ctx, cancel := context.WithCancel(d.ctx)
+			spans := d.step(func() {
+				line()
+				tx, err := d.BeginTx(ctx, nil)
+				require.NoError(t, err)
+				line()
+				rows, err := tx.QueryContext(d.ctx, "SELECT a FROM t")
+				require.NoError(t, err)
+				closeRows(t, rows)
+				line()
+				rows, err = d.QueryContext(d.ctx, "SELECT a FROM t")
+				require.NoError(t, err)
+				closeRows(t, rows)
+				cancel()
+				synctest.Wait()
+			})
+			var got []string
+			for _, s := range spans {
+				if s.name == "CONNECT" || s.name == "ROLLBACK" {
+					continue
+				}
+				got = append(got, fmt.Sprint(s.name, " ", s.attributes["code.line.number"].(int64)-1))
+			}
+			require.Equal(t, []string{fmt.Sprint("BEGIN ", lines[0]), fmt.Sprint("SELECT t ", lines[1]), fmt.Sprint("SELECT t ", lines[2])}, got)
+			last := spans[len(spans)-1]
+			require.Equal(t, "ROLLBACK", last.name)
+			require.EqualValues(t, lines[0], last.attributes["code.line.number"].(int64)-1, "who began it")
+		}
+	})
+}
+
+func closeRows(t *testing.T, rows *sql.Rows) {
+	for rows.Next() {
+	}
+	require.NoError(t, rows.Close())
+}
+
 // The number of rows is that of each query, though the last one is remembered.
 func TestRowsInSpans(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -92,6 +92,36 @@ func upTo(pcs []uintptr, f runtime.Frame) int {
 	return len(pcs)
 }
 
+// Reach returns how many entries of chain it takes to recognise the stack whose
+// inner part is pcs, as Application measured it: those up to the function that
+// the last entry of pcs belongs to. Chain and Capture were called by the same
+// goroutine, one after the other. It returns 0 if chain does not reach that far.
+func Reach(chain, pcs []uintptr) int {
+	reached, at := 0, 0 // entries of chain, and of pcs up to the last of them
+	for i, pc := range chain {
+		// The innermost entries differ, as the calls of Chain and Capture do;
+		// wrappers that the compiler wrote are in chain only.
+		for j := at; j < len(pcs); j++ {
+			if pcs[j] == pc {
+				reached, at = i+1, j+1
+				break
+			}
+		}
+	}
+	// What is between must be inlined into the function that chain knows.
+	if reached == 0 || !sameFunction(chain[reached-1], pcs[len(pcs)-1]) {
+		return 0
+	}
+	return reached
+}
+
+// sameFunction tells whether two return addresses lie in the code of one
+// function, with what was inlined into it.
+func sameFunction(a, b uintptr) bool {
+	f, g := runtime.FuncForPC(a-1), runtime.FuncForPC(b-1)
+	return f != nil && g != nil && f.Entry() == g.Entry()
+}
+
 // Stack returns the frames of pcs from the one that Application finds outward,
 // or all of them if there is no such frame.
 func Stack(pcs []uintptr, skipPrefixes []string) []runtime.Frame {

@@ -33,12 +33,12 @@ func find(f *Finder) (*Site, []uintptr) {
 //go:noinline
 func recursive(f *Finder, depth int) (*Site, []uintptr) {
 	if depth > 0 {
-		return inlined(f, depth)
+		return between(f, depth)
 	}
 	return find(f)
 }
 
-func inlined(f *Finder, depth int) (*Site, []uintptr) { return recursive(f, depth-1) }
+func between(f *Finder, depth int) (*Site, []uintptr) { return recursive(f, depth-1) }
 
 // A site is the stack as the runtime gives it, but for the place inside the function that asks.
 func TestSite(t *testing.T) {

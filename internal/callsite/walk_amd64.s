@@ -1,13 +1,15 @@
-#include "go_asm.h"
+//go:build gc && !purego
+
 #include "textflag.h"
 
-// func walk(pcs *[Depth]uintptr) (n int, hash uint64)
+// func walk(pcs *uintptr, most int) (n int, hash uint64)
 //
 // In assembly, because nothing may move the stack between two steps: Go code can be preempted anywhere, assembly cannot.
 // A frame pointer points to the caller's frame pointer, above which is the return address. The walk ends at the first that
 // is not further up the stack than the one before, or not below the end of the stack, which is where C code called Go.
-TEXT ·walk(SB), NOSPLIT|NOFRAME, $0-24
+TEXT ·walk(SB), NOSPLIT|NOFRAME, $0-32
 	MOVQ pcs+0(FP), DI
+	MOVQ most+8(FP), SI
 	MOVQ TLS, CX
 	MOVQ 0(CX)(TLS*1), CX // g
 	MOVQ 8(CX), R9        // g.stack.hi
@@ -18,6 +20,8 @@ TEXT ·walk(SB), NOSPLIT|NOFRAME, $0-24
 	XORQ R12, R12
 
 next:
+	CMPQ AX, SI
+	JGE  done
 	CMPQ R11, R10
 	JLS  done
 	CMPQ R11, R9
@@ -29,10 +33,9 @@ next:
 	INCQ AX
 	MOVQ R11, R10
 	MOVQ (R11), R11
-	CMPQ AX, $const_Depth
-	JLT  next
+	JMP  next
 
 done:
-	MOVQ AX, n+8(FP)
-	MOVQ R12, hash+16(FP)
+	MOVQ AX, n+16(FP)
+	MOVQ R12, hash+24(FP)
 	RET

@@ -1,11 +1,13 @@
-#include "go_asm.h"
+//go:build gc && !purego
+
 #include "textflag.h"
 
-// func walk(pcs *[Depth]uintptr) (n int, hash uint64)
+// func walk(pcs *uintptr, most int) (n int, hash uint64)
 //
 // As on amd64: a frame pointer points to the caller's frame pointer, above which is the return address.
-TEXT ·walk(SB), NOSPLIT|NOFRAME, $0-24
+TEXT ·walk(SB), NOSPLIT|NOFRAME, $0-32
 	MOVD pcs+0(FP), R0
+	MOVD most+8(FP), R7
 	MOVD 8(g), R1   // g.stack.hi
 	SUB  $16, R1    // the last place for a frame pointer and a return address
 	MOVD 0(g), R2   // g.stack.lo
@@ -14,6 +16,8 @@ TEXT ·walk(SB), NOSPLIT|NOFRAME, $0-24
 	MOVD ZR, R5
 
 next:
+	CMP  R7, R4
+	BGE  done
 	CMP  R2, R3
 	BLS  done
 	CMP  R1, R3
@@ -25,10 +29,9 @@ next:
 	ADD  $1, R4, R4
 	MOVD R3, R2
 	MOVD (R3), R3
-	CMP  $const_Depth, R4
-	BLT  next
+	B    next
 
 done:
-	MOVD R4, n+8(FP)
-	MOVD R5, hash+16(FP)
+	MOVD R4, n+16(FP)
+	MOVD R5, hash+24(FP)
 	RET
