@@ -21,6 +21,14 @@ type machine struct {
 	revision                            string            // of this checkout; "" if it cannot be told
 }
 
+// busy tells whether something else was running: a program that has just been built leaves a load of up to a third of
+// the processors.
+func (m machine) busy() bool {
+	var load float64
+	_, err := fmt.Sscan(m.load, &load)
+	return err == nil && load > 0.5*float64(runtime.NumCPU())
+}
+
 func inspect(ctx context.Context, dsn string) (machine, error) {
 	m := machine{
 		cpu:     fmt.Sprintf("%d cores", runtime.NumCPU()),
