@@ -182,7 +182,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	r := &workload.Run{
 		Candidates: s.candidates, DSN: server.dsn,
-		Rounds: s.rounds, Extent: s.extent, Seed: s.seed, Log: stderr,
+		Rounds: s.rounds, Extent: s.extent, Seed: s.seed, Log: stderr, Began: p.began,
 	}
 	for _, w := range s.workloads {
 		began := time.Now()

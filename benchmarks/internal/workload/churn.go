@@ -34,7 +34,7 @@ func (w churn) Run(ctx context.Context, r *Run) (_ *Section, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, between.Close()) }()
-	waves := pick(r, 40, 15, 4)
+	waves := pick(r, 25, 15, 4)
 	table := &report.Table{
 		Baseline: baseline,
 		Columns: []report.Column{

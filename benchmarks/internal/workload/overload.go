@@ -80,7 +80,7 @@ func (overload) Name() string { return "overload" }
 
 func (w overload) Run(ctx context.Context, r *Run) (*Section, error) {
 	loads := pick(r, []float64{0.5, 0.9, 1.1, 2}, []float64{0.9, 2}, []float64{2})
-	window := pick(r, 2*time.Second, time.Second, 200*time.Millisecond)
+	window := pick(r, 1500*time.Millisecond, time.Second, 200*time.Millisecond)
 
 	pools, others := r.pools()
 	tables := map[string]*report.Table{}

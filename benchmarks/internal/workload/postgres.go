@@ -287,11 +287,11 @@ func (p part) lengths(r *Run, clients int) (warm, length time.Duration) {
 	case r.Extent == Smoke:
 		return 5 * time.Millisecond, 15 * time.Millisecond
 	case p.turns(r, clients) > 1:
-		return 15 * time.Millisecond, pick(r, 50*time.Millisecond, 25*time.Millisecond, 0)
+		return 10 * time.Millisecond, pick(r, 40*time.Millisecond, 25*time.Millisecond, 0)
 	case p.delay > 0:
-		return 30 * time.Millisecond, pick(r, 150*time.Millisecond, 80*time.Millisecond, 0)
+		return 25 * time.Millisecond, pick(r, 110*time.Millisecond, 80*time.Millisecond, 0)
 	default:
-		return 40 * time.Millisecond, pick(r, 130*time.Millisecond, 70*time.Millisecond, 0)
+		return 40 * time.Millisecond, pick(r, 110*time.Millisecond, 60*time.Millisecond, 0)
 	}
 }
 

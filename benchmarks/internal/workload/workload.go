@@ -49,6 +49,7 @@ type Run struct {
 	Extent     Extent
 	Seed       uint64
 	Log        io.Writer // progress
+	Began      time.Time // what progress counts from
 
 	// ownCost is what lifeguard adds to a query in memory, in seconds, once overhead has measured it; 0 before.
 	ownCost float64
@@ -142,7 +143,9 @@ func (r *Run) order(purpose string, round int, list []candidate.Candidate) []can
 	return shuffled
 }
 
-func (r *Run) logf(format string, args ...any) { fmt.Fprintf(r.Log, format+"\n", args...) }
+func (r *Run) logf(format string, args ...any) {
+	fmt.Fprintf(r.Log, "%7s  "+format+"\n", append([]any{time.Since(r.Began).Round(time.Second)}, args...)...)
+}
 
 // names are those of the candidates, in the order of tables.
 func (r *Run) names() []string {
