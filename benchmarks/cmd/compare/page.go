@@ -349,12 +349,12 @@ func (p *page) losses(s *workload.Section) (causes []*cause) {
 						continue
 					}
 					known[figure] = known[figure] || loss.To == base
-					text := ""
+					text, note := "", ""
 					switch {
 					case wrapper && subject.candidate == "lifeguard":
 						text = workload.WrappersOnly
 					case s.Cause != nil:
-						text = s.Cause(t, loss)
+						text, note = s.Cause(t, loss)
 					}
 					if text == "" {
 						text = unexplained
@@ -364,7 +364,7 @@ func (p *page) losses(s *workload.Section) (causes []*cause) {
 						i = len(causes)
 						causes = append(causes, &cause{text: text})
 					}
-					causes[i].add(t, loss)
+					causes[i].add(t, loss, note)
 				}
 			}
 		}
@@ -375,7 +375,7 @@ func (p *page) losses(s *workload.Section) (causes []*cause) {
 // unexplained is what is said where the figures of the run do not lead to a cause.
 const unexplained = "These figures alone do not lead to a cause; the spread in the table says how far to trust them."
 
-func (c *cause) add(t *report.Table, loss report.Loss) {
+func (c *cause) add(t *report.Table, loss report.Loss, note string) {
 	var where []string
 	if t.Title != "" {
 		where = append(where, t.Title)
@@ -396,6 +396,9 @@ func (c *cause) add(t *report.Table, loss report.Loss) {
 	figure := fmt.Sprintf("%s %.2f", loss.Column, loss.Factor)
 	if math.IsInf(loss.Factor, 0) {
 		figure = loss.Column + " (it has none)"
+	}
+	if note != "" {
+		figure += " (" + note + ")"
 	}
 	c.places[i].figures = append(c.places[i].figures, figure)
 }

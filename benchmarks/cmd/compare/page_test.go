@@ -34,11 +34,11 @@ func examplePage(times map[string][]float64) *page {
 				{Text: "an Exec", Table: table, Row: report.Row{Candidate: "lifeguard"}, Column: column, Front: true},
 				{Text: "not in front", Table: table, Row: report.Row{Candidate: "lifeguard"}, Column: column},
 			},
-			Cause: func(_ *report.Table, loss report.Loss) string {
+			Cause: func(_ *report.Table, loss report.Loss) (text, note string) {
 				if loss.To == "pgxpool" || loss.To == "plain database/sql" {
-					return "The cause of " + loss.To + "."
+					return "The cause of " + loss.To + ".", "of " + loss.Column
 				}
-				return ""
+				return "", ""
 			},
 		}},
 	}
@@ -62,8 +62,8 @@ func TestPageSaysWhereItLoses(t *testing.T) {
 	for _, want := range []string{
 		"| an Exec | 10 ms | 12 ms ±0 % | **×1.20** worse | pgxpool: 6 ms |",
 		"| [Example](#example-times) | 0 / 0 / 1 | 0 / 0 / 1 |",
-		"**Example.** The cause of plain database/sql.\n\n- Time, behind plain database/sql: Exec 1.20\n",
-		"**Example.** The cause of pgxpool.\n\n- Time, behind pgxpool: Exec 2.00\n",
+		"**Example.** The cause of plain database/sql.\n\n- Time, behind plain database/sql: Exec 1.20 (of Exec)\n",
+		"**Example.** The cause of pgxpool.\n\n- Time, behind pgxpool: Exec 2.00 (of Exec)\n",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("%q is not in\n%s", want, got)

@@ -86,7 +86,7 @@ func (w churn) Run(ctx context.Context, r *Run) (_ *Section, err error) {
 			"others, to open them again for the next wave.",
 			wave, churnQuery, wave),
 		Tables: []*report.Table{table},
-		Cause:  w.cause,
+		Cause:  plainCause(w.cause),
 		Headlines: []Headline{{
 			Text: "dials per 100 checkouts, idle limit not set", Table: table, Front: true,
 			Row: report.Row{Candidate: "lifeguard"}, Column: churnDials,

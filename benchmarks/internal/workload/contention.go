@@ -85,7 +85,7 @@ func (w contention) Run(ctx context.Context, r *Run) (*Section, error) {
 			report.Count.Format(math.Round(perRound/100)*100)),
 		Tables:   []*report.Table{table},
 		Pictures: []Picture{w.picture(list, pooled)},
-		Cause:    w.cause,
+		Cause:    plainCause(w.cause),
 		Headlines: []Headline{
 			{
 				Text: "100 goroutines on 5 connections: p99", Table: table, Front: true,

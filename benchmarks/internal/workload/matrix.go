@@ -83,7 +83,7 @@ func (w matrix) Run(ctx context.Context, r *Run) (*Section, error) {
 			"the time from one such round to the next, whoever does it, so that less is more throughput. With no more " +
 			"goroutines than connections nobody waits. puddle is the pool under pgxpool.",
 		Tables: []*report.Table{table},
-		Cause:  w.cause,
+		Cause:  plainCause(w.cause),
 		Headlines: []Headline{
 			w.headline(table, variants, crowds, len(crowds)/2),
 		},

@@ -206,18 +206,18 @@ func (w memory) statements(ctx context.Context, r *Run, c candidate.Candidate, n
 	return here, there, err
 }
 
-func (memory) cause(t *report.Table, loss report.Loss) string {
+func (memory) cause(t *report.Table, loss report.Loss) (text, note string) {
 	more := stats.Median(t.Values(loss.Row, loss.Column)) - stats.Median(t.Values(report.Row{Candidate: loss.To}, loss.Column))
+	note = report.Bytes.Format(more) + " more"
 	switch loss.Column {
 	case memoryIdle:
-		return fmt.Sprintf("A connection has a record of its holder with room for the stack of the checkout, a session with "+
-			"its statements, and a lease of the handle's: %s more.", report.Bytes.Format(more))
+		text = "A connection has a record of its holder with room for the stack of the checkout, a session with its " +
+			"statements, and a lease of the handle's."
 	case memoryWaiter:
-		return fmt.Sprintf("A waiter has its place in the queue, and a timer for `pool_timeout`, which the others do not "+
-			"have: %s more.", report.Bytes.Format(more))
+		text = "A waiter has its place in the queue, and a timer for `pool_timeout`, which the others do not have."
 	case memoryStatement:
-		return "lib/pq keeps more for a statement than pgx does, and lifeguard's cache adds its key and its place in " +
+		text = "lib/pq keeps more for a statement than pgx does, and lifeguard's cache adds its key and its place in " +
 			"the order of use."
 	}
-	return ""
+	return text, note
 }

@@ -169,7 +169,7 @@ func (w overload) Run(ctx context.Context, r *Run) (*Section, error) {
 			"late, timed out (after which time is their median), or got another error.",
 			overloadConnections, overloadQuery, baseline, report.Count.Format(stats.Median(capacities)), report.Duration(window),
 			enoughForMedian, enoughForP99),
-		Cause: w.cause,
+		Cause: plainCause(w.cause),
 	}
 	for _, p := range patiences {
 		t := tables[p.name]

@@ -84,7 +84,7 @@ func (w spike) Run(ctx context.Context, r *Run) (_ *Section, err error) {
 			"calls spike demand; it is repeated on a pool that has none open at all.",
 			spikeRequests, spikeRequests, spikeQuery, report.Duration(spikeDial)),
 		Tables: []*report.Table{table},
-		Cause:  w.cause,
+		Cause:  plainCause(w.cause),
 		Headlines: []Headline{
 			{
 				Text: "spike on a cold pool: all served after", Table: table, Front: true,

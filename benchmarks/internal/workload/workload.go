@@ -51,8 +51,9 @@ type Run struct {
 	Log        io.Writer // progress
 	Began      time.Time // what progress counts from
 
-	// ownCost is what lifeguard adds to a query in memory, in seconds, once overhead has measured it; 0 before.
-	ownCost float64
+	// ownCost and ownRowCost are what lifeguard adds to a query in memory and to a row, in seconds, once overhead has
+	// measured it; 0 before.
+	ownCost, ownRowCost float64
 }
 
 // Extent is how much is measured, and for how long.
@@ -71,10 +72,16 @@ type Section struct {
 	Text     string // what was done, in Markdown
 	Tables   []*report.Table
 	Pictures []Picture
-	// Cause says why lifeguard is behind another candidate somewhere, going by the figures; "" if they do not tell.
-	Cause func(table *report.Table, loss report.Loss) string
+	// Cause says why lifeguard is behind another candidate somewhere, going by the figures; "" if they do not tell. A note
+	// is about this figure alone.
+	Cause func(table *report.Table, loss report.Loss) (text, note string)
 	// Headlines are the figures that stand for the section in the summary of the page.
 	Headlines []Headline
+}
+
+// plainCause is a cause without notes.
+func plainCause(cause func(*report.Table, report.Loss) string) func(*report.Table, report.Loss) (text, note string) {
+	return func(t *report.Table, loss report.Loss) (text, note string) { return cause(t, loss), "" }
 }
 
 // A Headline is one figure of lifeguard's, beside that of the baseline and of one other candidate.
