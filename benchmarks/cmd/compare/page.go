@@ -416,7 +416,9 @@ func (p *page) writeCandidates(b *strings.Builder) {
 		fmt.Fprintf(b, "| %s | `%s` %s | %s |\n", c.Name(), c.Module(), version, c.Note())
 	}
 	b.WriteString("\n")
-	text := "All but pgx work over lib/pq " + p.machine.modules["github.com/lib/pq"] + "."
+	text := "All but pgx work over lib/pq " + p.machine.modules["github.com/lib/pq"] + ". The handles of all but lifeguard and " +
+		"pgxpool have the `SetMaxOpenConns` and `SetMaxIdleConns` of plain `database/sql`. In memory lifeguard is opened with " +
+		"`OpenDB`."
 	for _, a := range candidate.Absent() {
 		text += fmt.Sprintf(" Left out is %s: %s.", a.Name, a.Reason)
 	}
