@@ -90,8 +90,9 @@ func (p *page) write(w io.Writer) error {
 	case workload.Smoke:
 		warnings = append(warnings, "It only showed that everything works: its figures mean nothing.")
 	}
-	if p.machine.busy() {
-		warnings = append(warnings, fmt.Sprintf("The machine was not idle when it began: its load was %s.", p.machine.load))
+	if p.machine.busy > disturbed {
+		warnings = append(warnings, fmt.Sprintf("The machine was not quiet: others used %s of its processors when it began.",
+			report.Percent.Format(p.machine.busy)))
 	}
 	if len(warnings) > 0 {
 		prose(&b, "> "+strings.Join(warnings, " "))
@@ -433,7 +434,7 @@ func (p *page) writeMachine(b *strings.Builder) {
 		{"system", p.machine.system},
 		{"Go", runtime.Version() + fmt.Sprintf(", GOMAXPROCS %d", runtime.GOMAXPROCS(0))},
 		{"PostgreSQL", p.machine.postgres},
-		{"load at the start", p.machine.load},
+		{"processors in use by others at the start", report.Percent.Format(p.machine.busy)},
 		{"began", p.began.UTC().Format("2006-01-02 15:04 UTC") + ", took " + p.took.Round(time.Second).String()},
 		{"rounds", fmt.Sprint(p.rounds)},
 		{"seed", fmt.Sprint(p.seed)},

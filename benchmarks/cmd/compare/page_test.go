@@ -26,7 +26,7 @@ func examplePage(times map[string][]float64) *page {
 	}
 	return &page{
 		settings: settings{candidates: candidate.All(), workloads: workload.All(), rounds: enoughRounds, seed: 1},
-		machine:  machine{cpu: "2 cores", load: "0.1"},
+		machine:  machine{cpu: "2 cores", busy: 0.01},
 		began:    time.Unix(0, 0),
 		sections: []*workload.Section{{
 			Title: "Example: times", Text: "What was done.", Tables: []*report.Table{table},
@@ -100,17 +100,30 @@ func TestOnlyAWrapperIsAhead(t *testing.T) {
 
 func TestPageOfABusyMachine(t *testing.T) {
 	p := examplePage(map[string][]float64{"plain database/sql": five(1), "lifeguard": five(1)})
-	if strings.Contains(text(t, p), "not idle") {
-		t.Error("an idle machine is called busy")
+	if strings.Contains(text(t, p), "not quiet") {
+		t.Error("a quiet machine is called busy")
 	}
-	p.machine.load = "99.5"
-	if !strings.Contains(text(t, p), "its load was 99.5") {
-		t.Error("nothing about the load")
+	p.machine.busy = 0.5
+	if !strings.Contains(text(t, p), "others used 50 % of its processors") {
+		t.Error("nothing about the others")
 	}
 }
 
 func TestAnchor(t *testing.T) {
 	if got := anchor("Acquire and release, by size: of pool"); got != "acquire-and-release-by-size-of-pool" {
 		t.Error(got)
+	}
+}
+
+func TestBusyProcessors(t *testing.T) {
+	total, idle, err := processorTimes()
+	if err != nil {
+		t.Skip(err)
+	}
+	if idle < 0 || total < idle {
+		t.Errorf("%v of %v ticks are idle", idle, total)
+	}
+	if busy := busyProcessors(50 * time.Millisecond); busy < 0 || busy > 1 {
+		t.Errorf("%v of the processors are busy", busy)
 	}
 }
