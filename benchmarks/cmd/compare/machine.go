@@ -41,7 +41,7 @@ func busyProcessors(d time.Duration) float64 {
 	if err != nil || laterTotal == total {
 		return math.NaN()
 	}
-	return 1 - (laterIdle-idle)/(laterTotal-total)
+	return max(0, 1-(laterIdle-idle)/(laterTotal-total)) // the counters are not exact
 }
 
 // processorTimes are those since the system was started, in ticks.
