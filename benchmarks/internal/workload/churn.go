@@ -23,6 +23,7 @@ const (
 func (churn) Name() string { return "churn" }
 
 const (
+	churnOpen    = "opened by the first wave"
 	churnDials   = "dials per 100 checkouts"
 	churnMedian  = "median"
 	churnSlowest = "slowest of a wave (median)"
@@ -38,6 +39,7 @@ func (w churn) Run(ctx context.Context, r *Run) (_ *Section, err error) {
 	table := &report.Table{
 		Baseline: baseline,
 		Columns: []report.Column{
+			{Name: churnOpen, Unit: report.Count},
 			{Name: churnDials, Unit: report.Count, Better: report.Lower},
 			{Name: churnMedian, Unit: report.Seconds, Better: report.Lower},
 			{Name: churnSlowest, Unit: report.Seconds, Better: report.Lower},
@@ -48,6 +50,7 @@ func (w churn) Run(ctx context.Context, r *Run) (_ *Section, err error) {
 		for _, c := range r.order(w.Name(), round, list) {
 			err := withPool(ctx, c, dsn, candidate.Settings{Connections: wave, IdleDefault: true}, func(pool candidate.Pool) error {
 				settle()
+				none := between.Accepted()
 				// The first wave finds an empty pool, which is not what is asked here.
 				if _, err := burst(ctx, pool, wave, churnQuery); err != nil {
 					return err
@@ -67,6 +70,7 @@ func (w churn) Run(ctx context.Context, r *Run) (_ *Section, err error) {
 					slowest = append(slowest, last)
 				}
 				row := report.Row{Candidate: c.Name()}
+				table.Add(row, churnOpen, float64(before-none))
 				table.Add(row, churnDials, float64(between.Accepted()-before)*100/float64(waves*wave))
 				table.Add(row, churnMedian, stats.Median(all))
 				table.Add(row, churnSlowest, stats.Median(slowest))
@@ -95,16 +99,24 @@ func (w churn) Run(ctx context.Context, r *Run) (_ *Section, err error) {
 }
 
 func (churn) cause(t *report.Table, loss report.Loss) string {
-	switch {
-	case loss.Column == churnDials && IsPGX(loss.To):
-		return "lifeguard serves the first wave, which is not counted, with fewer connections than it has requests, and " +
-			"opens some more in a later wave. pgxpool opens one for every request of the first wave, and keeps them all."
-	case loss.Column == churnSlowest && IsPGX(loss.To):
-		return "While requests wait, connections are handed from one to the next and some are still being opened: " +
-			"the last of a wave waits for another's query."
-	case loss.Column == churnMedian && IsPGX(loss.To):
-		return fmt.Sprintf("A request of a wave that finds no connection open waits for another's query of 1 ms; with %s "+
-			"a connection is open for each.", loss.To)
+	if !IsPGX(loss.To) {
+		return ""
 	}
-	return ""
+	open := func(candidate string) float64 {
+		return stats.Median(t.Values(report.Row{Candidate: candidate}, churnOpen))
+	}
+	mine, theirs := open(loss.Row.Candidate), open(loss.To)
+	switch {
+	case mine >= theirs && loss.Column != churnDials:
+		return "Both have a connection open for each request of a wave. What is left is the processor time of ten queries at " +
+			"once, of which pgx needs less than lib/pq: see PostgreSQL."
+	case mine >= theirs:
+		return ""
+	case loss.Column == churnDials:
+		return fmt.Sprintf("lifeguard serves the first wave, which is not counted, with fewer connections than it has requests, "+
+			"%s where %s opens %s, and opens some more in a later wave.", report.Count.Format(mine), loss.To, report.Count.Format(theirs))
+	default:
+		return fmt.Sprintf("lifeguard opened %s connections for waves of %d, and %s %s: with fewer, some of a wave wait for "+
+			"another's query of 1 ms.", report.Count.Format(mine), wave, loss.To, report.Count.Format(theirs))
+	}
 }
