@@ -40,8 +40,8 @@ faults: servers ## break the network and the server under a pool in every way th
 soak: servers ## the mixed storm of faults for as long as SOAK says (10m)
 	go test -race -count=1 -v -timeout 24h -run TestSoak . -soak $(or $(SOAK),10m)
 
-bench: servers ## compare with other libraries into docs/benchmarks.md, half an hour; BENCH=quick takes 3 minutes
-	go run ./benchmarks/cmd/compare -out docs $(if $(filter quick,$(BENCH)),-quick)
+bench: servers ## compare with other libraries into docs/benchmarks.md and README, half an hour; BENCH=quick takes 3 minutes
+	go run ./benchmarks/cmd/compare -out docs -readme README.md $(if $(filter quick,$(BENCH)),-quick)
 
 servers: # installs what is missing and nothing else
 	@scripts/install-servers

@@ -4,21 +4,69 @@ import (
 	"bufio"
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"runtime"
 	"runtime/debug"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/go-lifeguard/lifeguard/internal/pgtest"
 )
 
 // machine is what the figures depend on.
 type machine struct {
-	cpu, memory, system, postgres, load string
-	modules                             map[string]string // versions by path
-	revision                            string            // of this checkout; "" if it cannot be told
+	cpu, memory, system, postgres string
+	busy                          float64           // part of the processors in use by others before the run
+	modules                       map[string]string // versions by path
+	revision                      string            // of this checkout; "" if it cannot be told
+}
+
+// disturbed says from which part of the processors in use by others on that a run is not one on a quiet machine.
+const disturbed = 0.1
+
+// busyProcessors is the part of the processors' time that was used while the program slept for d, from 0 to 1; NaN if the
+// system does not tell. The load average would count the building of this program too.
+func busyProcessors(d time.Duration) float64 {
+	total, idle, err := processorTimes()
+	if err != nil {
+		return math.NaN()
+	}
+	time.Sleep(d)
+	laterTotal, laterIdle, err := processorTimes()
+	if err != nil || laterTotal == total {
+		return math.NaN()
+	}
+	return max(0, 1-(laterIdle-idle)/(laterTotal-total)) // the counters are not exact
+}
+
+// processorTimes are those since the system was started, in ticks.
+func processorTimes() (total, idle float64, err error) {
+	text, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, 0, err
+	}
+	line, _, _ := strings.Cut(string(text), "\n")
+	fields := strings.Fields(line)
+	if len(fields) < 6 || fields[0] != "cpu" {
+		return 0, 0, errors.New("/proc/stat does not begin with the processors' times")
+	}
+	// What is counted for guests, from the ninth on, is in the first two as well.
+	for i, text := range fields[1:min(len(fields), 9)] {
+		v, err := strconv.ParseFloat(text, 64)
+		if err != nil {
+			return 0, 0, err
+		}
+		total += v
+		if i == 3 || i == 4 { // idle, and waiting for a disk
+			idle += v
+		}
+	}
+	return total, idle, nil
 }
 
 func inspect(ctx context.Context, dsn string) (machine, error) {
@@ -37,9 +85,7 @@ func inspect(ctx context.Context, dsn string) (machine, error) {
 	if release, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
 		m.system += ", Linux " + kernelVersion(string(release))
 	}
-	if load, err := os.ReadFile("/proc/loadavg"); err == nil {
-		m.load, _, _ = strings.Cut(string(load), " ")
-	}
+	m.busy = busyProcessors(time.Second)
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, d := range info.Deps {
 			m.modules[d.Path] = d.Version

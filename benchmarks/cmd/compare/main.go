@@ -56,9 +56,16 @@ type settings struct {
 	candidates []candidate.Candidate
 	workloads  []workload.Workload
 	rounds     int
-	quick      bool
+	extent     workload.Extent
 	seed       uint64
 	out        string
+	readme     string
+}
+
+// whole says that the figures are worth being quoted elsewhere.
+func (s settings) whole() bool {
+	return s.extent == workload.Full && s.rounds >= enoughRounds &&
+		len(s.workloads) == len(workload.All()) && len(s.candidates) == len(candidate.All())
 }
 
 func parse(args []string, stderr io.Writer) (settings, error) {
@@ -68,11 +75,15 @@ func parse(args []string, stderr io.Writer) (settings, error) {
 	workloads := flags.String("workloads", "all", "comma-separated: "+strings.Join(workloadNames(), ", "))
 	candidates := flags.String("candidates", "all",
 		"comma-separated names, or beginnings of them: "+strings.Join(candidateNames(candidate.All()), ", "))
-	flags.IntVar(&s.rounds, "rounds", 0, fmt.Sprintf("how often everything is measured (default %d, with -quick 2)", enoughRounds))
-	flags.BoolVar(&s.quick, "quick", false, "shorter measurements, and fewer: under 3 minutes for everything")
+	flags.IntVar(&s.rounds, "rounds", 0, fmt.Sprintf("how often everything is measured (default %d, with -quick 2, with "+
+		"-smoke 1)", enoughRounds))
+	quick := flags.Bool("quick", false, "shorter measurements, and fewer: under 3 minutes for everything")
+	smoke := flags.Bool("smoke", false, "next to nothing of everything, to see that it works")
 	flags.Uint64Var(&s.seed, "seed", 0, "of the random numbers (default: another one each time; it is printed)")
 	flags.StringVar(&s.out, "out", "", "folder for benchmarks.md and img/ (default: tables to the standard output, no "+
 		"pictures)")
+	flags.StringVar(&s.readme, "readme", "", "file whose block of figures is to be those of this run, or empty unless the "+
+		"run was a full one")
 	if err := flags.Parse(args); err != nil {
 		return s, err
 	}
@@ -82,11 +93,17 @@ func parse(args []string, stderr io.Writer) (settings, error) {
 	if s.rounds < 0 {
 		return s, fmt.Errorf("-rounds=%d: want at least 1", s.rounds)
 	}
+	defaultRounds := enoughRounds
+	switch {
+	case *quick && *smoke:
+		return s, errors.New("-quick and -smoke: only one of them")
+	case *quick:
+		s.extent, defaultRounds = workload.Quick, 2
+	case *smoke:
+		s.extent, defaultRounds = workload.Smoke, 1
+	}
 	if s.rounds == 0 {
-		s.rounds = enoughRounds
-		if s.quick {
-			s.rounds = 2
-		}
+		s.rounds = defaultRounds
 	}
 	if s.seed == 0 {
 		s.seed = rand.Uint64()
@@ -165,7 +182,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	r := &workload.Run{
 		Candidates: s.candidates, DSN: server.dsn,
-		Rounds: s.rounds, Quick: s.quick, Seed: s.seed, Log: stderr,
+		Rounds: s.rounds, Extent: s.extent, Seed: s.seed, Log: stderr, Began: p.began,
 	}
 	for _, w := range s.workloads {
 		began := time.Now()
@@ -177,6 +194,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		fmt.Fprintf(stderr, "%s took %s\n", w.Name(), time.Since(began).Round(time.Second))
 	}
 	p.took = time.Since(p.began)
+	if s.readme != "" {
+		if err := p.saveReadme(s.readme); err != nil {
+			return err
+		}
+	}
 	if s.out == "" {
 		return p.write(stdout)
 	}

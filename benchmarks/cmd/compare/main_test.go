@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/go-lifeguard/lifeguard/benchmarks/internal/workload"
 	"github.com/go-lifeguard/lifeguard/internal/pgtest"
 )
 
@@ -20,8 +21,11 @@ func TestParse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.rounds < enoughRounds || s.quick || s.seed == 0 || len(s.workloads) < 8 || len(s.candidates) < 12 {
+	if s.rounds < enoughRounds || s.extent != workload.Full || s.seed == 0 || len(s.workloads) < 8 || len(s.candidates) < 12 {
 		t.Errorf("defaults are %+v", s)
+	}
+	if !s.whole() {
+		t.Error("the defaults are not a whole run")
 	}
 	s, err = parse(strings.Fields("-quick -workloads overload,churn -candidates lifeguard,pgxp -seed 9"), io.Discard)
 	if err != nil {
@@ -31,7 +35,7 @@ func TestParse(t *testing.T) {
 	if names := candidateNames(s.candidates); !slices.Equal(names, []string{"plain database/sql", "lifeguard", "pgxpool"}) {
 		t.Errorf("candidates %q", names)
 	}
-	if len(s.workloads) != 2 || s.workloads[0].Name() != "overload" || s.rounds >= enoughRounds || s.seed != 9 {
+	if len(s.workloads) != 2 || s.workloads[0].Name() != "overload" || s.rounds >= enoughRounds || s.seed != 9 || s.whole() {
 		t.Errorf("got %+v", s)
 	}
 }
@@ -44,6 +48,7 @@ func TestParseRefuses(t *testing.T) {
 		{"-candidates=", "-candidates"},
 		{"-rounds -1", "-rounds=-1"},
 		{"quick", `"quick"`},
+		{"-quick -smoke", "only one"},
 	} {
 		if _, err := parse(strings.Fields(c.args), io.Discard); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v, want an error with %s", c.args, err, c.want)
@@ -54,12 +59,13 @@ func TestParseRefuses(t *testing.T) {
 // Every workload, as small as it gets, with candidates of all kinds.
 func TestRunAll(t *testing.T) {
 	var out strings.Builder
-	args := []string{"-quick", "-rounds", "1", "-candidates", "lifeguard,pgxpool"}
+	args := []string{"-smoke", "-candidates", "lifeguard,pgxpool"}
 	if err := run(t.Context(), args, &out, io.Discard); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"## Overhead", "## PostgreSQL", "## Contention", "## Overload", "## Spike", "## Churn", "## Acquire and release, by size of pool and crowd", "## Memory",
+		"## In short", "| query by primary key, 8 goroutines, no delay |", "[Overload](#overload-requests-that-come-anyway)",
+		"figures mean nothing", "## Overhead", "## PostgreSQL", "## Contention", "## Overload", "## Spike", "## Churn", "## Acquire and release, by size of pool and crowd", "## Memory",
 		"| **lifeguard** |", "| pgxpool |", "puddle",
 	} {
 		if !strings.Contains(out.String(), want) {
@@ -71,7 +77,7 @@ func TestRunAll(t *testing.T) {
 // A small run from the command line to the page and its pictures.
 func TestRun(t *testing.T) {
 	dir := t.TempDir()
-	args := []string{"-quick", "-rounds", "1", "-workloads", "contention,spike", "-candidates", "lifeguard,XSAM", "-seed", "5", "-out", dir}
+	args := []string{"-smoke", "-workloads", "contention,spike", "-candidates", "lifeguard,XSAM", "-seed", "5", "-out", dir}
 	if err := run(t.Context(), args, io.Discard, io.Discard); err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +87,7 @@ func TestRun(t *testing.T) {
 	}
 	for _, want := range []string{
 		"1 round, fewer than 5", "## Where lifeguard is behind", "## Contention", "## Spike", "| **lifeguard** |",
-		"XSAM/otelsql: left out of quick runs.", "| seed | 5 |", "| PostgreSQL |", strings.Join(args, " "),
+		"XSAM/otelsql: left out of quick runs.", "| 100 goroutines on 5 connections: p99 |", "| seed | 5 |", "| PostgreSQL |", strings.Join(args, " "),
 		"![Latency of 100 goroutines on 5 connections](img/bench-contention.svg)",
 	} {
 		if !strings.Contains(string(text), want) {

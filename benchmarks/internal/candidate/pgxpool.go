@@ -15,7 +15,8 @@ type pgxPool struct{}
 func (pgxPool) Name() string   { return "pgxpool" }
 func (pgxPool) Module() string { return "github.com/jackc/pgx/v5" }
 func (pgxPool) Note() string {
-	return "pgx's own interface and pool, without `database/sql`; it keeps prepared statements by itself"
+	return "pgx's own interface and pool with `MaxConns`, without `database/sql`; it keeps prepared statements by itself, as is " +
+		"its default"
 }
 
 func (pgxPool) Open(ctx context.Context, dsn string, s Settings) (Pool, error) {

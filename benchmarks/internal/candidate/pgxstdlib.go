@@ -15,7 +15,7 @@ type pgxStdlib struct{}
 func (pgxStdlib) Name() string   { return "pgx stdlib" }
 func (pgxStdlib) Module() string { return "github.com/jackc/pgx/v5" }
 func (pgxStdlib) Note() string {
-	return "pgx as a `database/sql` driver, which keeps prepared statements by itself"
+	return "pgx as a `database/sql` driver, which keeps prepared statements by itself, as is its default"
 }
 
 func (pgxStdlib) Open(_ context.Context, dsn string, s Settings) (Pool, error) {

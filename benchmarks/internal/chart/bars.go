@@ -10,7 +10,9 @@ import (
 // Bars is a chart of horizontal bars in groups.
 type Bars struct {
 	Title, Description string
-	Groups             []Group
+	// Note is shown under the title: what the length of a bar is, and which is good.
+	Note   string
+	Groups []Group
 	// Name writes a value beside its bar.
 	Name func(float64) string
 }
@@ -46,6 +48,10 @@ func (b *Bars) WriteSVG(w io.Writer) error {
 	c := &canvas{}
 	c.text(16, 26, "title", "start", b.Title)
 	y := 40.0
+	if b.Note != "" {
+		c.text(16, y+6, "small", "start", b.Note)
+		y += 16
+	}
 	for _, g := range b.Groups {
 		highest := 0.0
 		for _, bar := range g.Bars {
@@ -63,12 +69,8 @@ func (b *Bars) WriteSVG(w io.Writer) error {
 			c.text(16, y+22, "small", "start", g.Name)
 			y += heading
 		}
-		peers := 0
 		for _, bar := range g.Bars {
-			class := bar.Tone.class(peers)
-			if bar.Tone == Peer {
-				peers++
-			}
+			class := bar.Tone.class()
 			middle := y + barHeight/2.0
 			c.text(names-8, middle+4.5, "f-"+class, "end", bar.Name)
 			if !finite(bar.Value) {
@@ -82,7 +84,9 @@ func (b *Bars) WriteSVG(w io.Writer) error {
 			end := length
 			if finite(bar.Lowest) && finite(bar.Top) && bar.Top > bar.Lowest {
 				low, high := plotWidth*bar.Lowest/highest, plotWidth*bar.Top/highest
-				c.straight(names+low, middle, names+high, middle, "mark")
+				c.straight(names+low, middle, names+high, middle, "whisker")
+				c.straight(names+low, middle-3, names+low, middle+3, "whisker")
+				c.straight(names+high, middle-3, names+high, middle+3, "whisker")
 				end = max(end, high)
 			}
 			c.text(names+end+6, middle+4.5, "small", "start", b.Name(bar.Value))

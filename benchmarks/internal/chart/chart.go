@@ -13,11 +13,13 @@ import (
 // A Tone is how a candidate is drawn.
 type Tone int
 
-// The tones. All rows and lines of a tone look alike, except that there are several of Peer.
+// The tones, the most important ones first. All rows and lines of a tone look alike.
 const (
 	Subject  Tone = iota // what the comparison is about
 	Baseline             // what it is compared to
-	Peer                 // another one worth telling apart; see Lines.Peer
+	Peer                 // another one worth telling apart
+	Sibling              // the subject with other settings
+	Relative             // the peer in another shape
 	Other                // the rest, as a group
 )
 
@@ -38,19 +40,21 @@ text{fill:#1f2328;font:13px -apple-system,BlinkMacSystemFont,"Segoe UI",Helvetic
 .grid{stroke:#d1d9e0;stroke-width:1}
 .mark{stroke:#59636e;stroke-width:1;stroke-dasharray:2 3}
 .line{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}
-.subject{stroke:#1a7f37}.baseline{stroke:#bc4c00}.peer0{stroke:#0969da}.peer1{stroke:#8250df}.other{stroke:#afb8c1;stroke-width:1.2}
+.subject{stroke:#1a7f37}.baseline{stroke:#bc4c00}.peer{stroke:#0969da}.sibling{stroke:#4c9f63}.relative{stroke:#8250df}.other{stroke:#afb8c1;stroke-width:1.2}
 .line.subject{stroke-width:3}
-.f-subject{fill:#1a7f37}.f-baseline{fill:#bc4c00}.f-peer0{fill:#0969da}.f-peer1{fill:#8250df}.f-other{fill:#818b98}
-rect.f-other{fill:#c4ccd4}
+.f-subject{fill:#1a7f37}.f-baseline{fill:#bc4c00}.f-peer{fill:#0969da}.f-sibling{fill:#3d8c52}.f-relative{fill:#8250df}.f-other{fill:#59636e}
+rect.f-other{fill:#c4ccd4}rect.f-sibling{fill:#8fcfa0}
+.whisker{stroke:#1f2328;stroke-width:1.2}
 @media (prefers-color-scheme:dark){
 .bg{fill:#0d1117}
 text{fill:#e6edf3}
 .small{fill:#9198a1}
 .grid{stroke:#30363d}
 .mark{stroke:#9198a1}
-.subject{stroke:#3fb950}.baseline{stroke:#f0883e}.peer0{stroke:#58a6ff}.peer1{stroke:#bc8cff}.other{stroke:#484f58}
-.f-subject{fill:#3fb950}.f-baseline{fill:#f0883e}.f-peer0{fill:#58a6ff}.f-peer1{fill:#bc8cff}.f-other{fill:#9198a1}
-rect.f-other{fill:#484f58}
+.subject{stroke:#3fb950}.baseline{stroke:#f0883e}.peer{stroke:#58a6ff}.sibling{stroke:#2f7d3d}.relative{stroke:#bc8cff}.other{stroke:#484f58}
+.f-subject{fill:#3fb950}.f-baseline{fill:#f0883e}.f-peer{fill:#58a6ff}.f-sibling{fill:#56b366}.f-relative{fill:#bc8cff}.f-other{fill:#9198a1}
+rect.f-other{fill:#484f58}rect.f-sibling{fill:#23652f}
+.whisker{stroke:#e6edf3}
 }
 `
 
@@ -87,15 +91,6 @@ func (c *canvas) finish(w io.Writer, title, description string) error {
 	return err
 }
 
-func (t Tone) class(peer int) string {
-	switch t {
-	case Subject:
-		return "subject"
-	case Baseline:
-		return "baseline"
-	case Peer:
-		return fmt.Sprintf("peer%d", peer%2)
-	default:
-		return "other"
-	}
+func (t Tone) class() string {
+	return [...]string{"subject", "baseline", "peer", "sibling", "relative", "other"}[t]
 }

@@ -107,12 +107,8 @@ func (l *Lines) WriteSVG(w io.Writer) error {
 		end   float64
 	}
 	var lines []drawn
-	peers := 0
 	for _, line := range l.Lines {
-		d := drawn{Line: line, class: line.Tone.class(peers)}
-		if line.Tone == Peer {
-			peers++
-		}
+		d := drawn{Line: line, class: line.Tone.class()}
 		d.Points = slices.DeleteFunc(slices.Clone(line.Points), func(p Point) bool {
 			return math.IsNaN(p.X+p.Y) || math.IsInf(p.X+p.Y, 0)
 		})

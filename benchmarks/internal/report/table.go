@@ -163,7 +163,7 @@ func (t *Table) WriteTo(w io.Writer) (int64, error) {
 
 func (t *Table) cell(row Row, c Column) (text, reason string) {
 	values := t.Values(row, c.Name)
-	if len(values) == 0 {
+	if math.IsNaN(stats.Median(values)) {
 		reason = t.reasons[place{row, c.Name}]
 		if reason == "" {
 			reason = t.reasons[place{row, ""}]
@@ -176,13 +176,14 @@ func (t *Table) cell(row Row, c Column) (text, reason string) {
 	}
 	if c.Better != Neither && row.Candidate != t.Baseline {
 		if r := t.Ratio(row, c.Name); !math.IsNaN(r) {
-			text += fmt.Sprintf(", **×%s**", ratio(r))
+			text += fmt.Sprintf(", **×%s**", Ratio(r))
 		}
 	}
 	return text, ""
 }
 
-func ratio(r float64) string {
+// Ratio writes a ratio, with more digits where it is close to 1.
+func Ratio(r float64) string {
 	switch {
 	case r >= 100:
 		return fmt.Sprintf("%.0f", r)

@@ -79,7 +79,7 @@ func TestVariantsAreNamedOnce(t *testing.T) {
 func TestLosses(t *testing.T) {
 	table := &Table{Baseline: "plain", Columns: []Column{
 		{Name: "time", Better: Lower}, {Name: "rate", Better: Higher}, {Name: "close", Better: Lower},
-		{Name: "undecided", Better: Lower}, {Name: "neither"},
+		{Name: "undecided", Better: Lower}, {Name: "neither"}, {Name: "rare", Better: Lower},
 	}}
 	add := func(name, column string, values ...float64) {
 		for _, v := range values {
@@ -102,6 +102,10 @@ func TestLosses(t *testing.T) {
 
 	add("twin", "time", 0.1, 0.1, 0.1)
 
+	// Known in one round only, which decides nothing.
+	add("plain", "rare", 1, math.NaN(), math.NaN())
+	add("lifeguard", "rare", 9, 9, 9)
+
 	got := table.Losses("lifeguard", func(other string) bool { return other != "twin" })
 	want := []Loss{
 		// The peer was faster by more, but not in enough rounds.
@@ -115,6 +119,41 @@ func TestLosses(t *testing.T) {
 		if got[i] != want[i] {
 			t.Errorf("got %+v, want %+v", got[i], want[i])
 		}
+	}
+}
+
+func TestCompareAndTally(t *testing.T) {
+	table := &Table{Baseline: "plain", Columns: []Column{
+		{Name: "behind", Better: Lower}, {Name: "ahead", Better: Lower}, {Name: "level", Better: Lower},
+		{Name: "undecided", Better: Higher}, {Name: "zero", Better: Lower}, {Name: "neither"}, {Name: "none", Better: Lower},
+	}}
+	for column, values := range map[string][2][]float64{
+		"behind":    {{1.2, 1.3, 1.2, 1.2, 1.0}, {1, 1, 1, 1, 1}},
+		"ahead":     {{1, 1, 1, 1, 1}, {2, 2, 3, 2, 2}},
+		"level":     {{1.04, 1.04, 1.04, 1.04, 1.04}, {1, 1, 1, 1, 1}},
+		"undecided": {{2, 2, 2, 1, 1}, {1, 1, 1, 2, 2}},
+		"zero":      {{0, 0}, {0, 0}},
+		"neither":   {{9}, {1}},
+		"none":      {{9}, nil},
+	} {
+		for i, name := range []string{"lifeguard", "plain"} {
+			for _, v := range values[i] {
+				table.Add(Row{"", name}, column, v)
+			}
+		}
+	}
+	for column, want := range map[string]Verdict{
+		"behind": Behind, "ahead": Ahead, "level": Level, "undecided": Level, "zero": Level, "neither": Unknown, "none": Unknown,
+	} {
+		if got, factor := table.Compare(Row{"", "lifeguard"}, "plain", column); got != want {
+			t.Errorf("%s: %q by %v, want %q", column, got, factor, want)
+		}
+	}
+	if _, factor := table.Compare(Row{"", "lifeguard"}, "plain", "ahead"); factor != 2 {
+		t.Errorf("ahead by %v, want 2", factor)
+	}
+	if ahead, level, behind := table.Tally("lifeguard", "plain"); ahead != 1 || level != 3 || behind != 1 {
+		t.Errorf("%d ahead, %d level, %d behind", ahead, level, behind)
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -45,7 +44,7 @@ func (w contention) Run(ctx context.Context, r *Run) (*Section, error) {
 		report.Column{Name: contentionQueryColumn, Unit: report.PerSecond, Better: report.Higher})
 
 	list := r.few(table)
-	length := pick(r, 3*time.Second, time.Second)
+	length := pick(r, 2500*time.Millisecond, time.Second, 200*time.Millisecond)
 	pooled := map[string][]float64{}
 	for round := range r.Rounds {
 		for _, c := range r.order(w.Name(), round, list) {
@@ -73,15 +72,30 @@ func (w contention) Run(ctx context.Context, r *Run) (*Section, error) {
 		}
 	}
 	table.Sort(nil, r.names())
+	perRound := float64(len(pooled[list[0].Name()])) / float64(r.Rounds)
 	return &Section{
 		Title: "Contention: who waits how long",
 		Text: fmt.Sprintf("%d goroutines share %d connections. Each runs a query that takes the server %s (`%s`), and "+
 			"the next one as soon as it has its answer, for %s after a warm-up. The latency is what a caller sees: "+
-			"waiting for a connection and the query. Everybody is served in turn where p99 is close to p50.",
-			contenders, contendedConnections, contendedQueryTakes, contendedQuery, report.Duration(length)),
+			"waiting for a connection and the query. Everybody is served in turn where p99 is close to p50. The loop is "+
+			"closed: who waits long asks less often, as those do who wait for an answer before they ask again; "+
+			"[Overload](#overload-requests-that-come-anyway) has those who do not. Of a round's queries, about %s, "+
+			"p99.9 is the slowest few; the picture is of all rounds together.",
+			contenders, contendedConnections, contendedQueryTakes, contendedQuery, report.Duration(length),
+			report.Count.Format(math.Round(perRound/100)*100)),
 		Tables:   []*report.Table{table},
 		Pictures: []Picture{w.picture(list, pooled)},
-		Cause:    w.cause,
+		Cause:    plainCause(w.cause),
+		Headlines: []Headline{
+			{
+				Text: "100 goroutines on 5 connections: p99", Table: table, Front: true,
+				Row: report.Row{Candidate: "lifeguard"}, Column: quantiles[2].name,
+			},
+			{
+				Text: "100 goroutines on 5 connections: p50", Table: table,
+				Row: report.Row{Candidate: "lifeguard"}, Column: quantiles[0].name,
+			},
+		},
 	}, nil
 }
 
@@ -91,6 +105,7 @@ func contend(ctx context.Context, pool candidate.Pool, length time.Duration) (la
 	if err := fill(ctx, pool, contendedConnections); err != nil {
 		return nil, 0, err
 	}
+	settle()
 	warm := length / 4
 	begin := time.Now().Add(warm)
 	end := begin.Add(length)
@@ -176,13 +191,15 @@ func (contention) picture(list []candidate.Candidate, pooled map[string][]float6
 	}
 }
 
-func (contention) cause(_ *report.Table, loss report.Loss) string {
+func (contention) cause(t *report.Table, loss report.Loss) string {
 	switch {
-	case strings.HasPrefix(loss.To, "pgxpool"):
-		return pgxIsLighter
-	case loss.Column == "p50":
-		return "In turn, everybody waits about as long as everybody else. Served at random, half of the callers are " +
-			"lucky, at the price of those who are not: p99 and the maximum show them."
+	case IsPGX(loss.To) && !behindBaseline(t, loss):
+		return "Both serve in turn. A change of hands takes lifeguard longer than it takes pgxpool: the handle of " +
+			"`database/sql` makes a new connection of its own for each, and everybody waits for all changes before " +
+			"his own."
+	case loss.Column == quantiles[0].name || loss.Column == quantiles[1].name:
+		return "In turn, everybody waits about as long as everybody else. Served at random, many are lucky, at the price " +
+			"of those who are not: p99 and the maximum show them."
 	}
 	return ""
 }

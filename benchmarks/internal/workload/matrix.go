@@ -3,10 +3,15 @@ package workload
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
+	"math"
+	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/puddle/v2"
@@ -31,8 +36,8 @@ type acquirer interface {
 const puddleName = "puddle"
 
 func (w matrix) Run(ctx context.Context, r *Run) (*Section, error) {
-	sizes := pick(r, []int{8, 64, 512}, []int{8, 64})
-	crowds := pick(r, []int{8, 32, 128, 512, 2048, 8192}, []int{8, 512, 8192})
+	sizes := pick(r, []int{8, 64, 512}, []int{8, 64}, []int{8})
+	crowds := pick(r, []int{8, 32, 128, 512, 2048, 8192}, []int{8, 512, 8192}, []int{8, 128})
 
 	pools, others := r.pools()
 	names := candidateNames(pools)
@@ -74,46 +79,96 @@ func (w matrix) Run(ctx context.Context, r *Run) (*Section, error) {
 	table.Sort(variants, names)
 	return &Section{
 		Title: "Acquire and release, by size of pool and crowd",
-		Text: "Goroutines take a connection of a driver in memory and give it back at once. The figure is the time " +
-			"from one such round to the next, whoever does it, so that less is more throughput. puddle is the pool " +
-			"under pgxpool.",
+		Text: "Goroutines take a connection of a driver in memory, let the others run once, and give it back. The figure is " +
+			"the time from one such round to the next, whoever does it, so that less is more throughput. With no more " +
+			"goroutines than connections nobody waits. puddle is the pool under pgxpool.",
 		Tables: []*report.Table{table},
-		Cause:  w.cause,
+		Cause:  plainCause(w.cause),
+		Headlines: []Headline{
+			w.headline(table, variants, crowds, len(crowds)/2),
+		},
 	}, nil
+}
+
+// headline is a figure of the smallest pool.
+func (matrix) headline(t *report.Table, variants []string, crowds []int, crowd int) Headline {
+	return Headline{
+		Text: fmt.Sprintf("acquire and release, %s on %s", crowdColumn(crowds[crowd]), variants[0]), Table: t,
+		Row: report.Row{Variant: variants[0], Candidate: "lifeguard"}, Column: crowdColumn(crowds[crowd]), Peer: puddleName,
+	}
 }
 
 func crowdColumn(n int) string { return fmt.Sprintf("%s goroutines", report.Count.Format(float64(n))) }
 
-func (matrix) measure(ctx context.Context, r *Run, a acquirer, crowd int) (float64, error) {
-	// Enough that the crowd meets: those who come first must not be done before the last one is there.
-	perClient := max(pick(r, 200_000, 60_000)/crowd, 4)
-	failures := make([]error, crowd)
-	var workers sync.WaitGroup
-	start := make(chan struct{})
+func (matrix) measure(ctx context.Context, r *Run, a acquirer, crowd int) (perOp float64, err error) {
+	warm := pick(r, 40*time.Millisecond, 30*time.Millisecond, 5*time.Millisecond)
+	length := pick(r, 100*time.Millisecond, 60*time.Millisecond, 10*time.Millisecond)
+	settle()
+	var (
+		done    = make([]atomic.Int64, crowd*spacing)
+		stop    atomic.Bool
+		workers sync.WaitGroup
+		begun   sync.WaitGroup
+		mu      sync.Mutex // guards failure
+		failure error
+	)
+	begun.Add(crowd)
 	for i := range crowd {
 		workers.Go(func() {
-			<-start
-			for range perClient {
+			begun.Done()
+			for !stop.Load() {
 				release, err := a.acquire(ctx)
 				if err != nil {
-					failures[i] = err
+					mu.Lock()
+					failure = err
+					mu.Unlock()
 					return
 				}
+				// Otherwise a goroutine would run until it is preempted, and hardly ever meet another one that has a
+				// connection: two processors would see two in use.
+				runtime.Gosched()
 				release()
+				done[i*spacing].Add(1)
 			}
 		})
 	}
-	began := time.Now()
-	close(start)
-	workers.Wait()
-	took := time.Since(began)
-	for _, err := range failures {
-		if err != nil {
-			return 0, err
+	count := func() (n int64) {
+		for i := range crowd {
+			n += done[i*spacing].Load()
 		}
+		return n
 	}
-	return took.Seconds() / float64(crowd*perClient), nil
+	const (
+		fewest  = 1000
+		longest = time.Second
+	)
+	begun.Wait() // a crowd of thousands takes a while to come together
+	asked := time.Now()
+	err = sleep(ctx, warm)
+	for err == nil && count() < fewest && time.Since(asked) < longest {
+		err = sleep(ctx, time.Millisecond)
+	}
+	before, began := count(), time.Now()
+	if err == nil {
+		err = sleep(ctx, length)
+	}
+	for err == nil && count() < before+fewest && time.Since(began) < longest {
+		err = sleep(ctx, time.Millisecond)
+	}
+	n, took := count()-before, time.Since(began)
+	stop.Store(true)
+	workers.Wait()
+	if err = errors.Join(err, failure); err != nil {
+		return 0, err
+	}
+	if n == 0 {
+		return math.NaN(), nil
+	}
+	return took.Seconds() / float64(n), nil
 }
+
+// spacing keeps the counters of two goroutines out of one cache line.
+const spacing = 8
 
 func openAcquirer(ctx context.Context, name string, size int) (acquirer, error) {
 	if name == puddleName {
@@ -157,12 +212,22 @@ func (p puddlePool) acquire(ctx context.Context) (func(), error) {
 
 func (p puddlePool) close() { p.pool.Close() }
 
-func (matrix) cause(_ *report.Table, loss report.Loss) string {
-	if loss.To == puddleName {
-		return "puddle is one pool; lifeguard's is behind a handle of `database/sql`, whose own list of connections a " +
-			"checkout passes first, and when somebody waits, each change of hands makes a new connection of that handle's."
+func (matrix) cause(t *report.Table, loss report.Loss) string {
+	var size, crowd int
+	_, _ = fmt.Sscanf(loss.Row.Variant, "%d", &size)
+	_, _ = fmt.Sscanf(strings.ReplaceAll(loss.Column, ",", ""), "%d", &crowd)
+	switch {
+	case crowd <= size && loss.To == puddleName:
+		return "With a connection for everybody, puddle takes one lock and is done; lifeguard's checkout passes " +
+			"`database/sql`'s list of connections first, and then makes its account of who has which."
+	case crowd <= size:
+		return "With a connection for everybody, a checkout costs what plain `database/sql` takes and lifeguard's account of " +
+			"who has which, and there is no other work to see."
+	case loss.To == puddleName:
+		return "When somebody waits, lifeguard's handle of `database/sql` makes a new connection of its own at each change of " +
+			"hands, where puddle passes on what it has."
+	default:
+		return "When somebody waits, the handle makes a new connection of its own at each change of hands, and the one whose " +
+			"turn it is has to be woken; plain `database/sql` passes on what it has, to anyone."
 	}
-	return "A checkout costs what plain `database/sql` takes and about a tenth of a microsecond of lifeguard's, and " +
-		"when somebody waits, a new connection of the handle's for each change of hands. Without any work between taking " +
-		"and giving back there is nothing else to see."
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/go-lifeguard/lifeguard/benchmarks/internal/candidate"
 	"github.com/go-lifeguard/lifeguard/benchmarks/internal/report"
+	"github.com/go-lifeguard/lifeguard/benchmarks/internal/stats"
 )
 
 // memory is what is kept: idle connections, waiting callers and prepared statements.
@@ -41,7 +42,7 @@ func (w memory) Run(ctx context.Context, r *Run) (*Section, error) {
 		},
 	}
 	list := r.few(table)
-	connections, waiters, statements := memoryConnections, pick(r, 5000, 2000), pick(r, 1000, 300)
+	connections, waiters, statements := pick(r, memoryConnections, memoryConnections, 10), pick(r, 3000, 2000, 100), pick(r, 500, 300, 20)
 	for round := range r.Rounds {
 		for _, c := range r.order(w.Name(), round, list) {
 			row := report.Row{Candidate: c.Name()}
@@ -79,6 +80,12 @@ func (w memory) Run(ctx context.Context, r *Run) (*Section, error) {
 			connections, report.Count.Format(float64(waiters)), report.Count.Format(float64(statements))),
 		Tables: []*report.Table{table},
 		Cause:  w.cause,
+		Headlines: []Headline{
+			{
+				Text: "memory of an idle connection", Table: table,
+				Row: report.Row{Candidate: "lifeguard"}, Column: memoryIdle,
+			},
+		},
 	}, nil
 }
 
@@ -199,15 +206,18 @@ func (w memory) statements(ctx context.Context, r *Run, c candidate.Candidate, n
 	return here, there, err
 }
 
-func (memory) cause(_ *report.Table, loss report.Loss) string {
+func (memory) cause(t *report.Table, loss report.Loss) (text, note string) {
+	more := stats.Median(t.Values(loss.Row, loss.Column)) - stats.Median(t.Values(report.Row{Candidate: loss.To}, loss.Column))
+	note = report.Bytes.Format(more) + " more"
 	switch loss.Column {
 	case memoryIdle:
-		return "A connection has a record of its holder with room for the stack of the checkout, about half a kilobyte."
+		text = "A connection has a record of its holder with room for the stack of the checkout, a session with its " +
+			"statements, and a lease of the handle's."
 	case memoryWaiter:
-		return "A waiter has its place in the queue, and a timer for `pool_timeout`, which the others do not have."
+		text = "A waiter has its place in the queue, and a timer for `pool_timeout`, which the others do not have."
 	case memoryStatement:
-		return "lib/pq keeps more for a statement than pgx does, and lifeguard's cache adds its key and its place in " +
+		text = "lib/pq keeps more for a statement than pgx does, and lifeguard's cache adds its key and its place in " +
 			"the order of use."
 	}
-	return ""
+	return text, note
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -50,11 +51,17 @@ var patiences = []patience{
 	{
 		name:        "pool_timeout",
 		short:       "no deadlines",
-		title:       "No deadlines, pool_timeout of 1 s where there is one; in time is within 1.1 s",
+		title:       "No deadlines, `pool_timeout` of 500 ms where there is one; in time is within 600 ms",
 		file:        "bench-overload-timeout.svg",
-		poolTimeout: time.Second,
-		inTime:      1100 * time.Millisecond,
+		poolTimeout: 500 * time.Millisecond,
+		inTime:      600 * time.Millisecond,
 	},
+}
+
+// shortened is not what its title says, and quicker.
+func (p patience) shortened(times time.Duration) patience {
+	p.deadline, p.poolTimeout, p.inTime = p.deadline/times, p.poolTimeout/times, p.inTime/times
+	return p
 }
 
 // Columns of the tables.
@@ -72,20 +79,24 @@ const (
 func (overload) Name() string { return "overload" }
 
 func (w overload) Run(ctx context.Context, r *Run) (*Section, error) {
-	loads := pick(r, []float64{0.5, 0.8, 0.9, 1.1, 2}, []float64{0.8, 2})
-	window := pick(r, 2*time.Second, time.Second)
+	loads := pick(r, []float64{0.5, 0.9, 1.1, 2}, []float64{0.9, 2}, []float64{2})
+	window := pick(r, 1500*time.Millisecond, time.Second, 200*time.Millisecond)
 
 	pools, others := r.pools()
 	tables := map[string]*report.Table{}
 	var variants []string
-	for _, p := range patiences {
+	patiences := slices.Clone(patiences)
+	for i, p := range patiences {
+		if r.Extent == Smoke {
+			patiences[i] = p.shortened(10)
+		}
 		tables[p.name] = &report.Table{
 			Title: p.title, Baseline: baseline, Variants: "load",
 			Columns: []report.Column{
 				{Name: overloadAnswered, Unit: report.PerSecond, Better: report.Higher},
 				{Name: overloadPossible, Unit: report.Percent},
-				{Name: overloadMedian, Unit: report.Seconds},
-				{Name: overloadP99, Unit: report.Seconds},
+				{Name: overloadMedian, Unit: report.Seconds, Better: report.Lower},
+				{Name: overloadP99, Unit: report.Seconds, Better: report.Lower},
 				{Name: overloadLate, Unit: report.Percent},
 				{Name: overloadTimeout, Unit: report.Percent},
 				{Name: overloadAfter, Unit: report.Seconds},
@@ -98,7 +109,7 @@ func (w overload) Run(ctx context.Context, r *Run) (*Section, error) {
 	for _, p := range patiences {
 		loadsOf[p.name] = loads
 	}
-	if r.Quick {
+	if r.Extent != Full {
 		loadsOf["pool_timeout"] = loads[len(loads)-1:]
 	}
 	for _, load := range loads {
@@ -119,7 +130,7 @@ func (w overload) Run(ctx context.Context, r *Run) (*Section, error) {
 					arrivals := arrivals{
 						rng:      r.rng(fmt.Sprintf("arrivals %s %v", p.name, load), round),
 						rate:     load * capacity,
-						warm:     p.inTime + settling,
+						warm:     p.inTime + pick(r, settling, settling, 0),
 						window:   window,
 						patience: p,
 					}
@@ -153,16 +164,64 @@ func (w overload) Run(ctx context.Context, r *Run) (*Section, error) {
 			"the moment at which the request was meant to arrive, so that a slow program cannot improve its figures "+
 			"by asking later. Every candidate gets the same arrivals. They are counted for %s after a warm-up; above "+
 			"the capacity the warm-up begins with as many requests waiting as can be answered in time, as if the "+
-			"load had been there for long.",
-			overloadConnections, overloadQuery, baseline, report.Count.Format(stats.Median(capacities)), report.Duration(window)),
+			"load had been there for long. The median and the p99 are of those who were answered in time, and not given "+
+			"for fewer than %d and %d of them; a candidate that answers few can have a good one. The rest were answered "+
+			"late, timed out (after which time is their median), or got another error.",
+			overloadConnections, overloadQuery, baseline, report.Count.Format(stats.Median(capacities)), report.Duration(window),
+			enoughForMedian, enoughForP99),
+		Cause: plainCause(w.cause),
 	}
 	for _, p := range patiences {
 		t := tables[p.name]
 		t.Sort(variants, r.names())
 		s.Tables = append(s.Tables, t)
+		s.Headlines = append(s.Headlines, w.headlines(p, t, loadsOf[p.name])...)
 		s.Pictures = append(s.Pictures, w.picture(pools, p, t, loadsOf[p.name], stats.Median(capacities)))
 	}
 	return s, nil
+}
+
+// headlines are the figures for the highest load.
+func (overload) headlines(p patience, t *report.Table, loads []float64) []Headline {
+	row := report.Row{Variant: variantOf(loads[len(loads)-1]), Candidate: "lifeguard"}
+	if p.deadline == 0 {
+		return nil // the summary is to be short
+	}
+	return []Headline{
+		{
+			Text: fmt.Sprintf("%s, %s: answered in time", row.Variant, p.short), Table: t, Row: row, Column: overloadAnswered,
+			Front: true,
+		},
+		{
+			Text: fmt.Sprintf("%s, %s: their median", row.Variant, p.short), Table: t, Row: row, Column: overloadMedian,
+			Front: true,
+		},
+	}
+}
+
+// cause goes by the load: what an order of waiters does depends on whether all of them can be served.
+func (overload) cause(t *report.Table, loss report.Loss) string {
+	var load float64
+	_, _ = fmt.Sscanf(loss.Row.Variant, "%g", &load)
+	answered := func(candidate string) float64 {
+		return stats.Median(t.Values(report.Row{Variant: loss.Row.Variant, Candidate: candidate}, overloadAnswered))
+	}
+	mine, theirs := answered(loss.Row.Candidate), answered(loss.To)
+	switch {
+	case loss.Column == overloadAnswered && load > 1:
+		return "Until a waiter is about to run out of time lifeguard serves in turn, and those who are served then have " +
+			"waited nearly as long as they can: some of their queries end too late, and were done for nothing."
+	case loss.Column != overloadAnswered && mine > 1.05*theirs:
+		return fmt.Sprintf("The figure is of those who were answered in time, and %s answers fewer: %s a second, lifeguard %s. "+
+			"Who would have waited longest is not among them.", loss.To, report.Count.Format(theirs), report.Count.Format(mine))
+	case loss.Column == overloadMedian:
+		return "Near the capacity lifeguard serves in turn, and everybody waits about as long as everybody else. Served at " +
+			"random, many are lucky, at the price of those who are not: see the p99."
+	case loss.Column == overloadP99 && load > 1:
+		return "When lifeguard goes from serving in turn to serving the newest first, those who came before are left to " +
+			"wait, and are answered late in their time if at all."
+	}
+	return ""
 }
 
 func variantOf(load float64) string { return fmt.Sprintf("%g × capacity", load) }
@@ -170,7 +229,7 @@ func variantOf(load float64) string { return fmt.Sprintf("%g × capacity", load)
 // capacity is how many queries a second the connections can do: twice as many goroutines, so that there is always one
 // waiting, each asking as soon as it has its answer.
 func (overload) capacity(ctx context.Context, r *Run) (perSecond float64, err error) {
-	length := pick(r, 1500*time.Millisecond, 800*time.Millisecond)
+	length := pick(r, 1500*time.Millisecond, 800*time.Millisecond, 200*time.Millisecond)
 	err = withPool(ctx, candidate.All()[0], r.DSN, candidate.Settings{Connections: overloadConnections}, func(pool candidate.Pool) error {
 		if err := fill(ctx, pool, overloadConnections); err != nil {
 			return err
@@ -232,6 +291,7 @@ func (a *arrivals) offer(ctx context.Context, pool candidate.Pool) (outcome, err
 	if err := fill(ctx, pool, overloadConnections); err != nil {
 		return outcome{}, err
 	}
+	settle()
 	base, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var (
@@ -305,6 +365,13 @@ func canceledByServer(err error) bool {
 
 func (o *outcome) answeredPerSecond() float64 { return float64(len(o.inTime)) / o.window.Seconds() }
 
+// From how many answers on their quantiles say something.
+const (
+	enoughForMedian = 20
+	enoughForP99    = 100
+)
+
+// quantile is that of the answers in time.
 func (o *outcome) quantile(p float64) float64 {
 	return stats.Percentile(slices.Sorted(slices.Values(o.inTime)), p)
 }
@@ -322,8 +389,15 @@ func (o *outcome) rest() string {
 func (o *outcome) add(t *report.Table, row report.Row, capacity float64) {
 	t.Add(row, overloadAnswered, o.answeredPerSecond())
 	t.Add(row, overloadPossible, o.answeredPerSecond()/min(capacity, float64(o.offered)/o.window.Seconds()))
-	t.Add(row, overloadMedian, o.quantile(0.5))
-	t.Add(row, overloadP99, o.quantile(0.99))
+	median, p99 := math.NaN(), math.NaN()
+	if len(o.inTime) >= enoughForMedian {
+		median = o.quantile(0.5)
+	}
+	if len(o.inTime) >= enoughForP99 {
+		p99 = o.quantile(0.99)
+	}
+	t.Add(row, overloadMedian, median)
+	t.Add(row, overloadP99, p99)
 	t.Add(row, overloadLate, o.part(o.late))
 	t.Add(row, overloadTimeout, o.part(len(o.timeouts)))
 	t.Add(row, overloadAfter, stats.Percentile(slices.Sorted(slices.Values(o.timeouts)), 0.5))

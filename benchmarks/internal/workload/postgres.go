@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -41,22 +40,25 @@ var postgresTables = []string{
 type job struct {
 	name  string
 	title string
-	run   func(ctx context.Context, pool candidate.Pool, st candidate.Statement, id int) error
+	short string // in the summary
+	// operations is how many calls of lifeguard's one job is, and rows how many rows they read.
+	operations, rows int
+	run              func(ctx context.Context, pool candidate.Pool, st candidate.Statement, id int) error
 }
 
 var jobs = []job{
-	{"select1", "SELECT 1", func(ctx context.Context, pool candidate.Pool, _ candidate.Statement, _ int) error {
+	{"select1", "SELECT 1", "SELECT 1", 1, 1, func(ctx context.Context, pool candidate.Pool, _ candidate.Statement, _ int) error {
 		_, err := pool.Int(ctx, "SELECT 1")
 		return err
 	}},
-	{"point", "Query by primary key, one argument", func(ctx context.Context, pool candidate.Pool, _ candidate.Statement, id int) error {
+	{"point", "Query by primary key, one argument", "query by primary key", 1, 1, func(ctx context.Context, pool candidate.Pool, _ candidate.Statement, id int) error {
 		_, err := pool.Int(ctx, pointQuery, id)
 		return err
 	}},
-	{"insert", "INSERT of two values", func(ctx context.Context, pool candidate.Pool, _ candidate.Statement, id int) error {
+	{"insert", "INSERT of two values", "INSERT", 1, 0, func(ctx context.Context, pool candidate.Pool, _ candidate.Statement, id int) error {
 		return pool.Exec(ctx, "INSERT INTO events (account, note) VALUES ($1, $2)", id, "an event of the comparison")
 	}},
-	{"transaction", "Transaction of three statements", func(ctx context.Context, pool candidate.Pool, _ candidate.Statement, id int) error {
+	{"transaction", "Transaction of three statements", "transaction", 5, 1, func(ctx context.Context, pool candidate.Pool, _ candidate.Statement, id int) error {
 		return pool.Tx(ctx, func(tx candidate.Tx) error {
 			if _, err := tx.Int(ctx, "SELECT balance FROM accounts WHERE id = $1 FOR UPDATE", id); err != nil {
 				return err
@@ -67,14 +69,14 @@ var jobs = []job{
 			return tx.Exec(ctx, "INSERT INTO events (account, note) VALUES ($1, $2)", id, "a transaction")
 		})
 	}},
-	{"rows", "Query of 1,000 rows", func(ctx context.Context, pool candidate.Pool, _ candidate.Statement, _ int) error {
+	{"rows", "Query of 1,000 rows", "1,000 rows", 1, 1000, func(ctx context.Context, pool candidate.Pool, _ candidate.Statement, _ int) error {
 		n, err := pool.Pairs(ctx, "SELECT id, name FROM accounts ORDER BY id LIMIT 1000")
 		if err == nil && n != 1000 {
 			err = fmt.Errorf("%d rows, want 1000", n)
 		}
 		return err
 	}},
-	{"prepared", preparedTitle, func(ctx context.Context, _ candidate.Pool, st candidate.Statement, id int) error {
+	{"prepared", preparedTitle, "prepared query", 1, 1, func(ctx context.Context, _ candidate.Pool, st candidate.Statement, id int) error {
 		_, err := st.Int(ctx, id)
 		return err
 	}},
@@ -90,27 +92,34 @@ type part struct {
 }
 
 func (w postgres) Run(ctx context.Context, r *Run) (*Section, error) {
-	clients := pick(r, []int{1, 8, 64, 512}, []int{1, 64})
+	clients := pick(r, []int{1, 8, 64, 512}, []int{1, 64}, []int{8})
 	parts := []part{
 		{delay: 0, jobs: jobs, clients: clients},
-		{delay: time.Millisecond, jobs: pick(r, jobs, jobs[1:2]), clients: clients},
+		{delay: time.Millisecond, jobs: pick(r, jobs, jobs[1:2], jobs[1:2]), clients: clients},
 	}
 	if err := script(ctx, r, postgresTables); err != nil {
 		return nil, err
 	}
 	s := &Section{
 		Title: "PostgreSQL: what services do all day",
-		Text: fmt.Sprintf("Operations per second of 1 to 512 goroutines on %d connections, without pause, over TCP on "+
-			"the loopback interface; then with 1 ms of network in each direction, added by a proxy. Identifiers are "+
-			"drawn from %s rows.",
-			postgresConnections, report.Count.Format(accounts)),
-		Cause: w.cause,
+		Text: fmt.Sprintf("Operations per second of %d to %d goroutines on %d connections, without pause, over TCP on "+
+			"the loopback interface; then with %s of network in each direction, added by a proxy in the same program. "+
+			"Identifiers are drawn from %s rows. All connections are open before, and each measurement comes after a "+
+			"warm-up and a collection of garbage. The server runs on the same processors as the clients and does not "+
+			"wait for a disk, so that without delay the figures show what processor time a candidate takes, and with "+
+			"it how often a query goes over the network. With few goroutines and no delay they depend on which "+
+			"processor each side of a connection runs on; the figure of a round is therefore the median of %d turns "+
+			"there.",
+			clients[0], clients[len(clients)-1], postgresConnections, report.Duration(time.Millisecond),
+			report.Count.Format(accounts), pick(r, fewTurns, fewTurns, 1)),
+		Cause: func(t *report.Table, loss report.Loss) (text, note string) { return w.cause(r, t, loss) },
 	}
 	for _, p := range parts {
 		tables, err := w.runPart(ctx, r, p)
 		if err != nil {
 			return nil, err
 		}
+		s.Headlines = append(s.Headlines, w.headlines(p, tables)...)
 		s.Tables = append(s.Tables, tables...)
 		for i, j := range p.jobs {
 			if j.name == "point" {
@@ -119,6 +128,31 @@ func (w postgres) Run(ctx context.Context, r *Run) (*Section, error) {
 		}
 	}
 	return s, nil
+}
+
+// headlines are the figures for many goroutines.
+func (postgres) headlines(p part, tables []*report.Table) (list []Headline) {
+	many := p.clients[min(len(p.clients)-1, len(p.clients)/2)]
+	for i, j := range p.jobs {
+		h := Headline{
+			Text: fmt.Sprintf("%s, %s, %s", j.short, goroutines(many), p.name()), Table: tables[i],
+			Row: report.Row{Candidate: "lifeguard"}, Column: goroutines(many),
+		}
+		switch j.name {
+		case "point":
+			h.Front = true
+		case "select1":
+			h.Front = p.delay == 0
+		case "prepared":
+			h.Peer = "pgx stdlib"
+		case "insert", "rows":
+			continue // the summary is to be short
+		}
+		if p.delay == 0 || j.name == "point" {
+			list = append(list, h)
+		}
+	}
+	return list
 }
 
 // script runs statements one after another, on the baseline.
@@ -140,11 +174,11 @@ func (p part) name() string {
 	return report.Duration(p.delay) + " each way"
 }
 
-func clientsColumn(n int) string {
+func goroutines(n int) string {
 	if n == 1 {
 		return "1 goroutine"
 	}
-	return strconv.Itoa(n)
+	return fmt.Sprintf("%d goroutines", n)
 }
 
 // ready is an opened candidate with its statement.
@@ -176,9 +210,19 @@ func (w postgres) runPart(ctx context.Context, r *Run, p part) (tables []*report
 	for _, j := range p.jobs {
 		t := &report.Table{Title: j.title + ", " + p.name(), Baseline: baseline}
 		for _, n := range p.clients {
-			t.Columns = append(t.Columns, report.Column{Name: clientsColumn(n), Unit: report.PerSecond, Better: report.Higher})
+			t.Columns = append(t.Columns, report.Column{Name: goroutines(n), Unit: report.PerSecond, Better: report.Higher})
 		}
 		tables = append(tables, t)
+	}
+	// What a connection does for the first time, such as preparing a statement, is in no round.
+	for _, j := range p.jobs {
+		for _, c := range r.Candidates {
+			if o := opened[c.Name()]; j.name != "prepared" || o.statement != nil {
+				if _, err := p.repeat(ctx, r, j, o, min(64, p.clients[len(p.clients)-1]), -1); err != nil {
+					return nil, fmt.Errorf("%s, %s: %w", c.Name(), j.title, err)
+				}
+			}
+		}
 	}
 	for round := range r.Rounds {
 		if err := script(ctx, r, []string{"TRUNCATE events", "VACUUM accounts"}); err != nil {
@@ -186,17 +230,24 @@ func (w postgres) runPart(ctx context.Context, r *Run, p part) (tables []*report
 		}
 		for i, j := range p.jobs {
 			for _, clients := range p.clients {
-				for _, c := range r.order(fmt.Sprint(w.Name(), j.name, clients), round, r.Candidates) {
-					o := opened[c.Name()]
-					if j.name == "prepared" && o.statement == nil {
-						tables[i].Missing(report.Row{Candidate: c.Name()}, "", o.reason)
-						continue
+				rates := map[string][]float64{}
+				turns := p.turns(r, clients)
+				for turn := range turns {
+					for _, c := range r.order(fmt.Sprint(w.Name(), j.name, clients), round*turns+turn, r.Candidates) {
+						o := opened[c.Name()]
+						if j.name == "prepared" && o.statement == nil {
+							tables[i].Missing(report.Row{Candidate: c.Name()}, "", o.reason)
+							continue
+						}
+						rate, err := p.repeat(ctx, r, j, o, clients, round)
+						if err != nil {
+							return nil, fmt.Errorf("%s, %s: %w", c.Name(), j.title, err)
+						}
+						rates[c.Name()] = append(rates[c.Name()], rate)
 					}
-					rate, err := repeat(ctx, r, j, o, clients, round)
-					if err != nil {
-						return nil, fmt.Errorf("%s, %s: %w", c.Name(), j.title, err)
-					}
-					tables[i].Add(report.Row{Candidate: c.Name()}, clientsColumn(clients), rate)
+				}
+				for name, values := range rates {
+					tables[i].Add(report.Row{Candidate: name}, goroutines(clients), stats.Median(values))
 				}
 			}
 			r.logf("postgres, %s, round %d: %s measured", p.name(), round+1, j.title)
@@ -230,15 +281,45 @@ func prepare(ctx context.Context, c candidate.Candidate, dsn string) (*ready, er
 	return o, nil
 }
 
+// fewTurns is how often a candidate has its turn in a round with few goroutines and no delay.
+const fewTurns = 3
+
+// turns is in how many pieces, with the other candidates between them, a candidate is measured in a round.
+func (p part) turns(r *Run, clients int) int {
+	if p.delay == 0 && clients < postgresConnections {
+		return pick(r, fewTurns, fewTurns, 1)
+	}
+	return 1
+}
+
+// lengths are how long a turn is warmed up and measured. Behind a delay, and for a single goroutine, little has to get
+// warm.
+func (p part) lengths(r *Run, clients int) (warm, length time.Duration) {
+	switch {
+	case r.Extent == Smoke:
+		return 5 * time.Millisecond, 15 * time.Millisecond
+	case p.turns(r, clients) > 1:
+		return 10 * time.Millisecond, pick(r, 40*time.Millisecond, 25*time.Millisecond, 0)
+	case p.delay > 0:
+		return 25 * time.Millisecond, pick(r, 110*time.Millisecond, 80*time.Millisecond, 0)
+	default:
+		return 40 * time.Millisecond, pick(r, 110*time.Millisecond, 60*time.Millisecond, 0)
+	}
+}
+
 // repeat has a number of goroutines do a job, and returns how often it was done per second.
-func repeat(ctx context.Context, r *Run, j job, o *ready, clients, round int) (perSecond float64, err error) {
-	warm, length := pick(r, 50*time.Millisecond, 30*time.Millisecond), pick(r, 120*time.Millisecond, 60*time.Millisecond)
+func (p part) repeat(ctx context.Context, r *Run, j job, o *ready, clients, round int) (perSecond float64, err error) {
+	settle()
+	warm, length := p.lengths(r, clients)
 	var (
-		done    atomic.Int64
-		stop    atomic.Bool
-		workers sync.WaitGroup
-		mu      sync.Mutex // guards failure
-		failure error
+		began = time.Now()
+		// What is counted lies between two ends of a job, not between two moments of the clock: of a transaction that
+		// takes 20 ms a few parts more or less would be in the time.
+		done, last atomic.Int64 // jobs done, and when the last one was, in nanoseconds
+		stop       atomic.Bool
+		workers    sync.WaitGroup
+		mu         sync.Mutex // guards failure
+		failure    error
 	)
 	for i := range clients {
 		ids := rand.New(rand.NewPCG(r.Seed, uint64(round)<<32+uint64(i)))
@@ -248,39 +329,55 @@ func repeat(ctx context.Context, r *Run, j job, o *ready, clients, round int) (p
 					mu.Lock()
 					failure = err
 					mu.Unlock()
+					stop.Store(true)
 					return
 				}
 				done.Add(1)
+				last.Store(int64(time.Since(began)))
 			}
 		})
 	}
+	const (
+		fewest  = 5 // jobs
+		longest = 2 * time.Second
+	)
 	err = sleep(ctx, warm)
-	before, began := done.Load(), time.Now()
+	for err == nil && done.Load() == 0 && !stop.Load() && time.Since(began) < longest {
+		err = sleep(ctx, time.Millisecond)
+	}
+	before, from := done.Load(), last.Load()
 	if err == nil {
 		err = sleep(ctx, length)
 	}
-	perSecond = float64(done.Load()-before) / time.Since(began).Seconds()
+	for err == nil && done.Load() < before+fewest && !stop.Load() && time.Since(began) < longest {
+		err = sleep(ctx, time.Millisecond)
+	}
+	n, to := done.Load()-before, last.Load()
 	stop.Store(true)
 	workers.Wait()
-	return perSecond, errors.Join(err, failure)
+	if err = errors.Join(err, failure); err != nil {
+		return 0, err
+	}
+	if n == 0 || to <= from {
+		return 0, fmt.Errorf("%d jobs in %v", n, time.Since(began))
+	}
+	return float64(n) / time.Duration(to-from).Seconds(), nil
 }
 
 func (postgres) picture(r *Run, p part, t *report.Table) Picture {
 	bars := &chart.Bars{
 		Title:       fmt.Sprintf("Queries by primary key, %s, per second", p.name()),
 		Description: "Throughput of each candidate on 10 connections, for several numbers of goroutines.",
+		Note:        "longer is better; the whiskers are the lowest and the highest round",
 		Name:        report.PerSecond.Format,
 	}
 	for _, n := range p.clients {
-		group := chart.Group{Name: fmt.Sprintf("%d goroutines", n)}
-		if n == 1 {
-			group.Name = "1 goroutine"
-		}
+		group := chart.Group{Name: goroutines(n)}
 		if n == 512 {
 			continue // like 64, and the picture is long enough
 		}
 		for _, c := range r.Candidates {
-			values := t.Values(report.Row{Candidate: c.Name()}, clientsColumn(n))
+			values := t.Values(report.Row{Candidate: c.Name()}, goroutines(n))
 			bar := chart.Bar{Name: c.Name(), Tone: tone(c), Value: stats.Median(values)}
 			bar.Lowest, bar.Top = stats.Range(values)
 			group.Bars = append(group.Bars, bar)
@@ -294,18 +391,68 @@ func (postgres) picture(r *Run, p part, t *report.Table) Picture {
 	return Picture{File: file, Alt: bars.Title, Chart: bars}
 }
 
-func (postgres) cause(t *report.Table, loss report.Loss) string {
+// again is by what factor a query that is prepared anew each time is slower, at the least: it takes a second round trip.
+const again = 1.7
+
+func (w postgres) cause(r *Run, t *report.Table, loss report.Loss) (text, note string) {
+	clients := 0
+	_, _ = fmt.Sscanf(loss.Column, "%d", &clients)
+	delayed := !strings.HasSuffix(t.Title, part{}.name())
 	switch {
-	case strings.HasPrefix(loss.To, "pgx"):
-		return pgxIsLighter
-	case loss.Column == clientsColumn(1) || loss.Column == clientsColumn(8):
-		return "" // nobody waits
-	case loss.Row.Candidate == "lifeguard (no cache)" && strings.HasPrefix(t.Title, preparedTitle):
+	case IsPGX(loss.To) && !behindBaseline(t, loss):
+		if delayed {
+			return "pgx sends less, or in fewer pieces, for the same: it prepares queries without arguments as well, and its " +
+				"processor time is less. With " + loss.To + " plain lib/pq is behind too.", ""
+		}
+		return pgxIsLighter, ""
+	case loss.Row.Candidate == "lifeguard (no cache)" && strings.HasPrefix(t.Title, preparedTitle) &&
+		clients > fewIdle && loss.Factor > again:
 		return "Without the cache a statement of `db.Prepare` has to be prepared again whenever its connection has " +
-			"changed hands, which is at every return while somebody waits."
-	default:
-		return "While somebody waits, every connection that comes back changes hands in order, which costs a few " +
+			"changed hands, which is at every return while somebody waits, and when it was not among the two that the handle " +
+			"keeps idle.", ""
+	case strings.HasPrefix(t.Title, preparedTitle) && loss.Row.Candidate == "lifeguard" && clients > fewIdle:
+		return "A connection that has changed hands is a new one to the handle, and so is one that was not among the two that " +
+			"it keeps idle with `sql.Open`: `database/sql` prepares a statement of `db.Prepare` on it again. lifeguard answers " +
+			"that from its cache, without asking the server, but not for nothing.", ""
+	case clients > postgresConnections:
+		return "While somebody waits, every connection that comes back changes hands in order, which costs some " +
 			"microseconds of processor time: the handle closes one connection of its own and opens another, and the " +
-			"goroutine whose turn it is has to be woken. Where the query itself takes little more than that, and the processors are busy, it shows."
+			"goroutine whose turn it is has to be woken. Plain `database/sql` hands what it has to anyone. The less the " +
+			"query itself takes of the processors, the more it shows.", ""
+	default:
+		return w.nobodyWaits(r, t, loss, clients)
+	}
+}
+
+// fewIdle is how many idle connections a handle of sql.Open keeps.
+const fewIdle = 2
+
+// nobodyWaits compares a loss with what lifeguard itself takes.
+func (postgres) nobodyWaits(r *Run, t *report.Table, loss report.Loss, clients int) (text, note string) {
+	each := func(candidate string) float64 {
+		return 1 / stats.Median(t.Values(report.Row{Variant: loss.Row.Variant, Candidate: candidate}, loss.Column))
+	}
+	more, own := each(loss.Row.Candidate)-each(loss.To), 0.0
+	for _, j := range jobs {
+		if strings.HasPrefix(t.Title, j.title+",") {
+			own = float64(j.operations)*r.ownCost + float64(j.rows)*r.ownRowCost
+		}
+	}
+	if more > 0 {
+		note = report.Seconds.Format(more) + " more"
+		if own > 0 {
+			note += ", lifeguard's own part about " + report.Seconds.Format(own)
+		}
+	}
+	switch {
+	case clients > fewIdle:
+		return "Nobody waits, but `sql.Open` lets the handle keep two connections idle, and the others go back to the pool " +
+			"at each return and out of it again at the next checkout.", note
+	case own > 0 && more > 3*own:
+		return "lifeguard's own part, as Overhead has it, is too small for the difference. With a single goroutine, client and " +
+			"server wait for each other in turns, and the rate is that of waking up: the spread in the table is that of " +
+			"two connections, not of two libraries.", note
+	default:
+		return "Nobody waits, and lifeguard's account of a query is a visible part of a query that takes so little.", note
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
@@ -32,7 +31,7 @@ const (
 )
 
 func (w spike) Run(ctx context.Context, r *Run) (_ *Section, err error) {
-	between, dsn, err := through(r.DSN, proxy.Options{Connect: spikeDial})
+	between, dsn, err := through(r.DSN, proxy.Options{Connect: pick(r, spikeDial, spikeDial, 10*time.Millisecond)})
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +47,7 @@ func (w spike) Run(ctx context.Context, r *Run) (_ *Section, err error) {
 	list := r.few(table)
 	var variants []string
 	for _, open := range []int{5, 0} {
-		variant := fmt.Sprintf("%d connections", open)
+		variant := spikeVariant(open)
 		variants = append(variants, variant)
 		for round := range r.Rounds {
 			for _, c := range r.order(w.Name()+variant, round, list) {
@@ -58,6 +57,7 @@ func (w spike) Run(ctx context.Context, r *Run) (_ *Section, err error) {
 					if err := fill(ctx, pool, open); err != nil {
 						return err
 					}
+					settle()
 					before := between.Accepted()
 					latencies, err = burst(ctx, pool, spikeRequests, spikeQuery)
 					opened = between.Accepted() - before
@@ -84,9 +84,17 @@ func (w spike) Run(ctx context.Context, r *Run) (_ *Section, err error) {
 			"calls spike demand; it is repeated on a pool that has none open at all.",
 			spikeRequests, spikeRequests, spikeQuery, report.Duration(spikeDial)),
 		Tables: []*report.Table{table},
-		Cause:  w.cause,
+		Cause:  plainCause(w.cause),
+		Headlines: []Headline{
+			{
+				Text: "spike on a cold pool: all served after", Table: table, Front: true,
+				Row: report.Row{Variant: spikeVariant(0), Candidate: "lifeguard"}, Column: spikeServed,
+			},
+		},
 	}, nil
 }
+
+func spikeVariant(open int) string { return fmt.Sprintf("%d connections", open) }
 
 // burst has n goroutines run the query at the same time, and returns their latencies in seconds.
 func burst(ctx context.Context, pool candidate.Pool, n int, query string) ([]float64, error) {
@@ -107,9 +115,12 @@ func burst(ctx context.Context, pool candidate.Pool, n int, query string) ([]flo
 	return latencies, errors.Join(failures...)
 }
 
-func (spike) cause(_ *report.Table, loss report.Loss) string {
-	if strings.HasPrefix(loss.To, "pgx") {
-		return pgxIsLighter
+func (spike) cause(t *report.Table, loss report.Loss) string {
+	if loss.Row.Variant == spikeVariant(0) && loss.Column != spikeOpened {
+		return fmt.Sprintf("A cold pool opens a few connections at a time, which those who come first share: %s here, where "+
+			"%s opened %s. What the server would have to do for so many at once is not measured.",
+			report.Count.Format(stats.Median(t.Values(loss.Row, spikeOpened))), loss.To,
+			report.Count.Format(stats.Median(t.Values(report.Row{Variant: loss.Row.Variant, Candidate: loss.To}, spikeOpened))))
 	}
 	return ""
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/url"
+	"runtime"
 	"strings"
 	"time"
 
@@ -45,10 +46,25 @@ type Run struct {
 	Candidates []candidate.Candidate
 	DSN        string // of an empty database, as a URL
 	Rounds     int
-	Quick      bool // shorter, and less of it
+	Extent     Extent
 	Seed       uint64
 	Log        io.Writer // progress
+	Began      time.Time // what progress counts from
+
+	// ownCost and ownRowCost are what lifeguard adds to a query in memory and to a row, in seconds, once overhead has
+	// measured it; 0 before.
+	ownCost, ownRowCost float64
 }
+
+// Extent is how much is measured, and for how long.
+type Extent int
+
+// The extents. Smoke shows that everything works, and its figures mean nothing.
+const (
+	Full Extent = iota
+	Quick
+	Smoke
+)
 
 // A Section is what a workload contributes to the page.
 type Section struct {
@@ -56,8 +72,26 @@ type Section struct {
 	Text     string // what was done, in Markdown
 	Tables   []*report.Table
 	Pictures []Picture
-	// Cause says why lifeguard is behind another candidate somewhere; "" if that is not known.
-	Cause func(table *report.Table, loss report.Loss) string
+	// Cause says why lifeguard is behind another candidate somewhere, going by the figures; "" if they do not tell. A note
+	// is about this figure alone.
+	Cause func(table *report.Table, loss report.Loss) (text, note string)
+	// Headlines are the figures that stand for the section in the summary of the page.
+	Headlines []Headline
+}
+
+// plainCause is a cause without notes.
+func plainCause(cause func(*report.Table, report.Loss) string) func(*report.Table, report.Loss) (text, note string) {
+	return func(t *report.Table, loss report.Loss) (text, note string) { return cause(t, loss), "" }
+}
+
+// A Headline is one figure of lifeguard's, beside that of the baseline and of one other candidate.
+type Headline struct {
+	Text   string // what it is a figure of
+	Table  *report.Table
+	Row    report.Row
+	Column string
+	Peer   string // the other candidate: "pgxpool" if it is ""
+	Front  bool   // also on the front page
 }
 
 // A Picture is drawn to a file of its own.
@@ -70,16 +104,33 @@ type Picture struct {
 var baseline = candidate.All()[0].Name()
 
 // pgxIsLighter is a cause that several workloads show.
-const pgxIsLighter = "pgx needs less processor time for a query than lib/pq does, whose protocol code lifeguard uses: " +
-	"it reads the binary format, it prepares queries without arguments as well, and pgxpool leaves out " +
-	"`database/sql`."
+const pgxIsLighter = "pgx needs less processor time for a query than lib/pq does, whose protocol code lifeguard uses, " +
+	"and is ahead of plain lib/pq too: it reads the binary format, it prepares queries without arguments as well, and " +
+	"pgxpool leaves out `database/sql`."
 
-// pick is full or quick, whatever kind of run it is.
-func pick[T any](r *Run, full, quick T) T {
-	if r.Quick {
-		return quick
-	}
-	return full
+// WrappersOnly is the cause where a library that passes calls on to what the baseline does is ahead of lifeguard, and the
+// baseline is not.
+const WrappersOnly = "Only libraries are ahead that do what plain `database/sql` does, and something on top; plain " +
+	"`database/sql` itself is not. Such a difference is the machine's: see the spread of these figures."
+
+// IsPGX tells whether a candidate is pgx's: its driver, or one of its pools.
+func IsPGX(candidate string) bool {
+	return strings.HasPrefix(candidate, "pgx") || candidate == puddleName
+}
+
+// pick is the one for the extent of the run.
+func pick[T any](r *Run, full, quick, smoke T) T {
+	return [...]T{Full: full, Quick: quick, Smoke: smoke}[r.Extent]
+}
+
+// settle has the garbage of the candidate before collected, which this one is not to pay for.
+func settle() { runtime.GC() }
+
+// behindBaseline tells whether lifeguard's row is behind the baseline too, in the figure in which it is behind another
+// candidate, and the other candidate is no further ahead than that.
+func behindBaseline(t *report.Table, loss report.Loss) bool {
+	verdict, factor := t.Compare(loss.Row, baseline, loss.Column)
+	return verdict == report.Behind && factor >= loss.Factor*0.95
 }
 
 // rng gives the random numbers for a purpose: the same ones for every candidate, different ones in every round.
@@ -99,7 +150,9 @@ func (r *Run) order(purpose string, round int, list []candidate.Candidate) []can
 	return shuffled
 }
 
-func (r *Run) logf(format string, args ...any) { fmt.Fprintf(r.Log, format+"\n", args...) }
+func (r *Run) logf(format string, args ...any) {
+	fmt.Fprintf(r.Log, "%7s  "+format+"\n", append([]any{time.Since(r.Began).Round(time.Second)}, args...)...)
+}
 
 // names are those of the candidates, in the order of tables.
 func (r *Run) names() []string {
@@ -112,7 +165,7 @@ func (r *Run) names() []string {
 
 // few are the candidates of a workload that takes its time: in quick runs those that differ in their pool.
 func (r *Run) few(tables ...*report.Table) []candidate.Candidate {
-	if !r.Quick {
+	if r.Extent == Full {
 		return r.Candidates
 	}
 	pools, others := r.pools()
@@ -189,15 +242,19 @@ func through(dsn string, o proxy.Options) (*proxy.Proxy, string, error) {
 	return p, u.String(), nil
 }
 
-// tones colours the candidates alike in all pictures.
+// tone colours the candidates alike in all pictures.
 func tone(c candidate.Candidate) chart.Tone {
 	switch c.Name() {
 	case "lifeguard":
 		return chart.Subject
+	case "lifeguard (no cache)", traceAll:
+		return chart.Sibling
 	case baseline:
 		return chart.Baseline
-	case "pgxpool", "pgx stdlib":
+	case "pgxpool":
 		return chart.Peer
+	case "pgx stdlib":
+		return chart.Relative
 	default:
 		return chart.Other
 	}
