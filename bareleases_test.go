@@ -57,7 +57,7 @@ func TestChangesOfHandsKeepLeases(t *testing.T) {
 		wg.Wait()
 		st := db.Stats()
 		assert.LessOrEqual(t, st.OpenConnections, 4, "one for each who was there at once")
-		assert.Zero(t, st.MaxIdleClosed)
+		assert.LessOrEqual(t, st.MaxIdleClosed, int64(2), "of the four that were idle at the end")
 		assert.EqualValues(t, 200, pool.Stats().Acquired)
 		assert.Greater(t, pool.Stats().Waits, uint64(90))
 		assert.LessOrEqual(t, srv.MaxOpen(), 2)
