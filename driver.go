@@ -371,7 +371,7 @@ func (h *connector) Connect(ctx context.Context) (driver.Conn, error) {
 		}
 		return nil, err
 	}
-	l := newLease(h, s)
+	l, conn := newLease(h, s)
 	l.attach(s, ctx, &c)
 	if h.shut.Load() {
 		// The handle was closed, or a shutdown ended, too late to stop acquire and too soon to see the lease.
@@ -379,7 +379,7 @@ func (h *connector) Connect(ctx context.Context) (driver.Conn, error) {
 		return nil, ErrPoolClosed
 	}
 	h.pool.connectEnded(ctx, c.start, l.hold.since, nil)
-	return l.asDriverConn(), nil
+	return conn, nil
 }
 
 // waste notes that a lease which the handle kept turned out to be of no use. database/sql makes three attempts, of which

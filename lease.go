@@ -77,19 +77,19 @@ func (l *lease) activityOf(word uint64) activity {
 	return a
 }
 
-// newLease makes a bare lease, for connections like that of s.
-func newLease(h *connector, s *session) *lease {
+// newLease makes a bare lease, for connections like that of s, and what the handle gets.
+func newLease(h *connector, s *session) (*lease, driver.Conn) {
 	p := h.pool
-	l := &lease{
-		pool: p, handle: h, can: s.abilities(), number: p.leases.Add(1),
-		limit:    p.observer.limit,
-		reclaims: p.reclaims,
-		direct:   s.intercepted == nil && p.cfg.SocketTimeout <= 0,
-		spans:    p.observer.tracer != nil && p.observer.trace == TraceAll,
-	}
+	can := s.abilities()
+	l, conn := can.newConn()
+	l.pool, l.handle, l.can, l.number = p, h, can, p.leases.Add(1)
+	l.limit = p.observer.limit
+	l.reclaims = p.reclaims
+	l.direct = s.intercepted == nil && p.cfg.SocketTimeout <= 0
+	l.spans = p.observer.tracer != nil && p.observer.trace == TraceAll
 	l.clock.ticks = &p.tick.count
 	l.state.word.Store(leaseBare)
-	return l
+	return l, conn
 }
 
 // attach puts a session into the hands of the bare lease's holder.
@@ -435,50 +435,49 @@ func (l *lease) unwrap() any {
 	}
 }
 
-// asDriverConn gives the lease the methods that the wrapped connection has. ExecerContext and QueryerContext are
-// claimed only if the wrapped connection has them (or their legacy forms): for a connection that has not, database/sql
+// The types of connections that a handle gets: a lease with the methods that the wrapped connection has. ExecerContext and
+// QueryerContext are claimed only if that has them (or their legacy forms): for a connection that has not, database/sql
 // prepares a statement and converts the arguments by what the statement says, which claiming the interface and
 // answering driver.ErrSkip would change.
-func (l *lease) asDriverConn() driver.Conn {
-	switch l.can {
-	case abilities{exec: true, query: true}:
-		return execQueryConn{l}
-	case abilities{exec: true}:
-		return execConn{l}
-	case abilities{query: true}:
-		return queryConn{l}
-	default:
-		return l
-	}
+//
+// They hold the lease itself and not a pointer to it, so that its methods are called without a detour.
+type (
+	execConn      struct{ lease } // its ExecContext is among the operations
+	queryConn     struct{ lease }
+	execQueryConn struct{ execConn }
+)
+
+func (c *queryConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	return c.query(ctx, query, args)
 }
 
-// abilities are what a lease can only have or not have as a whole: see asDriverConn.
+func (c *execQueryConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	return c.query(ctx, query, args)
+}
+
+// abilities are what a lease can only have or not have as a whole.
 type abilities struct{ exec, query bool }
 
 func (s *session) abilities() abilities {
 	return abilities{exec: s.execer != nil || s.oldExecer != nil, query: s.queryer != nil || s.oldQueryer != nil}
 }
 
-type (
-	execConn      struct{ *lease }
-	queryConn     struct{ *lease }
-	execQueryConn struct{ *lease }
-)
-
-func (c execConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
-	return c.exec(ctx, query, args)
-}
-
-func (c queryConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
-	return c.query(ctx, query, args)
-}
-
-func (c execQueryConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
-	return c.exec(ctx, query, args)
-}
-
-func (c execQueryConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
-	return c.query(ctx, query, args)
+// newConn gives the lease of a new connection, and the connection.
+func (can abilities) newConn() (*lease, driver.Conn) {
+	switch can {
+	case abilities{exec: true, query: true}:
+		c := &execQueryConn{}
+		return &c.lease, c
+	case abilities{exec: true}:
+		c := &execConn{}
+		return &c.lease, c
+	case abilities{query: true}:
+		c := &queryConn{}
+		return &c.lease, c
+	default:
+		l := &lease{}
+		return l, l
+	}
 }
 
 var (
@@ -489,10 +488,10 @@ var (
 	_ driver.NamedValueChecker  = (*lease)(nil)
 	_ driver.SessionResetter    = (*lease)(nil)
 	_ driver.Validator          = (*lease)(nil)
-	_ driver.ExecerContext      = execConn{}
-	_ driver.QueryerContext     = queryConn{}
-	_ driver.ExecerContext      = execQueryConn{}
-	_ driver.QueryerContext     = execQueryConn{}
+	_ driver.ExecerContext      = (*execConn)(nil)
+	_ driver.QueryerContext     = (*queryConn)(nil)
+	_ driver.ExecerContext      = (*execQueryConn)(nil)
+	_ driver.QueryerContext     = (*execQueryConn)(nil)
 	// Not driver.ColumnConverter, driver.Execer and driver.Queryer: the first belongs to statements, the others are
 	// what database/sql falls back to.
 )

@@ -272,7 +272,8 @@ func (l *lease) beginAround(ctx context.Context, opts driver.TxOptions) (parent 
 	return parent, b.end(err)
 }
 
-func (l *lease) exec(ctx context.Context, query string, args []driver.NamedValue) (res driver.Result, err error) {
+func (c *execConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (res driver.Result, err error) {
+	l := &c.lease
 	if err := l.start(ctx, opExec, query); err != nil {
 		return nil, err
 	}
