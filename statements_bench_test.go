@@ -67,6 +67,12 @@ var statementOperations = []struct {
 			return err
 		}
 	}},
+	{"ExecNoRow", 10, func(_ testing.TB, db *sql.DB) func(int) error { // nobody has such an id: the server writes nothing
+		return func(i int) error {
+			_, err := db.Exec("UPDATE customers SET visits = visits + $2 WHERE id = $1", -1-i%10000, 1)
+			return err
+		}
+	}},
 	{"Prepared", 4, func(tb testing.TB, db *sql.DB) func(int) error {
 		st, err := db.Prepare("SELECT name FROM customers WHERE id = $1 AND visits >= 0")
 		require.NoError(tb, err)
