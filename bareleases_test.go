@@ -198,3 +198,79 @@ func TestStatementsMoveWithLeases(t *testing.T) {
 		assert.Zero(t, srv.Stmts(), "statements left on the server")
 	})
 }
+
+// A handle that has a limit of its own gives leases from one caller to the next, who may have to wait on each of
+// database/sql's three attempts. He is served all the same.
+func TestHandleWithLimit(t *testing.T) {
+	for _, most := range []int{1, 3, 4, 7} {
+		synctest.Test(t, func(t *testing.T) {
+			srv := fakedriver.New()
+			srv.OnQuery(func(_ context.Context, _ *fakedriver.Conn, query string, _ []driver.NamedValue) error {
+				if query == "slow" {
+					time.Sleep(30 * time.Millisecond)
+				} else {
+					time.Sleep(100 * time.Microsecond)
+				}
+				return nil
+			})
+			db, pool := openFake(t, srv, limit(3))
+			db.SetMaxOpenConns(most)
+			var wg sync.WaitGroup
+			for i := range 20 {
+				wg.Go(func() {
+					for j := range 50 {
+						query := "quick"
+						if (i+j)%7 == 0 {
+							query = "slow"
+						}
+						_, err := db.Exec(query)
+						assert.NoError(t, err)
+					}
+				})
+			}
+			wg.Wait()
+			assert.Zero(t, pool.Stats().Waiting)
+			assert.Zero(t, pool.Stats().InUse)
+			assert.LessOrEqual(t, srv.MaxOpen(), 3)
+		})
+	}
+}
+
+// Who waits in vain on the last attempt is told why, by his operation.
+func TestHandleWithLimitTimesOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := fakedriver.New()
+		srv.OnQuery(func(context.Context, *fakedriver.Conn, string, []driver.NamedValue) error {
+			time.Sleep(time.Second)
+			return nil
+		})
+		db, pool := openFake(t, srv, func(c *lifeguard.Config) {
+			c.ConnectionLimit, c.MaxIdleConnections, c.PoolTimeout = 1, 1, 500*time.Millisecond
+		})
+		db.SetMaxOpenConns(2)
+		var served, refused int
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		for range 12 {
+			wg.Go(func() {
+				for range 20 {
+					_, err := db.Exec("UPDATE t SET n = ?", 1)
+					mu.Lock()
+					switch {
+					case err == nil:
+						served++
+					default:
+						refused++
+						assert.ErrorIs(t, err, lifeguard.ErrPoolTimeout)
+					}
+					mu.Unlock()
+				}
+			})
+		}
+		wg.Wait()
+		assert.Positive(t, served)
+		assert.Positive(t, refused)
+		t.Log(served, "served,", refused, "refused")
+		assert.Zero(t, pool.Stats().InUse)
+	})
+}

@@ -28,6 +28,7 @@ type lease struct {
 	hold    hold
 	leaked  uint64 // the checkout that was reported as a leak; guarded by leaseLocked
 	watch   watch  // the janitor's
+	failure error  // of its last checkout, whose caller could not be told at once; the lease is gone then
 
 	// The holder's own: no report reads them.
 	clock     leaseClock
@@ -52,7 +53,7 @@ type lease struct {
 // the present one; the change of state that follows publishes what was written.
 type hold struct {
 	since    int64           // pool clock; when it was checked out
-	ctx      context.Context // of the checkout; stays until the next one
+	ctx      context.Context // of the checkout; stays until the next one, or until the lease is bare
 	site     *callsite.Site  // where that came from; nil if it was not noted
 	byOpener bool            // database/sql opened the connection on a goroutine of its own: ctx and site say nothing
 	activity [2]activity
@@ -128,10 +129,9 @@ func (l *lease) ResetSession(ctx context.Context) (err error) {
 	p, now := l.pool, l.now()
 	h := &l.hold
 	h.since, h.ctx, h.byOpener = now, ctx, false // nobody reads this unless the checkout succeeds
-	switch {
-	case p.capture.spent(now):
+	if p.capture.spent(now) {
 		h.site = nil
-	default:
+	} else {
 		h.site = p.findSite(&l.finder, now)
 	}
 	state := leaseHeld
@@ -186,19 +186,34 @@ func (l *lease) ResetSession(ctx context.Context) (err error) {
 }
 
 // takeAnother is ResetSession for a lease without a session. If none can be had soon, the answer is driver.ErrBadConn,
-// upon which the handle closes the lease and comes to Connect at the third attempt at the latest; there the caller has
-// the place in the queue that he had here. He does not wait here for long, nor for a connection to be pinged, because
-// database/sql locks its object for this time, and for the lock waits who closes a statement that was once prepared on
-// it: perhaps somebody who has a connection, and would have to give it back before this caller could be served.
+// upon which the handle closes the lease and makes another attempt; in Connect, which the last one is as a rule, the
+// caller has the place in the queue that he had here. He does not wait here for long, nor for a connection to be pinged,
+// because database/sql locks its object for this time, and for the lock waits who closes a statement that was once
+// prepared on it: perhaps somebody who has a connection, and would have to give it back before this caller could be served.
+//
+// Where the handle has a limit of its own, one caller gets the lease of another also at the last attempt. Then he waits
+// here, and if it was in vain, his operation says so.
 func (l *lease) takeAnother(ctx context.Context) error {
 	if l.state.load() != leaseBare {
 		l.handle.waste()
 		return driver.ErrBadConn
 	}
 	p, h := l.pool, l.handle
-	c := checkout{start: p.now(), brief: true}
+	c := checkout{start: p.now(), noted: true}
+	c.site = l.finder.Find()
+	if c.site == nil {
+		c.site = p.learnSite(&l.finder, c.start)
+	}
+	c.brief = c.triesAgain()
 	s, err := p.acquire(ctx, h, &c)
-	if err != nil {
+	switch {
+	case err == nil:
+	case !c.brief:
+		p.connectEnded(ctx, c.start, p.now(), err)
+		l.failure = err
+		l.state.move(leaseBare, leaseGone)
+		return nil
+	default:
 		if err == ctx.Err() {
 			p.connectEnded(ctx, c.start, p.now(), err) // database/sql makes no further attempt
 		}
@@ -275,7 +290,9 @@ func (l *lease) IsValid() bool {
 		if !l.state.move(state, leaseGone) {
 			return false // a shutdown has just ended
 		}
-		l.strip(p.now() - l.hold.since)
+		held := p.now() - l.hold.since
+		l.hold.ctx = nil // it may be long until there is another
+		l.strip(held)
 		return true
 	}
 	if !l.state.try(state, leaseIdle) && !l.state.move(state, leaseIdle) {
@@ -357,6 +374,9 @@ func (l *lease) lost() error {
 	if l.state.load() == leaseReclaimed {
 		return ErrReclaimed
 	}
+	if l.failure != nil {
+		return l.failure
+	}
 	l.pool.mu.Lock()
 	defer l.pool.mu.Unlock()
 	if l.handle.drained != nil {
@@ -398,6 +418,7 @@ func (s *session) closeStatements() {
 		s.statements[i] = nil
 		k := st.prepared
 		st.prepared = nil
+		st.direct, _ = k.parent.(*directStmt)
 		if s.bad {
 			continue // it goes with the connection
 		}

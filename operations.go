@@ -143,7 +143,7 @@ func (l *lease) leaveBeside(returned *bool) {
 }
 
 // seen says whether the janitor has to know of calls beside operations and rows.
-func (l *lease) seen() bool { return l.reclaims || l.session.kept.rows > 0 }
+func (l *lease) seen() bool { return l.reclaims || l.session != nil && l.session.kept.rows > 0 }
 
 // fetched is leave for what is done with rows, which may fail.
 func (l *lease) fetched(ctx context.Context, err error) {
@@ -167,6 +167,9 @@ func (l *lease) failed(ctx context.Context, err error) {
 
 // Ping is what sql.DB.Ping calls. As on a driver without it, it is no error if the wrapped one cannot ping.
 func (l *lease) Ping(ctx context.Context) (err error) {
+	if l.session == nil {
+		return l.lost()
+	}
 	if l.session.pinger == nil {
 		if l.state.load() == leaseReclaimed {
 			return ErrReclaimed
@@ -196,6 +199,9 @@ func (l *lease) Ping(ctx context.Context) (err error) {
 
 // CheckNamedValue asks the wrapped connection, if it wants to be asked.
 func (l *lease) CheckNamedValue(v *driver.NamedValue) error {
+	if l.session == nil {
+		return l.lost()
+	}
 	checker := l.session.checker
 	if checker == nil {
 		return driver.ErrSkip

@@ -10,9 +10,10 @@ import (
 type stmt struct {
 	lease    *lease
 	text     string
-	prepared *prepared // on the lease's session; nil if it is not, or has been closed
-	index    int       // in session.statements
-	err      error     // why it could not be prepared when it was looked at
+	prepared *prepared   // on the lease's session; nil if it is not, or has been closed
+	index    int         // in session.statements
+	direct   *directStmt // what it was on the session before, if it stood for no statement of the server's
+	err      error       // why it could not be prepared when it was looked at
 }
 
 var (
@@ -76,9 +77,11 @@ func (st *stmt) atHand() bool {
 	}
 	returned := false
 	defer l.leaveBeside(&returned)
-	if l.session.intercepted == nil {
-		if k := l.session.atHand(st.text); k != nil {
+	if s := l.session; s.intercepted == nil {
+		if k := s.atHand(st.text); k != nil {
 			st.bind(k)
+		} else if st.direct != nil {
+			st.bind(s.directAgain(st.direct))
 		}
 	}
 	returned = true

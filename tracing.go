@@ -557,7 +557,7 @@ func retryLine(stack []uintptr) int {
 	frames := runtime.CallersFrames(stack)
 	for {
 		f, more := frames.Next()
-		if f.Function == "database/sql.(*DB).retry" {
+		if f.Function == callsite.RetryFunction {
 			return f.Line
 		}
 		if !more {

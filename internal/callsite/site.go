@@ -18,9 +18,15 @@ type Site struct {
 	// their handle; Conn that a [database/sql.Conn] is taken, or used.
 	Opener, Conn bool
 
+	// Retry is the line in database/sql's loop of attempts from which the connection is asked for, 0 if it is not.
+	Retry int
+
 	key []uintptr // what Find saw
 	pcs []uintptr
 }
+
+// RetryFunction is database/sql's loop of attempts, of which the last is a line of its own.
+const RetryFunction = "database/sql.(*DB).retry"
 
 // PCs is the stack, innermost first, for [Application] and [Stack]; nil for a nil site.
 func (s *Site) PCs() []uintptr {
@@ -95,6 +101,8 @@ func (f *Finder) Learn() *Site {
 		switch {
 		case frame.Function == "database/sql.(*DB).connectionOpener":
 			s.Opener = true
+		case frame.Function == RetryFunction:
+			s.Retry = frame.Line
 		case frame.Function == "database/sql.(*DB).Conn", strings.HasPrefix(frame.Function, "database/sql.(*Conn)."):
 			s.Conn = true
 		}
