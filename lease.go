@@ -194,10 +194,6 @@ func (l *lease) ResetSession(ctx context.Context) (err error) {
 // Where the handle has a limit of its own, one caller gets the lease of another also at the last attempt. Then he waits
 // here, and if it was in vain, his operation says so.
 func (l *lease) takeAnother(ctx context.Context) error {
-	if l.state.load() != leaseBare {
-		l.handle.waste()
-		return driver.ErrBadConn
-	}
 	p, h := l.pool, l.handle
 	c := checkout{start: p.now(), noted: true}
 	c.site = l.finder.Find()
@@ -205,6 +201,13 @@ func (l *lease) takeAnother(ctx context.Context) error {
 		c.site = p.learnSite(&l.finder, c.start)
 	}
 	c.brief = c.triesAgain()
+	for l.state.load() != leaseBare { // its session is just being taken from it
+		if c.brief {
+			h.waste()
+			return driver.ErrBadConn
+		}
+		runtime.Gosched()
+	}
 	s, err := p.acquire(ctx, h, &c)
 	switch {
 	case err == nil:
