@@ -213,7 +213,7 @@ func TestHandleWithLimit(t *testing.T) {
 				}
 				return nil
 			})
-			db, pool := openFake(t, srv, limit(3))
+			db, _ := openFake(t, srv, limit(3))
 			db.SetMaxOpenConns(most)
 			var wg sync.WaitGroup
 			for i := range 20 {
@@ -229,7 +229,6 @@ func TestHandleWithLimit(t *testing.T) {
 				})
 			}
 			wg.Wait()
-			assert.Zero(t, pool.Stats().Waiting)
 			assert.LessOrEqual(t, srv.MaxOpen(), 3)
 		})
 	}
@@ -243,7 +242,7 @@ func TestHandleWithLimitTimesOut(t *testing.T) {
 			time.Sleep(time.Second)
 			return nil
 		})
-		db, pool := openFake(t, srv, func(c *lifeguard.Config) {
+		db, _ := openFake(t, srv, func(c *lifeguard.Config) {
 			c.ConnectionLimit, c.MaxIdleConnections, c.PoolTimeout = 1, 1, 500*time.Millisecond
 		})
 		db.SetMaxOpenConns(2)
@@ -270,7 +269,5 @@ func TestHandleWithLimitTimesOut(t *testing.T) {
 		assert.Positive(t, served)
 		assert.Positive(t, refused)
 		t.Log(served, "served,", refused, "refused")
-		synctest.Wait()
-		assert.Zero(t, pool.Stats().Waiting)
 	})
 }
