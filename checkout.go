@@ -241,7 +241,7 @@ func (p *Pool) waitLocked(ctx context.Context, h *connector, c *checkout) (*sess
 	if w == nil {
 		w = &waiter{ready: make(chan grant, 1)}
 	}
-	w.handle, w.ctx, w.deadline = h, ctx, patience
+	w.handle, w.ctx, w.since, w.deadline = h, ctx, now, patience
 	if t, ok := ctx.Deadline(); ok {
 		if d := now + int64(time.Until(t)); w.deadline == 0 || d < w.deadline {
 			w.deadline = d

@@ -18,6 +18,7 @@ type waiter struct {
 	ticket     uint64 // the lower, the earlier it came
 	handle     *connector
 	ctx        context.Context
+	since      int64       // pool clock; when it came
 	deadline   int64       // pool clock; the sooner of pool_timeout and ctx's deadline, 0 if there is neither
 	timer      *time.Timer // nil until the first pool_timeout; stopped while nobody waits
 	ready      chan grant  // of capacity one: whoever takes a waiter out of the queue sends to it exactly once
@@ -40,6 +41,7 @@ type queue struct {
 	head, tail  *waiter
 	len         int
 	tickets     uint64 // the last one given
+	lastWait    int64  // of the last that was served, in nanoseconds
 	holds       holdEstimate
 	newestUntil int64 // pool clock; until then the newest waiter is served first
 }
@@ -78,10 +80,14 @@ func (q *queue) insert(w, before *waiter, ticket uint64) {
 // wait is how long somebody has to expect to wait who comes now, in nanoseconds; more than anybody waits where the newest
 // is served first, as he may be served at once or never.
 func (q *queue) wait(now int64, connections int) int64 {
-	if now < q.newestUntil {
+	switch {
+	case now < q.newestUntil:
 		return math.MaxInt64
+	case q.len == 0:
+		return q.holds.mean / int64(connections)
 	}
-	return int64(q.len+1) * q.holds.mean / int64(connections)
+	// Between two holds there is more than a hold: see by the last one how long it takes.
+	return max(int64(q.len+1)*q.holds.mean/int64(connections), q.lastWait)
 }
 
 func (q *queue) remove(w *waiter) {
@@ -115,6 +121,7 @@ func (q *queue) next(now int64) *waiter {
 			w.ready <- grant{err: err}
 			continue
 		}
+		q.lastWait = now - w.since
 		return w
 	}
 	return nil

@@ -55,7 +55,7 @@ func TestCausesOfPostgresGoByTheFigures(t *testing.T) {
 		},
 		{
 			name: "prepared again", title: preparedTitle + noDelay, candidate: "lifeguard (no cache)", to: baseline, clients: 64,
-			rates: map[string]float64{baseline: 30_000, "lifeguard (no cache)": 10_000}, want: "has to be prepared again",
+			rates: map[string]float64{baseline: 30_000, "lifeguard (no cache)": 10_000}, want: "lib/pq's two round trips",
 		},
 		{
 			name: "prepared, hardly slower", title: preparedTitle + noDelay, candidate: "lifeguard (no cache)", to: baseline,

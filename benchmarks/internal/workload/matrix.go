@@ -224,10 +224,10 @@ func (matrix) cause(t *report.Table, loss report.Loss) string {
 		return "With a connection for everybody, a checkout costs what plain `database/sql` takes and lifeguard's account of " +
 			"who has which, and there is no other work to see."
 	case loss.To == puddleName:
-		return "When somebody waits, lifeguard's handle of `database/sql` makes a new connection of its own at each change of " +
-			"hands, where puddle passes on what it has."
+		return "When somebody waits for longer than 10 ms, lifeguard's handle of `database/sql` makes a new connection of its " +
+			"own at each change of hands, where puddle passes on what it has."
 	default:
-		return "When somebody waits, the handle makes a new connection of its own at each change of hands, and the one whose " +
-			"turn it is has to be woken; plain `database/sql` passes on what it has, to anyone."
+		return "When somebody waits, the one whose turn it is has to be woken, and when he waits for longer than 10 ms, the handle " +
+			"makes a new connection of its own at each change of hands; plain `database/sql` passes on what it has, to anyone."
 	}
 }

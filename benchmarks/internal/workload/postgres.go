@@ -405,20 +405,18 @@ func (w postgres) cause(r *Run, t *report.Table, loss report.Loss) (text, note s
 				"processor time is less. With " + loss.To + " plain lib/pq is behind too.", ""
 		}
 		return pgxIsLighter, ""
-	case loss.Row.Candidate == "lifeguard (no cache)" && strings.HasPrefix(t.Title, preparedTitle) &&
-		clients > fewIdle && loss.Factor > again:
-		return "Without the cache a statement of `db.Prepare` has to be prepared again whenever its connection has " +
-			"changed hands, which is at every return while somebody waits, and when it was not among the two that the handle " +
-			"keeps idle.", ""
+	case loss.Row.Candidate == "lifeguard (no cache)" && strings.HasPrefix(t.Title, preparedTitle) && loss.Factor > again:
+		return "With `statement_cache_size=0` nothing is named on the server, so that each execution of a statement of " +
+			"`db.Prepare` takes lib/pq's two round trips, as if it had not been prepared.", ""
 	case strings.HasPrefix(t.Title, preparedTitle) && loss.Row.Candidate == "lifeguard" && clients > fewIdle:
-		return "A connection that has changed hands is a new one to the handle, and so is one that was not among the two that " +
-			"it keeps idle with `sql.Open`: `database/sql` prepares a statement of `db.Prepare` on it again. lifeguard answers " +
-			"that from its cache, without asking the server, but not for nothing.", ""
+		return "Whoever waits for longer than 10 ms gets a new connection of the handle's, and so does who finds none of the two " +
+			"that it keeps idle with `sql.Open`: `database/sql` prepares a statement of `db.Prepare` on it again. lifeguard " +
+			"answers that from its cache, without asking the server, but not for nothing.", ""
 	case clients > postgresConnections:
-		return "While somebody waits, every connection that comes back changes hands in order, which costs some " +
-			"microseconds of processor time: the handle closes one connection of its own and opens another, and the " +
-			"goroutine whose turn it is has to be woken. Plain `database/sql` hands what it has to anyone. The less the " +
-			"query itself takes of the processors, the more it shows.", ""
+		return "While somebody waits, every connection that comes back changes hands in order, which costs processor time: the " +
+			"goroutine whose turn it is has to be woken, and if it has waited for longer than 10 ms, the handle has closed a " +
+			"connection of its own and opens another. Plain `database/sql` hands what it has to anyone. The less the query " +
+			"itself takes of the processors, the more it shows.", ""
 	default:
 		return w.nobodyWaits(r, t, loss, clients)
 	}
