@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
+	"math/rand/v2"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -17,7 +18,7 @@ import (
 )
 
 // bareLease leaves the handle with a lease whose connection, the only one, somebody else has: that of the result.
-func bareLease(t *testing.T, db *sql.DB) (holder *sql.Conn) {
+func bareLease(t *testing.T, db *sql.DB, waits func()) (holder *sql.Conn) {
 	t.Helper()
 	first := take(t, db)
 	taken := make(chan *sql.Conn)
@@ -26,13 +27,18 @@ func bareLease(t *testing.T, db *sql.DB) (holder *sql.Conn) {
 		assert.NoError(t, err)
 		taken <- c
 	}()
-	synctest.Wait()
-	time.Sleep(100 * time.Microsecond) // a short hold, as far as the pool can know
+	waits()
 	require.NoError(t, first.Close())
 	holder = <-taken
 	require.Equal(t, 1, db.Stats().Idle)
 	require.Equal(t, 1, db.Stats().InUse)
 	return holder
+}
+
+// inBubble waits until everybody does, and a short hold longer, as far as the pool can know.
+func inBubble() {
+	synctest.Wait()
+	time.Sleep(100 * time.Microsecond)
 }
 
 // A change of hands costs the handle no object: who returns a connection to somebody who waits keeps the lease, and gets
@@ -68,7 +74,7 @@ func TestChangesOfHandsKeepLeases(t *testing.T) {
 func TestPlaceIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		db, pool := openFake(t, fakedriver.New(), limit(1))
-		holder := bareLease(t, db)
+		holder := bareLease(t, db, inBubble)
 		before := pool.Stats().Waits
 		var order []string
 		served := make(chan struct{})
@@ -113,7 +119,7 @@ func TestWaitsOnLeasesEnd(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				db, pool := openFake(t, fakedriver.New(), func(c *lifeguard.Config) { c.ConnectionLimit, c.MaxIdleConnections, c.PoolTimeout = 1, 1, tt.timeout })
-				holder := bareLease(t, db)
+				holder := bareLease(t, db, inBubble)
 				defer holder.Close()
 				before := pool.Stats().Waits
 				ctx := context.Background()
@@ -147,23 +153,14 @@ func TestStatementClosedByWhoIsWaitedFor(t *testing.T) {
 	db, pool := openFake(t, fakedriver.New(), limit(1))
 	st, err := db.Prepare("SELECT 1") // on the lease that the caller will wait on
 	require.NoError(t, err)
-	first := take(t, db)
-	taken := make(chan *sql.Conn)
-	go func() {
-		c, err := db.Conn(context.Background())
-		assert.NoError(t, err)
-		taken <- c
-	}()
-	waits := func() bool { return pool.Stats().Waiting == 1 }
-	eventually(t, "a caller who waits", waits)
-	require.NoError(t, first.Close())
-	holder := <-taken
+	waits := func() { eventually(t, "a caller who waits", func() bool { return pool.Stats().Waiting == 1 }) }
+	holder := bareLease(t, db, waits)
 	done := make(chan error)
 	go func() {
 		_, err := db.Exec("UPDATE t")
 		done <- err
 	}()
-	eventually(t, "a caller who waits on the lease", waits)
+	waits()                        // on the lease
 	require.NoError(t, st.Close()) // while he waits: else this would never return
 	require.NoError(t, holder.Close())
 	require.NoError(t, <-done)
@@ -269,5 +266,116 @@ func TestHandleWithLimitTimesOut(t *testing.T) {
 		assert.Positive(t, served)
 		assert.Positive(t, refused)
 		t.Log(served, "served,", refused, "refused")
+	})
+}
+
+// TestBareLeases has leases lose their sessions and get others at random, for the race detector: by callers of all kinds,
+// with contexts that end, while statements close, the limit changes and the pool is reset.
+// In the end every place is there, and no statement.
+func TestBareLeases(t *testing.T) {
+	rnd := testSeed(t)
+	srv := fakedriver.New()
+	srv.OnQuery(func(ctx context.Context, _ *fakedriver.Conn, query string, _ []driver.NamedValue) error {
+		if query != "slow" {
+			return nil
+		}
+		select {
+		case <-time.After(12 * time.Millisecond): // more than a brief wait
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	})
+	db, pool := openFake(t, srv, limit(3))
+	var wg sync.WaitGroup
+	for range 24 {
+		rnd := rand.New(rand.NewPCG(rnd.Uint64(), 0))
+		wg.Go(func() {
+			for range 80 {
+				ctx, cancel := context.Background(), func() {}
+				if rnd.IntN(3) == 0 {
+					ctx, cancel = context.WithTimeout(ctx, time.Duration(rnd.IntN(20000))*time.Microsecond)
+				}
+				var err error
+				switch rnd.IntN(6) {
+				case 0:
+					var c *sql.Conn
+					if c, err = db.Conn(ctx); err == nil {
+						_, err = c.ExecContext(ctx, "quick")
+						_ = c.Close()
+					}
+				case 1:
+					var tx *sql.Tx
+					if tx, err = db.BeginTx(ctx, nil); err == nil {
+						_, err = tx.ExecContext(ctx, "quick")
+						_ = tx.Rollback()
+					}
+				case 2:
+					var st *sql.Stmt
+					if st, err = db.PrepareContext(ctx, "quick"); err == nil {
+						for range 3 {
+							if _, err = st.ExecContext(ctx); err != nil {
+								break
+							}
+						}
+						_ = st.Close()
+					}
+				case 3:
+					_, err = db.ExecContext(ctx, "slow")
+				case 4:
+					if rnd.IntN(10) == 0 {
+						pool.Reset()
+						err = pool.SetConnectionLimit(1 + rnd.IntN(3))
+					}
+				default:
+					var n int
+					err = db.QueryRowContext(ctx, "quick").Scan(&n)
+				}
+				if err != nil && ctx.Err() == nil {
+					assert.NoError(t, err)
+				}
+				cancel()
+			}
+		})
+	}
+	wg.Wait()
+	require.NoError(t, pool.SetConnectionLimit(3))
+	eventually(t, "every place to be there", func() bool { return pool.Stats().InUse == 0 && pool.Stats().Waiting == 0 })
+	for range 3 {
+		defer take(t, db).Close()
+	}
+	assert.LessOrEqual(t, srv.MaxOpen(), 3)
+}
+
+// fading is a context that ends as soon as somebody has asked whether it has.
+type fading struct {
+	context.Context
+	done chan struct{}
+	once sync.Once
+}
+
+func (f *fading) Done() <-chan struct{} { return f.done }
+
+func (f *fading) Err() error {
+	select {
+	case <-f.done:
+		return context.Canceled
+	default:
+		f.once.Do(func() { close(f.done) })
+		return nil
+	}
+}
+
+// Who does not even begin to wait on a lease, because he would have to wait for long, and whose context ends before he
+// comes again, is not counted as waiting.
+func TestWaitNotBegun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		db, pool := openFake(t, fakedriver.New(), limit(1))
+		// Holds take a second, as far as the pool can know.
+		holder := bareLease(t, db, func() { synctest.Wait(); time.Sleep(time.Second) })
+		_, err := db.Conn(&fading{Context: context.Background(), done: make(chan struct{})})
+		assert.ErrorIs(t, err, context.Canceled)
+		assert.Zero(t, pool.Stats().Waiting)
+		require.NoError(t, holder.Close())
 	})
 }

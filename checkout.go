@@ -230,6 +230,7 @@ func (p *Pool) waitLocked(ctx context.Context, h *connector, c *checkout) (*sess
 	until := patience
 	if c.brief {
 		if p.queue.wait(now, p.limit) > int64(briefWait)/2 {
+			p.waiting.Store(int32(p.queue.len)) // takeLocked has raised it
 			p.mu.Unlock()
 			return nil, errNotSoon
 		}
