@@ -14,7 +14,7 @@ const (
 	quickRun = 16
 
 	// quickRepeats is how often a quick lease then repeats one.
-	quickRepeats = 63
+	quickRepeats = 255
 
 	// quickTick is the most by which a reading can lag behind.
 	quickTick = time.Millisecond

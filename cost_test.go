@@ -3,6 +3,7 @@ package lifeguard_test
 import (
 	"context"
 	"database/sql"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -16,6 +17,9 @@ import (
 // BenchmarkCost shows what lifeguard adds to database/sql, on a driver in memory that costs next to nothing itself, with
 // everything at its defaults. Batches on a plain handle, the baseline, and on one of lifeguard's alternate, so that both
 // see the same machine; the figures are the medians of the batches, and x-plain is the median of their ratios.
+//
+// It runs on one processor, so that all that an operation costs is in its time, also what the garbage collector does for
+// it; with another one idle it would depend on how much of that happens there.
 //
 //	go test -run '^$' -bench 'Cost$' .
 func BenchmarkCost(b *testing.B) {
@@ -74,6 +78,9 @@ func alternate(b *testing.B, handles []costHandle, run func(context.Context, *sq
 	// As long as it takes for some milliseconds to pass: the first checkouts of each tick of captureBudget have their
 	// stacks taken, which would be a third of a short batch, and is a hundredth of what a busy pool does.
 	const batch = 20000
+	if goroutines == 1 {
+		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	}
 	var dbs []*sql.DB
 	for _, h := range handles {
 		dbs = append(dbs, h.open(b))

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"runtime"
 	"sync/atomic"
+	"unsafe"
 
 	"github.com/go-lifeguard/lifeguard/internal/callsite"
 )
@@ -41,12 +42,27 @@ type lease struct {
 	timed     bool      // every operation's begin is read from the clock
 	reclaims  bool      // Pool.reclaims
 	direct    bool      // nothing stands between an operation and the driver: no interceptor, no socket_timeout
+	due       bool      // the checkout is put off until the first operation: see ResetSession
+	sole      soleExec  // how far a checkout for one Exec has come
 	spans     bool      // each operation has one
 	lastBegin *caller   // who began the last transaction, if each operation has a span
 
 	spanOptions *spanOptions // nil before the first span
 	finder      callsite.Finder
+	follows     callsite.Followed
 }
+
+// soleExec follows a checkout that is for one Exec, after which database/sql returns the connection whatever happens. So
+// its end need not be made known, as the return will be in a moment; nor has ExecContext to look whether the driver
+// panicked, which the return shows.
+type soleExec uint8
+
+const (
+	soleNot   soleExec = iota // it may be for more
+	soleDue                   // it has not begun
+	soleRuns                  // the driver was called, and has not returned
+	soleEnded                 // it succeeded; the state of the lease is still leaseBusy
+)
 
 // hold is what is known about the present holder of a lease, for reports that are made while he works. A report reads it
 // with the lease locked. The holder writes it without: all of it before the checkout, and later the activity that is not
@@ -66,6 +82,20 @@ type activity struct {
 	began      int64  // pool clock
 	operations int    // up to this one
 	endless    bool   // a query whose context never ends, so that rows it left open may be lost
+}
+
+// is sets the fields of an operation that begins.
+func (a *activity) is(checkout uint64, query string, began int64, operations int, endless bool) {
+	a.checkout, a.began, a.operations, a.endless = checkout, began, operations, endless
+	if !sameText(a.query, query) {
+		a.query = query
+	}
+}
+
+// sameText says whether two texts are at the same place in memory, as those of a query in a program are from call to
+// call. To write a pointer down again is a message to the garbage collector while it works.
+func sameText(a, b string) bool {
+	return len(a) == len(b) && unsafe.StringData(a) == unsafe.StringData(b)
 }
 
 // activityOf is what the holder did last, as of when the lease's state was word. It is called with the lease locked, or
@@ -103,6 +133,7 @@ func (l *lease) attach(s *session, ctx context.Context, c *checkout) {
 	l.recalls = p.recalls.Load()
 	l.metrics = p.metrics.enabled(ctx)
 	l.timed = l.metrics != nil || p.observer.timed
+	l.due, l.sole = false, soleNot
 	l.waited = now - c.start
 	c.note(p, now)
 	hold := &l.hold
@@ -121,68 +152,114 @@ func (l *lease) attach(s *session, ctx context.Context, c *checkout) {
 }
 
 // ResetSession is called by the handle when it checks out a connection that was idle.
-func (l *lease) ResetSession(ctx context.Context) (err error) {
+//
+// It does that for one operation nearly always, which it then begins at once, under the same lock of its own. So the
+// checkout is put off until that moment, and both are one step: see startChecked. Until then the lease is idle, and may be
+// taken from the handle as before. A sql.Conn, or whatever else may keep the connection for a while before it is used, has
+// it from here on.
+func (l *lease) ResetSession(ctx context.Context) error {
+	l.sole = soleNot
+	if l.metrics == nil && !l.reclaims && l.state.load() == leaseIdle {
+		if f := callsite.ToFollow(&l.follows); f != callsite.Unknown {
+			l.hold.ctx = ctx // nobody reads the hold unless the checkout succeeds
+			l.due = true
+			if f == callsite.Exec {
+				l.sole = soleDue
+			}
+			return nil
+		}
+	}
+	return l.checkOut(ctx)
+}
+
+// checkOut takes the lease for a holder.
+func (l *lease) checkOut(ctx context.Context) (err error) {
+	l.due = false
 	word := l.state.word.Load()
 	if word&leaseStates != leaseIdle {
 		return l.takeAnother(ctx)
 	}
-	p, now := l.pool, l.now()
-	h := &l.hold
-	h.since, h.ctx, h.byOpener = now, ctx, false // nobody reads this unless the checkout succeeds
-	if p.capture.spent(now) {
-		h.site = nil
-	} else {
-		h.site = p.findSite(&l.finder, now)
-	}
+	l.hold.ctx = ctx
+	now := l.note()
 	state := leaseHeld
 	if l.reclaims {
 		state = leaseBusy // the driver's ResetSession must not be cut
 	}
-	if !l.state.word.CompareAndSwap(word, (word&^(leaseRaw|leaseInTx)|leaseTouched)+leaseCheckout+state) {
+	if !l.state.word.CompareAndSwap(word, checkedOut(word)+state) {
 		return l.takeAnother(ctx)
 	}
-	s := l.session
 	returned := false
 	defer func() {
 		if !returned {
 			l.survive()
 		}
 	}()
-	if s.sawEnd {
-		s.sawEnd = false
-	}
-	l.waited = 0
-	switch {
-	case s.suspect():
-		// It has to be pinged. That is left to Connect, which the third of database/sql's attempts is at the latest: if
-		// each of them waited for a ping, a caller would wait three times as long as he has patience for.
-		returned = true
-		l.handle.waste()
-		l.state.move(state, leaseIdle)
-		return driver.ErrBadConn
-	case s.expires != 0 && now >= s.expires || l.recalled():
-		if s.makeReady(ctx, p.patience(now), false) != nil {
-			// Whatever it was, the connection is not to be used, and this is how to say so.
-			s.bad = true
-			l.handle.waste()
-			err = driver.ErrBadConn
-		}
-	case s.resetter != nil:
-		// Other errors than ErrBadConn are ignored by database/sql.
-		if err = s.resetter.ResetSession(ctx); err != nil {
-			if errors.Is(err, driver.ErrBadConn) {
-				s.broke()
-			} else {
-				err = nil
-			}
-		}
-	}
+	err = l.reset(ctx, now, state)
 	l.leave()
 	if l.metrics != nil && err == nil {
-		l.metrics.checkedOut(ctx, p.now()-now)
+		l.metrics.checkedOut(ctx, l.pool.now()-now)
 	}
 	returned = true
 	return err
+}
+
+// checkedOut is the word of a lease that was idle and is just being checked out, to which its state is to be added.
+func checkedOut(word uint64) uint64 {
+	return (word&^(leaseStates|leaseRaw|leaseInTx) | leaseTouched) + leaseCheckout
+}
+
+// note writes down when and from where the lease is being checked out, and gives the time.
+func (l *lease) note() (now int64) {
+	p, h := l.pool, &l.hold
+	if now = l.clock.last; !l.clock.repeats() { // l.now(), which is not inlined
+		now = l.lookAtClock()
+	}
+	h.since, h.byOpener = now, false
+	if !p.capture.spent(now) {
+		h.site = p.findSite(&l.finder, now)
+	} else if h.site != nil {
+		h.site = nil
+	}
+	return now
+}
+
+// reset makes the session ready for the holder who has just checked out the lease, which is in the state given. The only
+// error is driver.ErrBadConn: the handle is to close the lease and make another attempt.
+func (l *lease) reset(ctx context.Context, now int64, state uint64) error {
+	s := l.session
+	s.sawEnd = false
+	l.waited = 0
+	if s.suspect() || s.expires != 0 && now >= s.expires || l.recalled() {
+		return l.reconsider(ctx, now, state)
+	}
+	if s.resetter == nil {
+		return nil
+	}
+	err := s.resetter.ResetSession(ctx)
+	if err == nil || !errors.Is(err, driver.ErrBadConn) {
+		return nil // other errors are ignored by database/sql
+	}
+	s.broke()
+	return driver.ErrBadConn
+}
+
+// reconsider is reset for a session that is not to be used as it is.
+func (l *lease) reconsider(ctx context.Context, now int64, state uint64) error {
+	s := l.session
+	if s.suspect() {
+		// It has to be pinged. That is left to Connect, which the third of database/sql's attempts is at the latest: if
+		// each of them waited for a ping, a caller would wait three times as long as he has patience for.
+		l.handle.waste()
+		l.state.move(state, leaseIdle)
+		return driver.ErrBadConn
+	}
+	if s.makeReady(ctx, l.pool.patience(now), false) != nil {
+		// Whatever it was, the connection is not to be used, and this is how to say so.
+		s.bad = true
+		l.handle.waste()
+		return driver.ErrBadConn
+	}
+	return nil
 }
 
 // takeAnother is ResetSession for a lease without a session. If none can be had soon, the answer is driver.ErrBadConn,
@@ -260,6 +337,7 @@ func (l *lease) recalled() bool { return l.recalls != l.pool.recalls.Load() }
 func (l *lease) IsValid() bool {
 	switch l.state.load() {
 	case leaseIdle, leaseBare:
+		l.due = false // it did not come to an operation
 		return true
 	case leaseDoomed, leaseEnding, leaseGone, leaseReclaimed:
 		return false
@@ -270,6 +348,13 @@ func (l *lease) IsValid() bool {
 		if state = leaseBusy; !l.state.enter() {
 			return false
 		}
+	}
+	switch l.sole {
+	case soleRuns:
+		l.survive() // the driver panicked
+		return false
+	case soleEnded:
+		state, l.sole = leaseBusy, soleNot
 	}
 	returned := false
 	defer func() {
@@ -301,7 +386,9 @@ func (l *lease) IsValid() bool {
 	if !l.state.try(state, leaseIdle) && !l.state.move(state, leaseIdle) {
 		return false
 	}
-	l.staysOrStrips()
+	if p.waiting.Load() > 0 || l.recalled() {
+		l.staysOrStrips()
+	}
 	return true
 }
 

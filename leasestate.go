@@ -30,7 +30,8 @@ const (
 )
 
 // leaseState is the state of a lease. It is one word, because each further atomic write would be felt: a checkout, an
-// operation's begin and end, and a return are one each, and about the only thing that lifeguard adds to an idle pool.
+// operation's begin and end, and a return are one each at the most, and about the only thing that lifeguard adds to an
+// idle pool.
 type leaseState struct{ word atomic.Uint64 }
 
 func (s *leaseState) load() uint64      { return s.word.Load() & leaseStates }

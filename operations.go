@@ -17,6 +17,12 @@ func (l *lease) start(ctx context.Context, kind operationKind, query string) err
 				runtime.Gosched()
 				continue
 			}
+			if l.due {
+				if err := l.checkOut(ctx); err != nil {
+					return err
+				}
+				continue
+			}
 			l.over()
 			return l.lost()
 		}
@@ -36,14 +42,34 @@ func (l *lease) start(ctx context.Context, kind operationKind, query string) err
 		if h.site == nil && (h.byOpener || began-h.since > lateAfter) {
 			l.noteLate(ctx, began)
 		}
-		next.checkout, next.query, next.began, next.operations = word/leaseCheckout, query, began, operations
-		next.endless = kind == opQuery && ctx.Done() == nil
+		next.is(word/leaseCheckout, query, began, operations, kind == opQuery && ctx.Done() == nil)
 		if l.state.word.CompareAndSwap(word, ((word-leaseHeld+leaseBusy)^leaseActivity)|leaseTouched) {
 			l.op.is(kind, began, l.waited, operations == 1)
 			l.waited = 0
 			return nil
 		}
 	}
+}
+
+// startChecked is start for an operation that may be the one which the checkout was put off for. Its caller expects the
+// driver to panic, when it is asked to reset the session.
+func (l *lease) startChecked(ctx context.Context, kind operationKind, query string) error {
+	word := l.state.word.Load()
+	if !l.due || word&leaseStates != leaseIdle {
+		return l.start(ctx, kind, query)
+	}
+	now := l.note()
+	l.hold.activity[word/leaseActivity&1].is(word/leaseCheckout+1, query, now, 1, kind == opQuery && ctx.Done() == nil)
+	if !l.state.word.CompareAndSwap(word, checkedOut(word)+leaseBusy) {
+		return l.start(ctx, kind, query)
+	}
+	l.due = false
+	l.op.is(kind, now, 0, true)
+	err := l.reset(ctx, now, leaseBusy)
+	if err != nil {
+		l.state.move(leaseBusy, leaseHeld) // if it is not idle again
+	}
+	return err
 }
 
 // finishQuick is finish for an operation that succeeded, if it took next to no time, and nobody has to be told.
@@ -199,8 +225,13 @@ func (l *lease) Ping(ctx context.Context) (err error) {
 
 // CheckNamedValue asks the wrapped connection, if it wants to be asked.
 func (l *lease) CheckNamedValue(v *driver.NamedValue) error {
+	if l.due {
+		if err := l.checkOut(l.hold.ctx); err != nil {
+			return err
+		}
+	}
 	if l.session == nil {
-		return l.lost()
+		return nil // the operation that follows says why; database/sql would call it an error of the argument
 	}
 	checker := l.session.checker
 	if checker == nil {
@@ -280,6 +311,32 @@ func (l *lease) beginAround(ctx context.Context, opts driver.TxOptions) (parent 
 
 func (c *execConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (res driver.Result, err error) {
 	l := &c.lease
+	if l.sole != soleDue {
+		return l.execGuarded(ctx, query, args)
+	}
+	l.sole = soleRuns
+	if err := l.startChecked(ctx, opExec, query); err != nil {
+		l.sole = soleNot
+		return nil, err
+	}
+	switch s := l.session; {
+	case s.plain:
+		res, err = s.execer.ExecContext(ctx, query, args)
+	case l.direct:
+		res, err = s.exec(ctx, query, args)
+	default:
+		res, err = l.execAround(ctx, query, args)
+	}
+	if err == nil && l.clock.repeats() {
+		l.sole = soleEnded
+		return res, nil
+	}
+	l.sole = soleNot
+	l.finish(ctx, query, err)
+	return res, err
+}
+
+func (l *lease) execGuarded(ctx context.Context, query string, args []driver.NamedValue) (res driver.Result, err error) {
 	if err := l.start(ctx, opExec, query); err != nil {
 		return nil, err
 	}
@@ -312,22 +369,26 @@ func (l *lease) execAround(ctx context.Context, query string, args []driver.Name
 }
 
 func (l *lease) query(ctx context.Context, query string, args []driver.NamedValue) (_ driver.Rows, err error) {
-	if err := l.start(ctx, opQuery, query); err != nil {
-		return nil, err
-	}
 	returned := false
 	defer func() {
 		if !returned {
 			l.survive()
 		}
 	}()
+	if err := l.startChecked(ctx, opQuery, query); err != nil {
+		returned = true
+		return nil, err
+	}
 	var parent driver.Rows
 	var p *prepared
 	var b *bound
 	bounded := ctx
-	if l.direct {
-		parent, p, err = l.session.query(ctx, query, args)
-	} else {
+	switch s := l.session; {
+	case s.plain:
+		parent, err = s.queryer.QueryContext(ctx, query, args)
+	case l.direct:
+		parent, p, err = s.query(ctx, query, args)
+	default:
 		bounded, parent, p, b, err = l.queryAround(ctx, query, args)
 	}
 	var rows driver.Rows

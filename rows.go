@@ -59,7 +59,10 @@ func newRows(ctx context.Context, l *lease, query string, parent driver.Rows, p 
 	if b != nil {
 		r.bound = b
 	}
-	r.parent, r.ctx, r.query = parent, ctx, query
+	if !sameText(r.query, query) {
+		r.query = query
+	}
+	r.parent, r.ctx = parent, ctx
 	r.direct, r.open = direct, true
 	r.op.is(l.op.kind, l.op.began, l.op.waited, l.op.first)
 	r.count, r.over = 0, false
@@ -78,7 +81,6 @@ func (r *rows) closed() {
 	s := r.lease.session
 	r.open = false
 	s.closedRows(r)
-	r.ctx = nil
 	if r.prepared != nil {
 		r.prepared = nil
 	}

@@ -36,6 +36,9 @@ type session struct {
 	validator  driver.Validator
 	checker    driver.NamedValueChecker
 
+	// Queries go to the wrapped connection as they are: there is nothing to keep or to explain.
+	plain bool
+
 	intercepted *intercepted // the way to the wrapped connection through the interceptors; nil if there are none
 
 	reset   int64 // Pool.resets when it was opened
@@ -89,6 +92,7 @@ func newSession(p *Pool, conn driver.Conn, socket net.Conn) *session {
 	s.checker, _ = conn.(driver.NamedValueChecker)
 	s.kept = newStatementCache(p, conn)
 	s.intercepted = intercept(s, p.interceptors)
+	s.plain = s.kept.kind == otherDriver && s.intercepted == nil && p.cfg.SocketTimeout <= 0 && s.execer != nil && s.queryer != nil
 	return s
 }
 

@@ -8,4 +8,8 @@ package callsite
 //go:noescape
 func walk(pcs *uintptr, most int) (n int, hash uint64)
 
+// outward gives two of the addresses that walk writes, the one before the n-th and the n-th, counted from 0; 0 and 0 if the
+// stack has not so many.
+func outward(n int) (pc, next uintptr)
+
 const frames = true

@@ -35,3 +35,33 @@ done:
 	MOVD R4, n+16(FP)
 	MOVD R5, hash+24(FP)
 	RET
+
+// func outward(n int) (pc, next uintptr)
+TEXT ·outward(SB), NOSPLIT|NOFRAME, $0-24
+	MOVD n+0(FP), R7
+	MOVD 8(g), R1   // g.stack.hi
+	SUB  $16, R1    // the last place for a frame pointer and a return address
+	MOVD 0(g), R2   // g.stack.lo
+	MOVD R29, R3
+	MOVD ZR, R4
+	MOVD ZR, R6
+
+further:
+	CMP  R2, R3
+	BLS  none
+	CMP  R1, R3
+	BHI  none
+	MOVD R6, R4
+	MOVD 8(R3), R6
+	MOVD R3, R2
+	MOVD (R3), R3
+	SUBS $1, R7, R7
+	BGE  further
+	MOVD R4, pc+8(FP)
+	MOVD R6, next+16(FP)
+	RET
+
+none:
+	MOVD ZR, pc+8(FP)
+	MOVD ZR, next+16(FP)
+	RET
