@@ -2,7 +2,9 @@ package lifeguard
 
 import (
 	"database/sql/driver"
+	"net"
 	"reflect"
+	"slices"
 )
 
 // cancelProcess gives the process number that lib/pq was told for cancelling queries. It does not show it; if a later
@@ -17,6 +19,25 @@ func cancelProcess(conn driver.Conn) (int64, bool) {
 		return 0, false
 	}
 	return pid.Int(), true
+}
+
+// cancelKey gives what PostgreSQL told lib/pq for cancelling queries on a connection over socket; false if that is not
+// known, or if the connection is not what goes over socket as it is, but encrypted.
+func cancelKey(conn driver.Conn, socket net.Conn) (pid uint32, key []byte, ok bool) {
+	process, ok := cancelProcess(conn)
+	if !ok || kindOf(conn) != libPQ {
+		return 0, nil, false
+	}
+	v := reflect.Indirect(reflect.ValueOf(conn))
+	under, secret := v.FieldByName("c"), v.FieldByName("secretKey")
+	if under.Kind() != reflect.Interface || secret.Kind() != reflect.Slice || secret.Type().Elem().Kind() != reflect.Uint8 {
+		return 0, nil, false
+	}
+	opened := reflect.ValueOf(socket)
+	if u := under.Elem(); u.Kind() != reflect.Pointer || opened.Kind() != reflect.Pointer || u.Pointer() != opened.Pointer() {
+		return 0, nil, false
+	}
+	return uint32(process), slices.Clone(secret.Bytes()), secret.Len() > 0
 }
 
 // binaryParameters says whether lib/pq was told to use binary_parameters, with which a query and its arguments go to the

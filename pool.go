@@ -241,6 +241,7 @@ func (p *Pool) store(s *session) {
 
 // discard has the inner pool close a session, and frees its place.
 func (p *Pool) discard(s *session) {
+	s.cancels.abandon()
 	_ = s.taken.Raw(func(any) error { return driver.ErrBadConn })
 	p.freePlace()
 }

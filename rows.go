@@ -17,6 +17,7 @@ type rows struct {
 	prepared *prepared // the statement that gave them, if it was one
 	direct   bool      // the statement stood in for a direct query
 	open     bool
+	watched  bool // by the session's canceller
 	bound    *bound
 	query    string
 	op       operation // the query; it ends with the rows
@@ -63,7 +64,8 @@ func newRows(ctx context.Context, l *lease, query string, parent driver.Rows, p 
 		r.query = query
 	}
 	r.parent, r.ctx = parent, ctx
-	r.direct, r.open = direct, true
+	r.direct, r.open, r.watched = direct, true, s.cancels.fresh
+	s.cancels.fresh = false
 	r.op.is(l.op.kind, l.op.began, l.op.waited, l.op.first)
 	r.count, r.over = 0, false
 	if l.spans {

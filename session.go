@@ -36,7 +36,7 @@ type session struct {
 	validator  driver.Validator
 	checker    driver.NamedValueChecker
 
-	// Queries go to the wrapped connection as they are: there is nothing to keep or to explain.
+	// Queries go to the wrapped connection as they are: there is nothing to keep, to cancel or to explain.
 	plain bool
 
 	intercepted *intercepted // the way to the wrapped connection through the interceptors; nil if there are none
@@ -55,6 +55,7 @@ type session struct {
 	statements []*stmt   // those of the present lease that are prepared on it
 	rows       *rows     // for the next query; nil while they are out, so that only their user refers to them
 	kept       statementCache
+	cancels    canceller
 
 	hits, misses atomic.Uint64 // of kept, written by the owner alone
 
@@ -91,6 +92,7 @@ func newSession(p *Pool, conn driver.Conn, socket net.Conn) *session {
 	s.validator, _ = conn.(driver.Validator)
 	s.checker, _ = conn.(driver.NamedValueChecker)
 	s.kept = newStatementCache(p, conn)
+	s.cancels = newCanceller(p, conn, socket)
 	s.intercepted = intercept(s, p.interceptors)
 	s.plain = s.kept.kind == otherDriver && s.intercepted == nil && p.cfg.SocketTimeout <= 0 && s.execer != nil && s.queryer != nil
 	return s
@@ -249,7 +251,11 @@ func (s *session) exec(ctx context.Context, query string, args []driver.NamedVal
 		}
 	}
 	if s.execer != nil {
-		res, err := s.execer.ExecContext(ctx, query, args)
+		inner, watched := s.watch(ctx)
+		res, err := s.execer.ExecContext(inner, query, args)
+		if watched && s.unwatch() {
+			s.ended(ctx, true)
+		}
 		if err != nil {
 			err = s.explainQuery(err, args)
 		}
@@ -272,7 +278,14 @@ func (s *session) query(ctx context.Context, query string, args []driver.NamedVa
 			return rows, k, err
 		}
 	}
-	rows, err := s.queryDirect(ctx, query, args)
+	inner, watched := s.watch(ctx)
+	rows, err := s.queryDirect(inner, query, args)
+	switch {
+	case err == nil:
+		s.cancels.fresh = watched
+	case watched && s.unwatch():
+		s.ended(ctx, true)
+	}
 	if err != nil {
 		err = s.explainQuery(err, args)
 	}

@@ -17,8 +17,8 @@ import (
 // chance to cancel the query on the server; on a connection that is only half open it never gets an answer to that.
 const socketGrace = 500 * time.Millisecond
 
-// cancelTimeout bounds the second connection over which lib/pq asks the server to cancel a query. lib/pq waits for it
-// ten seconds to open and for ever to close, and its caller with it.
+// cancelTimeout bounds the second connection over which the server is asked to cancel a query. Where lib/pq does that, it
+// waits for it ten seconds to open and for ever to close, and its caller with it.
 const cancelTimeout = 2 * time.Second
 
 // socketDialer opens the sockets of lib/pq's connections, so that the pool can reach them: a read that hangs in a

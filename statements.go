@@ -362,7 +362,11 @@ func (s *session) execPrepared(ctx context.Context, k *prepared, args []driver.N
 		return nil, err
 	}
 	for retried := false; ; retried = true {
-		res, err := k.exec(ctx, args)
+		inner, watched := s.watchFor(ctx, k)
+		res, err := k.exec(inner, args)
+		if watched {
+			s.unwatch()
+		}
 		if err == nil {
 			s.ended(ctx, direct)
 			return res, nil
@@ -380,9 +384,14 @@ func (s *session) queryPrepared(ctx context.Context, k *prepared, args []driver.
 		return nil, err
 	}
 	for retried := false; ; retried = true {
-		rows, err := k.query(ctx, args)
+		inner, watched := s.watchFor(ctx, k)
+		rows, err := k.query(inner, args)
 		if err == nil {
+			s.cancels.fresh = watched
 			return rows, nil // the end of ctx is looked after when they are closed
+		}
+		if watched {
+			s.unwatch()
 		}
 		again, err := s.failed(ctx, k, err, direct, retried)
 		if !again {
@@ -446,14 +455,18 @@ func (s *session) closedRows(r *rows) {
 	if r.direct {
 		s.kept.directRows--
 	}
-	if r.prepared == nil {
+	cancelled := r.watched && s.unwatch()
+	if r.prepared == nil && !cancelled {
 		return
 	}
 	ctx := r.ctx
 	if r.bound != nil {
 		ctx = r.bound.caller // the end of the bound itself is its own business
 	}
-	s.ended(ctx, r.direct)
+	s.ended(ctx, r.direct || r.prepared == nil)
+	if r.prepared == nil {
+		return
+	}
 	_ = s.release(r.prepared) // their reader is done, and no error of the statement's is his
 }
 

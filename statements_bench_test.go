@@ -1,6 +1,7 @@
 package lifeguard_test
 
 import (
+	"context"
 	"database/sql"
 	"fmt"
 	"sync"
@@ -59,6 +60,14 @@ var statementOperations = []struct {
 		return func(i int) error {
 			var name string
 			return db.QueryRow("SELECT name FROM customers WHERE id = $1", 1+i%10000).Scan(&name)
+		}
+	}},
+	{"QueryRowContext", 10, func(_ testing.TB, db *sql.DB) func(int) error { // as services have it: each with an end
+		return func(i int) error {
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			var name string
+			return db.QueryRowContext(ctx, "SELECT name FROM customers WHERE id = $1", 1+i%10000).Scan(&name)
 		}
 	}},
 	{"Exec", 10, func(_ testing.TB, db *sql.DB) func(int) error {
