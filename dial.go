@@ -186,10 +186,12 @@ func (p *Pool) closedSession(s *session) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	next := slices.DeleteFunc(slices.Clone(*p.sessions.Load()), func(x *session) bool { return x == s })
+	p.moves.begin()
 	p.sessions.Store(&next)
 	p.counters.closed.Add(1)
 	p.counters.hits.Add(s.hits.Load())
 	p.counters.misses.Add(s.misses.Load())
+	p.moves.end()
 	if s.stored.Load() {
 		s.stored.Store(false)
 		p.idle--

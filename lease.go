@@ -496,9 +496,11 @@ func (l *lease) detach() *session {
 
 // end takes a lease that is gone off its session.
 func (l *lease) end() {
+	p, checkouts := l.pool, l.state.checkouts()
+	p.moves.begin()
 	l.session.lease.Store(nil)
-	checkouts := l.state.checkouts()
-	l.pool.counters.acquired.Add(checkouts - l.counted.Swap(checkouts))
+	p.counters.acquired.Add(checkouts - l.counted.Swap(checkouts))
+	p.moves.end()
 }
 
 // closeStatements ends the hold that the statements of a lease have on those of the session. Kept ones stay, others are

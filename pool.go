@@ -63,6 +63,7 @@ type Pool struct {
 	idleNow  atomic.Int64 // mirrors maxIdle for metrics
 	sessions atomic.Pointer[[]*session]
 	counters counters
+	moves    moves
 	capture  siteBudget // for the places from which checkouts come
 	tick     *clockTick
 	waiters  sync.Pool                  // *waiter; of this pool only, for the sake of testing/synctest

@@ -1191,3 +1191,36 @@ func TestManyOnFew(t *testing.T) {
 		assert.Less(t, took, busy/connections+time.Second/20, "the connections were idle while somebody waited")
 	})
 }
+
+// No counter of Stats counts down, also while leases change hands and connections are closed.
+func TestStatsCountUp(t *testing.T) {
+	random := testSeed(t)
+	db, pool := openFake(t, fakedriver.New(), limit(2))
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	var workers sync.WaitGroup
+	for range 8 {
+		seed := random.Uint64()
+		workers.Go(func() {
+			random := rand.New(rand.NewPCG(seed, 0))
+			for ctx.Err() == nil {
+				_, err := db.ExecContext(t.Context(), "UPDATE")
+				assert.NoError(t, err)
+				if random.IntN(50) == 0 {
+					pool.Reset()
+				}
+			}
+		})
+	}
+	var looks int
+	for last := pool.Stats(); ctx.Err() == nil; looks++ {
+		st := pool.Stats()
+		if st.Acquired < last.Acquired || st.Closed < last.Closed || st.Opened < last.Opened {
+			t.Errorf("%+v after %+v", st, last)
+			break
+		}
+		last = st
+	}
+	workers.Wait()
+	t.Logf("%d looks, %+v", looks, pool.Stats())
+}

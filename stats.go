@@ -1,6 +1,7 @@
 package lifeguard
 
 import (
+	"runtime"
 	"sync/atomic"
 	"time"
 )
@@ -12,6 +13,12 @@ type counters struct {
 	lostLater                                                                      atomic.Uint64 // lostRows of checkouts that were reported before
 	waited                                                                         atomic.Int64
 }
+
+// moves brackets what takes counts from one place to another, so that Stats knows when it has read in the middle of that.
+type moves struct{ begun, ended atomic.Uint64 }
+
+func (m *moves) begin() { m.begun.Add(1) }
+func (m *moves) end()   { m.ended.Add(1) }
 
 // Stats is a snapshot of a pool. The counters count since the pool was opened.
 type Stats struct {
@@ -36,9 +43,26 @@ type Stats struct {
 	WaitDuration    time.Duration // sum of all waits
 }
 
+// maxLooks is how often Stats looks again because something moved. That takes well under a microsecond, and a look not
+// much more.
+const maxLooks = 1000
+
 // Stats takes no lock that a checkout or a return takes, so it may be called as often as one likes. Its figures are
-// read one after another and can be apart by what happened meanwhile.
+// read one after another and can be apart by what happened meanwhile, but no counter ever counts down.
 func (p *Pool) Stats() Stats {
+	for range maxLooks {
+		ended := p.moves.ended.Load()
+		if p.moves.begun.Load() == ended {
+			if st := p.look(); p.moves.begun.Load() == ended {
+				return st
+			}
+		}
+		runtime.Gosched()
+	}
+	return p.look()
+}
+
+func (p *Pool) look() Stats {
 	st := Stats{
 		Limit:        int(p.limitNow.Load()),
 		Waiting:      int(p.waiting.Load()),
