@@ -64,7 +64,8 @@ type Pool struct {
 	sessions atomic.Pointer[[]*session]
 	counters counters
 	moves    moves
-	capture  siteBudget // for the places from which checkouts come
+	told     struct{ acquired, hits, misses highest } // by Stats
+	capture  siteBudget                               // for the places from which checkouts come
 	tick     *clockTick
 	waiters  sync.Pool                  // *waiter; of this pool only, for the sake of testing/synctest
 	late     siteBudget                 // for holders who got nothing out of capture and turn out to stay
