@@ -9,9 +9,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/go-lifeguard/lifeguard"
-	_ "modernc.org/sqlite"
+	driver "modernc.org/sqlite"
 )
 
 type databaseKind string
@@ -115,10 +116,32 @@ func (d *database) remove() error {
 // in ASCII.
 const initLock = 0x637573746f6d6572
 
+// beginFirst begins the first transaction of an instance. The first connection
+// to a new SQLite file turns it to the write-ahead log, for which it needs the
+// file for itself; if others do the same it fails at once, whatever the busy
+// timeout, so it tries again.
+func (d *database) beginFirst(ctx context.Context) (*sql.Tx, error) {
+	const patience, pause = 5 * time.Second, 10 * time.Millisecond
+	for start := time.Now(); ; {
+		tx, err := d.BeginTx(ctx, nil)
+		var failure *driver.Error
+		if !errors.As(err, &failure) || failure.Code()&0xff != busy || time.Since(start) > patience {
+			return tx, err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
+}
+
+const busy = 5 // SQLITE_BUSY
+
 // prepare creates the table and fills it if it is empty. It can be run at any
 // time and by several instances at once.
 func (d *database) prepare(ctx context.Context) (err error) {
-	tx, err := d.BeginTx(ctx, nil)
+	tx, err := d.beginFirst(ctx)
 	if err != nil {
 		return err
 	}
