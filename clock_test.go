@@ -1,6 +1,8 @@
 package lifeguard_test
 
 import (
+	"context"
+	"database/sql/driver"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -33,5 +35,26 @@ func TestClockOfQuickLeases(t *testing.T) {
 			require.NoError(t, c.Close())
 		}
 		assert.True(t, lagged, "the test is about leases that are quick enough")
+	})
+}
+
+// A server on the same machine takes 12 µs at the least. Its connections are told the time anew, and start no timer.
+func TestClockOfServers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := fakedriver.New()
+		server.OnQuery(func(context.Context, *fakedriver.Conn, string, []driver.NamedValue) error {
+			time.Sleep(12 * time.Microsecond)
+			return nil
+		})
+		db, pool := openFake(t, server, limit(1))
+		for range 1000 {
+			_, err := db.ExecContext(t.Context(), "SELECT 1")
+			require.NoError(t, err)
+		}
+		time.Sleep(50 * time.Microsecond)
+		c := take(t, db)
+		defer c.Close()
+		time.Sleep(10 * time.Microsecond)
+		assert.Equal(t, 10*time.Microsecond, time.Since(pool.Holders()[0].Since))
 	})
 }

@@ -46,6 +46,14 @@ func TestCausesOfPostgresGoByTheFigures(t *testing.T) {
 			rates: map[string]float64{baseline: 30_000, "lifeguard": 30_000, "pgxpool": 40_000}, want: "pgx needs less",
 		},
 		{
+			name: "a goroutine for each query", title: "SELECT 1" + noDelay, candidate: "lifeguard", to: "pgxpool", clients: 1,
+			rates: map[string]float64{baseline: 14_000, "lifeguard": 16_000, "pgxpool": 30_000}, want: "starts a goroutine",
+		},
+		{
+			name: "no goroutine", title: jobs[2].title + noDelay, candidate: "lifeguard", to: "pgxpool", clients: 1,
+			rates: map[string]float64{baseline: 7_000, "lifeguard": 20_000, "pgxpool": 30_000}, want: "pgx needs less",
+		},
+		{
 			name: "pgx is no further ahead than plain", title: "SELECT 1" + noDelay, candidate: "lifeguard", to: "pgxpool",
 			clients: 64, rates: map[string]float64{baseline: 40_000, "lifeguard": 30_000, "pgxpool": 40_000}, want: "changes hands",
 		},
