@@ -78,7 +78,7 @@ func (c *checkout) triesAgain() bool {
 		var pcs [callsite.Depth]uintptr
 		line = retryLine(pcs[:callsite.Capture(0, pcs[:])])
 	}
-	return line != 0 && line != lastAttempt()
+	return leavesOthers(line)
 }
 
 const (

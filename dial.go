@@ -506,28 +506,3 @@ func connectHint(err error, limit int) string {
 	}
 	return ""
 }
-
-// serverCode is the SQLSTATE or the error number in err, "" if it has none.
-func serverCode(err error) string {
-	// lib/pq and pgx have this method, and so do several others.
-	if e, ok := errorAs[interface{ SQLState() string }](err); ok {
-		return e.SQLState()
-	}
-	// go-sql-driver/mysql has a field instead. Its package is not imported for the sake of one number.
-	for e := err; e != nil; e = errors.Unwrap(e) {
-		v := reflect.Indirect(reflect.ValueOf(e))
-		if v.Kind() == reflect.Struct && v.Type().Name() == "MySQLError" {
-			if n := v.FieldByName("Number"); n.IsValid() && n.CanUint() {
-				return fmt.Sprint(n.Uint())
-			}
-		}
-	}
-	return ""
-}
-
-// errorAs is errors.As for an interface type.
-func errorAs[T any](err error) (T, bool) {
-	var target T
-	ok := errors.As(err, &target)
-	return target, ok
-}
