@@ -29,8 +29,10 @@ const (
 	// the network must not keep others from trying.
 	stalledAfter = time.Second
 
-	// After a dial that failed the next begins no sooner than dialBackoff after it, doubled with each further failure
-	// up to maxDialBackoff, so that a dead server sees a few attempts a second and one that is back is found soon.
+	// After a dial that failed the next begins no sooner than dialBackoff after that one began, doubled with each further
+	// failure up to maxDialBackoff, so that a dead server sees a few attempts a second and one that is back is found
+	// soon. It does not count from the end: several that were lost would end one after another, and keep on putting off
+	// the one that could succeed.
 	dialBackoff    = 100 * time.Millisecond
 	maxDialBackoff = 500 * time.Millisecond
 )
@@ -401,7 +403,7 @@ func (p *Pool) dialFailedLocked(one *dial, err error) {
 		d.window = 1
 		backoff := min(dialBackoff<<min(d.failures, 8), maxDialBackoff)
 		backoff -= time.Duration(rand.Int64N(int64(backoff / 5))) // so that many services do not come in step
-		d.notBefore = now + int64(backoff)
+		d.notBefore = max(d.notBefore, one.started+int64(backoff))
 	}
 	d.failures++
 	if d.failures == 1 {

@@ -528,6 +528,36 @@ func TestLostDialsMakeRoom(t *testing.T) {
 	}
 }
 
+// Lost dials that time out one after another, when the server is back already, do not put off the next one.
+func TestLostDialsDoNotHoldUp(t *testing.T) {
+	for phase := range 20 {
+		synctest.Test(t, func(t *testing.T) {
+			srv := fakedriver.New()
+			srv.OnDial(func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
+			db, _ := openFake(t, srv, func(c *lifeguard.Config) {
+				limit(5)(c)
+				c.PoolTimeout = time.Second
+			})
+			var callers sync.WaitGroup
+			var served atomic.Bool
+			for range 10 {
+				callers.Go(func() {
+					for !served.Load() {
+						if db.PingContext(t.Context()) == nil {
+							served.Store(true)
+						}
+					}
+				})
+			}
+			time.Sleep(10*time.Second + time.Duration(phase)*50*time.Millisecond)
+			srv.OnDial(nil)
+			back := time.Now()
+			callers.Wait()
+			assert.LessOrEqual(t, time.Since(back), 400*time.Millisecond, "phase %d", phase)
+		})
+	}
+}
+
 // A server that is slow is not given up for a lost one again and again.
 func TestSlowDialsAreLeftTime(t *testing.T) {
 	for n, want := range map[int]time.Duration{
