@@ -247,6 +247,6 @@ func TestPutOffUnderPressure(t *testing.T) {
 	takers.Wait()
 	t.Logf("%d operations, %d times taken", ran.Load(), taken.Load())
 	assert.Empty(t, srv.Violations())
-	assert.Zero(t, pool.Stats().InUse)
+	assert.Eventually(t, func() bool { return pool.Stats().InUse == 0 }, 10*time.Second, time.Millisecond) // a dial ends by itself
 	assert.NotZero(t, taken.Load())
 }
