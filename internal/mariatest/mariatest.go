@@ -167,6 +167,8 @@ func (s *server) start(install, daemon string, settings []string) error {
 	common := []string{
 		"--no-defaults", "--datadir=" + s.folder.Path("data"), "--skip-name-resolve",
 		"--debug-no-sync", "--innodb-log-file-size=16M", "--innodb-buffer-pool-size=64M",
+		// A server that starts removes what others may just have in the system's.
+		"--tmpdir=" + s.folder.Path(""),
 	}
 	if err := s.folder.Run(install, append(common, "--auth-root-authentication-method=normal", "--skip-test-db")...); err != nil {
 		return err
