@@ -551,6 +551,7 @@ func TestLostDialsDoNotHoldUp(t *testing.T) {
 				})
 			}
 			time.Sleep(10*time.Second + time.Duration(phase)*50*time.Millisecond)
+			assert.LessOrEqual(t, srv.Dials(), 50, "a few a second")
 			srv.OnDial(nil)
 			back := time.Now()
 			callers.Wait()
