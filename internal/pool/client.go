@@ -1,0 +1,145 @@
+package pool
+
+import (
+	"context"
+	"errors"
+)
+
+// ErrClosed is returned by Acquire from a pool that is closed, and from a client that is closed or draining.
+var ErrClosed = errors.New("lifeguard: the pool is closed")
+
+// A Client is one of those who share a pool: a handle. The last one to leave closes the pool.
+type Client[R any] struct {
+	pool *Pool[R]
+
+	// Guarded by pool.mu.
+	out     int           // callers in Acquire, and slots not returned
+	refuses bool          // no slot is given any more
+	left    bool          // it is no longer one of the pool's clients
+	drained chan struct{} // closed when out is 0 after Drain; nil before Drain
+}
+
+// Join adds a client; nil if the pool is closed.
+func (p *Pool[R]) Join() *Client[R] {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil
+	}
+	c := &Client[R]{pool: p}
+	p.clients[c] = struct{}{}
+	return c
+}
+
+func (c *Client[R]) leaveLocked() {
+	c.out--
+	if c.out == 0 && c.drained != nil {
+		close(c.drained)
+	}
+}
+
+// Refuses says whether the client is closed or draining.
+func (c *Client[R]) Refuses() bool {
+	c.pool.mu.Lock()
+	defer c.pool.mu.Unlock()
+	return c.refuses
+}
+
+// Drain refuses new callers and those who wait. Slots in use go on, and are closed at their return if no other client
+// could use them. The channel is closed when the last is back.
+func (c *Client[R]) Drain() <-chan struct{} {
+	p := c.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c.drained == nil {
+		c.drained = make(chan struct{})
+		if c.out == 0 {
+			close(c.drained)
+		}
+		c.refuseLocked()
+	}
+	return c.drained
+}
+
+func (c *Client[R]) refuseLocked() {
+	p := c.pool
+	c.refuses = true
+	p.failLocked(ErrClosed, func(w *waiter[R]) bool { return w.Value.client == c })
+	alone := true
+	for other := range p.clients {
+		alone = alone && other.refuses
+	}
+	if alone {
+		p.retired.Store(p.era.Add(1)) // no client is left that an idle connection could serve
+	}
+	p.recallLocked(func(_ Lease, of *Client[R]) bool { return of == c })
+}
+
+// Leave closes the client: Acquire refuses from now on. It says whether that closed the pool; then resources in use are
+// closed at their return.
+func (c *Client[R]) Leave() (last bool) {
+	p := c.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c.left {
+		return false
+	}
+	c.left = true
+	delete(p.clients, c)
+	last = len(p.clients) == 0
+	if last {
+		p.closed = true
+		p.stop()
+		p.dialling.alarm.stopLocked()
+		p.upkeep.stopLocked()
+	}
+	c.refuseLocked()
+	return last
+}
+
+// Out says how many slots and callers the client has not given back.
+func (c *Client[R]) Out() int {
+	c.pool.mu.Lock()
+	defer c.pool.mu.Unlock()
+	return c.out
+}
+
+// Leases gives the leases of the client's slots.
+func (c *Client[R]) Leases() []Lease { return c.pool.leases(c) }
+
+// Leases gives the leases of all slots that are lent.
+func (p *Pool[R]) Leases() []Lease { return p.leases(nil) }
+
+func (p *Pool[R]) leases(of *Client[R]) []Lease {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := make([]Lease, 0, len(p.slots))
+	for _, s := range p.slots {
+		if s.lease != nil && (of == nil || s.client == of) {
+			all = append(all, s.lease)
+		}
+	}
+	return all
+}
+
+// Done is closed when the pool closes.
+func (p *Pool[R]) Done() <-chan struct{} { return p.ctx.Done() }
+
+// Clients gives the clients that have not left, and those that have left and have slots out.
+func (p *Pool[R]) Clients() []*Client[R] {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := make([]*Client[R], 0, len(p.clients))
+	for c := range p.clients {
+		all = append(all, c)
+	}
+	return all
+}
+
+// refusalLocked says why a caller cannot even begin to wait.
+func (c *Client[R]) refusalLocked(ctx context.Context) error {
+	if c.refuses || c.pool.closed {
+		return ErrClosed
+	}
+	return ctx.Err()
+}

@@ -1,0 +1,252 @@
+package pool
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-lifeguard/lifeguard/internal/waitq"
+)
+
+// Config is fixed for the life of a pool, but for the limits. Zero means none.
+type Config[R any] struct {
+	Limit   int // most resources open at once
+	MaxIdle int // most of them kept idle
+	MinOpen int // fewest kept open
+
+	Timeout     time.Duration // longest wait
+	MaxLifetime time.Duration // age at which a resource is replaced, less up to a tenth at random
+	MaxIdleTime time.Duration // idle time after which a resource is closed
+
+	Now func() int64 // the pool clock, in nanoseconds; never 0
+
+	Open      func(context.Context) (R, error) // dials
+	Close     func(R)                          // returns when the resource is closed; does not panic
+	Ping      func(context.Context, R) error
+	Retryable func(error) bool // a dial that failed with this error may succeed later
+	Resize    func(limit int)  // tells the guard behind Open the limit; called with the pool's lock held
+
+	Events Events
+}
+
+// Events are calls of the pool to whoever watches it. None may block; nil functions are left out.
+type Events struct {
+	Acquiring  func()                               // a caller arrives; with the pool's lock held
+	Waiting    func()                               // a caller begins to wait; with the pool's lock held
+	DialFailed func(err error, since time.Duration) // since the first failure in a row; on the dial's goroutine
+	Dialled    func(took, outage time.Duration)     // outage since the first failure in a row, 0 if there was none
+}
+
+// Pool is safe for concurrent use.
+type Pool[R any] struct {
+	cfg     Config[R]
+	ctx     context.Context // ends when the pool closes
+	stop    context.CancelFunc
+	waiters sync.Pool // *waiter[R]
+
+	// wanted is above 0 while the pool wants leases back: for waiters, or because more are open than the limit. A caller
+	// that finds the pool full raises it before it looks for idle leases; a returner makes its lease idle before it reads
+	// it. One of the two sees the other, so nobody waits beside an idle connection.
+	wanted atomic.Int32
+
+	era     atomic.Int64 // counts breaks and resets
+	retired atomic.Int64 // resources opened in an earlier era are not lent again
+
+	mu       sync.Mutex // guards everything below; never held during a call into a resource
+	limit    int
+	maxIdle  int
+	guard    int        // what Resize was last told
+	open     int        // resources, those that are just closing included
+	idle     []*Slot[R] // most recently used last
+	slots    []*Slot[R] // all that are open, without those that are closing
+	queue    waitq.Queue[request[R]]
+	dialling dialling[R]
+	clients  map[*Client[R]]struct{}
+	closed   bool
+	brokeAt  int64 // pool clock; the last break
+	upkeep   alarm
+	counts   Counts
+}
+
+// New makes a pool without clients. It opens MinOpen resources in the background.
+func New[R any](cfg Config[R]) *Pool[R] {
+	p := &Pool[R]{cfg: cfg, limit: cfg.Limit, maxIdle: cfg.MaxIdle, guard: cfg.Limit, clients: map[*Client[R]]struct{}{}}
+	p.ctx, p.stop = context.WithCancel(context.Background())
+	p.waiters.New = func() any { return newWaiter[R]() }
+	p.dialling.alarm.do = p.dialAgain
+	p.upkeep.do = p.maintain
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.dialLocked(p.now())
+	return p
+}
+
+func (p *Pool[R]) now() int64 { return p.cfg.Now() }
+
+// Wanted says whether the pool wants leases back, without a lock.
+func (p *Pool[R]) Wanted() bool { return p.wanted.Load() > 0 }
+
+func (p *Pool[R]) updateWantedLocked() { p.wanted.Store(int32(p.queue.Len() + max(0, p.open-p.limit))) }
+
+// returnLocked takes the slot from its client.
+func (p *Pool[R]) returnLocked(s *Slot[R]) {
+	if s.client != nil {
+		s.client.leaveLocked()
+	}
+	s.client, s.lease = nil, nil
+}
+
+// keepLocked gives a slot that the caller owns to the next waiter, or to the idle list. False: it has to be closed.
+func (p *Pool[R]) keepLocked(s *Slot[R], now int64) bool {
+	if p.closed || p.open > p.limit || !s.Fit(now) {
+		return false
+	}
+	s.idleAt = now
+	if w := p.queue.Next(now); w != nil {
+		p.updateWantedLocked()
+		p.lendLocked(s, w.Value.client, w.Value.lease)
+		w.Value.ready <- grant[R]{slot: s}
+		return true
+	}
+	if p.maxIdle < p.limit && p.idleLocked() >= p.maxIdle {
+		return false
+	}
+	p.idle = append(p.idle, s)
+	return true
+}
+
+func (p *Pool[R]) lendLocked(s *Slot[R], c *Client[R], l Lease) { s.client, s.lease = c, l }
+
+// idleLocked counts the resources that nobody uses, those in leases of the handles included.
+func (p *Pool[R]) idleLocked() int {
+	n := len(p.idle)
+	for _, s := range p.slots {
+		if s.lease != nil {
+			if _, ok := s.lease.Idle(); ok {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// MayStay says whether a lease that becomes idle may stay in its handle. Most pools keep as many as the limit, and take
+// no lock for the answer.
+func (p *Pool[R]) MayStay() bool {
+	if p.Wanted() {
+		return false
+	}
+	if p.cfg.MaxIdle >= p.cfg.Limit {
+		return true // SetLimit keeps the two together
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.maxIdle >= p.limit || p.idleLocked() < p.maxIdle
+}
+
+// popIdleLocked takes the most recently used idle resource. Those that may not be used again are closed on the way.
+func (p *Pool[R]) popIdleLocked(now int64) *Slot[R] {
+	for n := len(p.idle); n > 0; n = len(p.idle) {
+		s := p.idle[n-1]
+		p.idle[n-1] = nil
+		p.idle = p.idle[:n-1]
+		if s.Fit(now) {
+			return s
+		}
+		go p.close(s) // ends with the resource's Close
+	}
+	return nil
+}
+
+// takeLeaseLocked takes the slot of an idle lease that may be lent again; nil if there is none.
+func (p *Pool[R]) takeLeaseLocked(now int64) *Slot[R] {
+	for i := 0; i < len(p.slots); i++ {
+		s := p.slots[i]
+		if s.lease == nil || !s.lease.TakeIdle() {
+			continue
+		}
+		p.returnLocked(s)
+		if s.Fit(now) {
+			return s
+		}
+		go p.close(s) // ends with the resource's Close
+	}
+	return nil
+}
+
+// recallLocked closes idle resources in leases for which match is true, and those in the idle list that may not be used
+// again.
+func (p *Pool[R]) recallLocked(match func(Lease, *Client[R]) bool) {
+	now := p.now()
+	for _, s := range p.slots {
+		if s.lease == nil || !match(s.lease, s.client) || !s.lease.TakeIdle() {
+			continue
+		}
+		p.returnLocked(s)
+		if !p.keepLocked(s, now) {
+			go p.close(s) // ends with the resource's Close
+		}
+	}
+	p.idle = slices.DeleteFunc(p.idle, func(s *Slot[R]) bool {
+		gone := p.closed || !s.Fit(now)
+		if gone {
+			go p.close(s) // ends with the resource's Close
+		}
+		return gone
+	})
+}
+
+// close closes a resource that the caller owns. Its slot comes free when that is done: never are more open than the
+// limit.
+func (p *Pool[R]) close(s *Slot[R]) {
+	p.mu.Lock()
+	if i := slices.Index(p.slots, s); i >= 0 {
+		p.slots = slices.Delete(p.slots, i, i+1)
+	}
+	p.mu.Unlock()
+	p.cfg.Close(s.Resource)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.open--
+	p.counts.Closed++
+	p.settleLocked(p.now())
+}
+
+// settleLocked is called when a slot has come free or a dial has ended.
+func (p *Pool[R]) settleLocked(now int64) {
+	p.updateWantedLocked()
+	if p.guard > p.limit && p.open+len(p.dialling.inFlight) <= p.limit {
+		p.guard = p.limit
+		p.cfg.Resize(p.limit)
+	}
+	p.dialLocked(now)
+}
+
+// alarm is a timer that is set again and again, guarded by the pool's lock.
+type alarm struct {
+	do    func()
+	timer *time.Timer
+	at    int64 // pool clock; 0 while it is not set
+}
+
+// setLocked has the alarm ring at the given time, or sooner if it was set for then.
+func (a *alarm) setLocked(now, at int64) {
+	if a.at != 0 && a.at <= at {
+		return
+	}
+	a.at = at
+	d := time.Duration(max(at-now, 0))
+	if a.timer == nil {
+		a.timer = time.AfterFunc(d, a.do)
+		return
+	}
+	a.timer.Reset(d)
+}
+
+func (a *alarm) stopLocked() {
+	if a.timer != nil {
+		a.timer.Stop()
+	}
+}

@@ -1,0 +1,84 @@
+package pool
+
+import (
+	"context"
+	"time"
+)
+
+// probeTime is how long a resource that may be dead has for an answer. One that needs longer takes longer to find out
+// about than to replace.
+const probeTime = 2 * time.Second
+
+// Restless says whether a resource has lain idle for so long, over a second, that it is pinged before use where there is
+// time for it.
+func (s *Slot[R]) Restless(now int64) bool { return now-s.idleAt > int64(time.Second) }
+
+// Probe pings a resource that may be dead, and waits for the answer until ctx ends or patience is over; 0 is without an
+// end. True: it answered. False: the slot is no longer the caller's. The ping goes on without the caller for up to
+// probeTime, and the slot is given back or closed by its outcome: a caller's impatience says nothing about a resource.
+func (s *Slot[R]) Probe(ctx context.Context, patience time.Duration) bool {
+	p := s.pool
+	suspect := s.Suspect()
+	done := make(chan bool, 1)
+	left := false // guarded by p.mu: the caller has gone
+	answered := false
+	end := func() {
+		p.mu.Lock()
+		if !left {
+			done <- answered
+			p.mu.Unlock()
+			return
+		}
+		p.mu.Unlock()
+		if p.settleProbe(s, answered, suspect) {
+			s.Release(0)
+		}
+	}
+	go func() { // ends with the ping, which has probeTime
+		defer end() // also when the driver calls runtime.Goexit
+		answered = p.ping(s)
+	}()
+	var timeout <-chan time.Time
+	if patience > 0 {
+		timer := time.NewTimer(patience)
+		defer timer.Stop()
+		timeout = timer.C
+	}
+	select {
+	case ok := <-done:
+		return p.settleProbe(s, ok, suspect)
+	case <-ctx.Done():
+	case <-timeout:
+	}
+	p.mu.Lock()
+	select {
+	case ok := <-done:
+		p.mu.Unlock()
+		return p.settleProbe(s, ok, suspect)
+	default:
+	}
+	left = true
+	p.returnLocked(s)
+	p.mu.Unlock()
+	return false
+}
+
+// settleProbe notes the outcome for the owner of the slot, and closes a resource that did not answer.
+func (p *Pool[R]) settleProbe(s *Slot[R], ok, suspect bool) bool {
+	if ok {
+		s.Answered()
+		s.probed = suspect
+		return true
+	}
+	s.probed = suspect
+	s.Broke()
+	s.Discard()
+	return false
+}
+
+// ping asks the resource within the pool's own limit.
+func (p *Pool[R]) ping(s *Slot[R]) bool {
+	ctx, cancel := context.WithTimeout(p.ctx, probeTime)
+	defer cancel()
+	return p.cfg.Ping(ctx, s.Resource) == nil
+}

@@ -1,0 +1,102 @@
+package pool
+
+import "time"
+
+// A Slot is the right to one open resource. It has one owner at a time: the pool, while the resource is idle there; a
+// client, from Acquire to Release or Discard; or whoever took it from an idle lease. Methods are for the owner.
+type Slot[R any] struct {
+	Resource R
+
+	pool    *Pool[R]
+	opened  int64 // era in which it was opened
+	expires int64 // pool clock; 0 for never
+
+	// Guarded by pool.mu.
+	client *Client[R] // nil while the pool owns the slot
+	lease  Lease      // the client's; nil while the pool owns the slot
+	idleAt int64      // pool clock; when it was last returned
+
+	// The owner's.
+	answered int64 // era in which the resource last answered
+	probed   bool  // it was pinged because others broke, and has done nothing since
+	broken   bool
+	used     bool // it was lent before
+}
+
+// Lease is what the pool knows of a lease: whether it lies idle in its handle.
+type Lease interface {
+	// Idle says since when the lease has lain idle on the pool clock; false if a caller has it.
+	Idle() (since int64, ok bool)
+	// TakeIdle takes the slot from an idle lease. True: the caller of TakeIdle owns the slot.
+	TakeIdle() bool
+}
+
+// Used says whether the resource was lent to an earlier caller, so that it must be reset before the next.
+func (s *Slot[R]) Used() bool { return s.used }
+
+// Answered notes that the resource has just answered.
+func (s *Slot[R]) Answered() { s.answered, s.probed = s.pool.era.Load(), false }
+
+// Suspect says whether the resource may be dead: another broke since this one last answered.
+func (s *Slot[R]) Suspect() bool { return s.answered != s.pool.era.Load() }
+
+// Spoil has the resource closed at its return.
+func (s *Slot[R]) Spoil() { s.broken = true }
+
+// Spoiled says whether Spoil or Broke was called.
+func (s *Slot[R]) Spoiled() bool { return s.broken }
+
+// Fit says whether the resource may be lent once more: it is neither spoiled nor expired nor retired.
+func (s *Slot[R]) Fit(now int64) bool {
+	return !s.broken && (s.expires == 0 || now < s.expires) && s.opened >= s.pool.retired.Load()
+}
+
+// Broke notes that the resource broke by itself, so that others may have broken with it. After a second break within a
+// second, or one of a resource that had been pinged because others broke, every resource opened before is retired:
+// database/sql makes three attempts, and the third has to find a new connection as it would on the plain driver.
+func (s *Slot[R]) Broke() {
+	if s.broken {
+		return
+	}
+	s.broken = true
+	p := s.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.now()
+	again := s.probed || p.brokeAt != 0 && now-p.brokeAt < int64(time.Second)
+	if s.opened < p.retired.Load() {
+		return // others said so before
+	}
+	p.brokeAt = now
+	era := p.era.Add(1)
+	if again {
+		p.retired.Store(era)
+		p.recallLocked(func(l Lease, _ *Client[R]) bool { return true })
+	}
+}
+
+// Release returns the slot after it was held for hold nanoseconds, 0 if nothing was done with it. The slot goes to the
+// next waiter, to the idle list, or is closed; then Release returns when it is closed.
+func (s *Slot[R]) Release(hold int64) {
+	p := s.pool
+	now := p.now()
+	p.mu.Lock()
+	p.returnLocked(s)
+	if hold > 0 {
+		p.queue.Observe(hold)
+	}
+	kept := p.keepLocked(s, now)
+	p.mu.Unlock()
+	if !kept {
+		p.close(s)
+	}
+}
+
+// Discard returns the slot and closes the resource. It returns when that is done.
+func (s *Slot[R]) Discard() {
+	p := s.pool
+	p.mu.Lock()
+	p.returnLocked(s)
+	p.mu.Unlock()
+	p.close(s)
+}
