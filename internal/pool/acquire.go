@@ -51,8 +51,11 @@ func (e *TimeoutError) Error() string { return "pool: timeout" }
 // errTimeout marks a wait that ended with the pool's own timeout.
 var errTimeout = errors.New("pool: timeout")
 
+// ErrTooManyWaiting is returned by Acquire where MaxWaiting callers wait already.
+var ErrTooManyWaiting = errors.New("lifeguard: too many callers wait for a connection (max_waiting)")
+
 // Acquire gives the caller a slot for its lease. It waits until there is one, until ctx ends, or for the pool's Timeout
-// counted from turn.Since. Errors: ErrClosed, a *TimeoutError, context.Canceled, or the error of the caller's dial.
+// counted from turn.Since. Errors: ErrClosed, ErrTooManyWaiting, a *TimeoutError, context.Canceled, or the error of the caller's dial.
 func (c *Client[R]) Acquire(ctx context.Context, l Lease, turn *Turn) (*Slot[R], error) {
 	p := c.pool
 	now := p.now()
@@ -74,7 +77,11 @@ func (c *Client[R]) Acquire(ctx context.Context, l Lease, turn *Turn) (*Slot[R],
 		p.mu.Unlock()
 		return s, nil
 	}
-	if err := p.dialling.down; err != nil {
+	err := p.dialling.down
+	if p.cfg.MaxWaiting > 0 && p.queue.Len() >= p.cfg.MaxWaiting && !again {
+		err = ErrTooManyWaiting
+	}
+	if err != nil {
 		c.leaveLocked()
 		p.updateWantedLocked()
 		p.mu.Unlock()

@@ -16,6 +16,8 @@ type Config[R any] struct {
 	MaxIdle int // most of them kept idle
 	MinOpen int // fewest kept open
 
+	MaxWaiting int // callers that may wait at once
+
 	Timeout     time.Duration // longest wait
 	MaxLifetime time.Duration // age at which a resource is replaced, less up to a tenth at random
 	MaxIdleTime time.Duration // idle time after which a resource is closed
@@ -95,7 +97,7 @@ func (p *Pool[R]) returnLocked(s *Slot[R]) {
 	if s.client != nil {
 		s.client.leaveLocked()
 	}
-	s.client, s.lease = nil, nil
+	s.client, s.lease, s.used = nil, nil, true
 }
 
 // keepLocked gives a slot that the caller owns to the next waiter, or to the idle list. False: it has to be closed.

@@ -1,0 +1,241 @@
+package handle
+
+import (
+	"cmp"
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ngrok/sqlmw"
+
+	"github.com/go-lifeguard/lifeguard/internal/callsite"
+	"github.com/go-lifeguard/lifeguard/internal/leak"
+	"github.com/go-lifeguard/lifeguard/internal/libpq"
+	"github.com/go-lifeguard/lifeguard/internal/observe"
+	"github.com/go-lifeguard/lifeguard/internal/pool"
+	"github.com/go-lifeguard/lifeguard/internal/session"
+	"github.com/go-lifeguard/lifeguard/internal/stmtcache"
+)
+
+// ErrReclaimed is what the holder of a connection that was taken back is told.
+var ErrReclaimed = errors.New("lifeguard: the connection was taken back from a holder that kept it without using it")
+
+// Config is what a pool and its handles are made of. Zero durations and counts mean none.
+type Config struct {
+	Name   string
+	Target string // names the server in errors
+
+	Limit, MaxIdle, MinOpen     int
+	PoolTimeout                 time.Duration
+	MaxLifetime, MaxIdleTime    time.Duration
+	SocketTimeout               time.Duration
+	StatementCacheSize          int
+	PgBouncer                   bool
+	LeakThreshold, ReclaimAfter time.Duration
+
+	Parent       driver.Connector
+	DSN          string // the wrapped driver's, "" if it is not known
+	Interceptors []sqlmw.Interceptor
+	Log          *slog.Logger
+	Observe      observe.Config
+
+	Now     func() int64                                // the pool clock
+	Redact  func(error) error                           // withholds secrets in an error of the driver's Connect
+	Timeout func(*pool.TimeoutError, []leak.Hold) error // makes the error of a wait that ran out
+	Leaked  func(leak.Report)                           // tells of a leak
+}
+
+// Pool is a pool of sessions with what watches over it.
+type Pool struct {
+	cfg        Config
+	opener     *session.Opener
+	pool       *pool.Pool[*session.Session]
+	statements *stmtcache.Shared
+	observer   *observe.Observer
+	janitor    *leak.Janitor // nil without a leak_threshold
+	stacks     callsite.Budget
+	acquired   atomic.Uint64 // checkouts
+	limit      int64         // ns; a successful operation that is shorter is not shown
+	reclaims   bool          // connections are taken back from holders
+
+	handles handles
+
+	logging struct {
+		sync.Mutex
+		after time.Duration // guarded; the next reminder of an outage is due so long after its first failure
+	}
+}
+
+// NewPool makes a pool without handles.
+func NewPool(cfg Config) *Pool {
+	p := &Pool{cfg: cfg, reclaims: cfg.ReclaimAfter > 0 && cfg.LeakThreshold > 0}
+	p.observer = observe.New(cfg.Observe)
+	p.limit = int64(p.observer.Limit())
+	p.statements = stmtcache.NewShared(stmtcache.Config{
+		Size: cfg.StatementCacheSize, PgBouncer: cfg.PgBouncer, Name: cfg.Name, Log: cfg.Log, Now: cfg.Now,
+	})
+	p.opener = session.NewOpener(session.Config{
+		Parent: cfg.Parent, Interceptors: cfg.Interceptors, SocketTimeout: cfg.SocketTimeout, Statements: p.statements,
+		DSN: cfg.DSN, Name: cfg.Name, Log: cfg.Log,
+	}, cfg.Limit)
+	p.janitor = leak.New(leak.Config{
+		Threshold: cfg.LeakThreshold, ReclaimAfter: cfg.ReclaimAfter, Now: cfg.Now,
+		Leases: p.leases, Waiting: p.waiting, Tell: cfg.Leaked, Done: nil,
+	})
+	p.pool = pool.New(pool.Config[*session.Session]{
+		Limit: cfg.Limit, MaxIdle: cfg.MaxIdle, MinOpen: cfg.MinOpen,
+		Timeout: cfg.PoolTimeout, MaxLifetime: cfg.MaxLifetime, MaxIdleTime: cfg.MaxIdleTime, Now: cfg.Now,
+		Open: p.opener.Open, Close: p.opener.CloseSession, Ping: func(ctx context.Context, s *session.Session) error { return s.Probe(ctx) },
+		Retryable: libpq.Retryable, Resize: p.opener.Resize,
+		Events: pool.Events{Acquiring: p.janitor.Wake, Waiting: p.janitor.Alert, DialFailed: p.dialFailed, Dialled: p.dialled},
+	})
+	p.observer.Watch(p.counts)
+	return p
+}
+
+// Join makes the connector of another handle; nil if the pool is closed.
+func (p *Pool) Join(d driver.Driver) *Connector {
+	client := p.pool.Join()
+	if client == nil {
+		return nil
+	}
+	c := &Connector{pool: p, client: client, driver: d}
+	p.handles.add(c)
+	return c
+}
+
+// closed ends what belongs to a pool whose last handle has left.
+func (p *Pool) closed() error {
+	p.observer.Close()
+	return p.opener.Close()
+}
+
+// Reset closes every connection that was opened before now instead of using it again.
+func (p *Pool) Reset() { p.pool.Reset() }
+
+// SetLimit changes the limits.
+func (p *Pool) SetLimit(limit, maxIdle int) {
+	p.pool.SetLimit(limit, maxIdle)
+	for _, c := range p.handles.all() {
+		c.keepIdle(limit)
+	}
+}
+
+// Limit gives the present limits.
+func (p *Pool) Limit() (limit, maxIdle int) { return p.pool.Limit() }
+
+// Stats is what Pool.Stats shows.
+type Stats struct {
+	pool.Stats
+	Acquired, SlowQueries                 uint64
+	Leaks, LostRows, LostLater, Reclaimed uint64
+	Hits, Misses, Retries                 uint64
+}
+
+// Stats reads the counters.
+func (p *Pool) Stats() Stats {
+	st := Stats{Acquired: p.acquired.Load(), SlowQueries: p.observer.SlowQueries()}
+	st.Leaks, st.LostRows, st.LostLater, st.Reclaimed = p.janitor.Counts()
+	st.Hits, st.Misses, st.Retries = p.statements.Counts()
+	st.Stats = p.pool.Stats()
+	return st
+}
+
+func (p *Pool) counts() observe.Counts {
+	st := p.Stats()
+	return observe.Counts{
+		Idle: st.Idle, InUse: st.InUse, Limit: st.Limit, MaxIdle: st.MaxIdle, MinIdle: p.cfg.MinOpen, Waiting: st.Waiting,
+		Timeouts: st.Timeouts, Leaks: st.Leaks + st.LostRows - st.LostLater, Reclaimed: st.Reclaimed,
+		StatementHits: st.Hits, StatementMisses: st.Misses, StatementRetries: st.Retries,
+	}
+}
+
+// Holds copies the records of all that hold a connection, longest first.
+func (p *Pool) Holds() []leak.Hold { return holdsOf(p.pool.Leases()) }
+
+func holdsOf(leases []pool.Lease) []leak.Hold {
+	holds := make([]leak.Hold, 0, len(leases))
+	for _, l := range leases {
+		if h, ok := l.(*lease).Hold(); ok {
+			holds = append(holds, h)
+		}
+	}
+	slices.SortFunc(holds, func(a, b leak.Hold) int { return cmp.Compare(a.Since, b.Since) })
+	return holds
+}
+
+// leases and waiting are for the janitor.
+
+func (p *Pool) leases(yield func(leak.Lease) bool) {
+	for _, l := range p.pool.Leases() {
+		if !yield(l.(*lease)) {
+			return
+		}
+	}
+}
+
+func (p *Pool) waiting() (waiting, full, leased bool) {
+	st := p.pool.Stats()
+	return st.Waiting > 0, st.Open >= st.Limit, len(p.pool.Leases()) > 0
+}
+
+// dialError is an error of a dial as it may be shown.
+func (p *Pool) dialError(err error) error {
+	var unfinished *pool.UnfinishedError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &unfinished):
+		return &connectError{text: fmt.Sprintf("lifeguard: connecting to %s has not finished after %s", p.cfg.Target, Readable(unfinished.For)), err: p.dialError(unfinished.Err)}
+	}
+	return p.cfg.Redact(err)
+}
+
+// connectError has a text of its own.
+type connectError struct {
+	text string
+	err  error
+}
+
+func (e *connectError) Error() string { return e.text }
+func (e *connectError) Unwrap() error { return e.err }
+
+// dialFailed and dialled are told by the pool.
+
+func (p *Pool) dialFailed(err error, since time.Duration) {
+	err = p.dialError(err)
+	p.observer.DialFailed(context.Background(), err)
+	p.logging.Lock()
+	due := since >= p.logging.after
+	if due {
+		p.logging.after = max(2*since, time.Second) // reminders come at doubling intervals
+	}
+	p.logging.Unlock()
+	if !due {
+		return
+	}
+	attrs := []any{slog.String("pool", p.cfg.Name), slog.Any("error", err)}
+	if crash := new(session.PanicError); errors.As(err, &crash) {
+		attrs = append(attrs, slog.String("stack", string(crash.Stack)))
+	}
+	if since > 0 {
+		attrs = append(attrs, slog.String("since", Readable(since)))
+	}
+	p.cfg.Log.Warn("lifeguard: cannot open a connection", attrs...)
+}
+
+func (p *Pool) dialled(took, outage time.Duration) {
+	p.observer.Created(context.Background(), took)
+	p.logging.Lock()
+	p.logging.after = 0
+	p.logging.Unlock()
+	if outage > 0 {
+		p.cfg.Log.Info("lifeguard: connecting works again", slog.String("pool", p.cfg.Name), slog.String("after", Readable(outage)))
+	}
+}

@@ -1,0 +1,186 @@
+package handle
+
+import (
+	"context"
+	"database/sql/driver"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/go-lifeguard/lifeguard/internal/callsite"
+	"github.com/go-lifeguard/lifeguard/internal/leak"
+)
+
+// state of a lease.
+type state uint8
+
+const (
+	taken   state = iota // it has no session: not yet, or not any more
+	idle                 // it lies in the handle
+	held                 // a caller has it
+	running              // a caller has it, and a call into the driver runs
+)
+
+// record says who has a lease and what runs. Only the holder's goroutine moves it between held and running; whoever
+// moves it to taken owns the slot from then on.
+type record struct {
+	mu sync.Mutex // guards all but gone; never held during a call into a driver or the pool
+
+	state    state
+	why      error  // what the holder is told after taken; nil for driver.ErrBadConn
+	doomed   bool   // the holder's goroutine has to close the connection at its next step
+	checkout uint64 // counts the checkouts of this lease
+
+	// Of the present checkout. Times are of the pool clock.
+	since      int64
+	began      int64 // of the last operation; since if there was none
+	last       int64 // end of the last operation; since if there was none
+	operations int
+	query      string          // of the last operation that had one
+	ctx        context.Context // nil while idle: no request outlives its use
+	stack      callsite.Stack  // empty while idle, and if there were too many to note them all
+	inTx       bool
+	raw        bool // the driver's connection was unwrapped, and its use cannot be seen
+	endless    bool // the last operation was a query whose context never ends: rows it left open may be lost
+	leaked     bool // it was reported
+
+	// gone is true when the holder has lost the lease or has to close it. Reading rows looks at it without the lock.
+	gone atomic.Bool
+}
+
+// begin starts a checkout in state next. It is called on a lease that no one else can have.
+func (r *record) beginLocked(ctx context.Context, now int64, next state) {
+	r.state, r.checkout = next, r.checkout+1
+	r.since, r.began, r.last, r.operations = now, now, now, 0
+	r.ctx, r.inTx, r.raw, r.endless, r.leaked = ctx, false, false, false, false
+}
+
+// checkOut takes an idle lease for a caller; false if its session was taken meanwhile.
+func (r *record) checkOut(ctx context.Context, now int64, next state, capture bool) bool {
+	r.mu.Lock()
+	if r.state != idle {
+		r.mu.Unlock()
+		return false
+	}
+	r.beginLocked(ctx, now, next)
+	if capture {
+		r.stack.Capture(2)
+	} else {
+		r.stack.Clear()
+	}
+	r.mu.Unlock()
+	return true
+}
+
+// settle ends a call into the driver. False: the lease is doomed, and the caller owns the slot, which it must discard.
+func (r *record) settle() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.settleLocked()
+}
+
+func (r *record) settleLocked() bool {
+	if r.doomed && r.state != taken {
+		r.state = taken
+		return false
+	}
+	if r.state == running {
+		r.state = held
+	}
+	return true
+}
+
+// take moves the lease to taken, whatever its state, and gives the state before.
+func (r *record) take(why error) state {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.takeLocked(why)
+}
+
+func (r *record) takeLocked(why error) state {
+	before := r.state
+	if before != taken {
+		r.state, r.why = taken, why
+		r.gone.Store(true)
+		r.ctx = nil
+	}
+	return before
+}
+
+// Idle says since when the lease has lain idle.
+func (r *record) Idle() (since int64, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.last, r.state == idle
+}
+
+// TakeIdle takes the slot from an idle lease.
+func (r *record) TakeIdle() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.state != idle {
+		return false
+	}
+	r.takeLocked(nil)
+	return true
+}
+
+// lost is what the holder of a lease that is gone is told.
+func (r *record) lost() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.why != nil {
+		return r.why
+	}
+	return driver.ErrBadConn
+}
+
+// Hold copies the record for a report; false if nobody has the lease.
+func (r *record) Hold() (leak.Hold, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.state != held && r.state != running {
+		return leak.Hold{}, false
+	}
+	h := leak.Hold{
+		Checkout: r.checkout, Since: r.since, Began: r.began, Touched: r.last, Operations: r.operations, Query: r.query,
+		Running: r.state == running, InTx: r.inTx, Raw: r.raw, Endless: r.endless, Leaked: r.leaked,
+		Stack: slices.Clone(r.stack.PCs()),
+	}
+	if r.ctx != nil {
+		h.Span = trace.SpanContextFromContext(r.ctx)
+	}
+	return h, true
+}
+
+// MarkLeaked notes that a checkout was reported.
+func (r *record) MarkLeaked(checkout uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.leaked = r.leaked || r.checkout == checkout
+}
+
+// reclaim takes the lease from a holder that has done nothing since its operation number operations.
+func (r *record) reclaim(checkout uint64, operations int, why error) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.state != held || r.raw || r.checkout != checkout || r.operations != operations {
+		return false
+	}
+	r.takeLocked(why)
+	return true
+}
+
+// doom has the holder's goroutine close the connection at its next step; false if nobody has the lease.
+func (r *record) doom(why error) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.state != held && r.state != running || r.doomed {
+		return false
+	}
+	r.doomed, r.why = true, why
+	r.gone.Store(true)
+	return true
+}

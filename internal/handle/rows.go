@@ -1,0 +1,237 @@
+package handle
+
+import (
+	"context"
+	"database/sql/driver"
+	"io"
+	"reflect"
+	"runtime"
+	"weak"
+
+	"github.com/go-lifeguard/lifeguard/internal/leak"
+	"github.com/go-lifeguard/lifeguard/internal/session"
+)
+
+// rows is the result of a query. For each optional interface of a driver's rows, database/sql has a value that stands
+// for "not there", which the fallbacks here give.
+type rows struct {
+	lease   *lease // nil while closed
+	ctx     context.Context
+	res     session.Result
+	query   string
+	op      operation // the query; it ends with the rows
+	count   int       // rows returned
+	over    bool      // op has been shown
+	columns []string  // what Columns said last
+
+	// For rows that are watched for loss.
+	ticket  *leak.Ticket
+	cleanup runtime.Cleanup
+}
+
+var (
+	_ driver.Rows                           = (*rows)(nil)
+	_ driver.RowsNextResultSet              = (*rows)(nil)
+	_ driver.RowsColumnTypeScanType         = (*rows)(nil)
+	_ driver.RowsColumnTypeDatabaseTypeName = (*rows)(nil)
+	_ driver.RowsColumnTypeLength           = (*rows)(nil)
+	_ driver.RowsColumnTypeNullable         = (*rows)(nil)
+	_ driver.RowsColumnTypePrecisionScale   = (*rows)(nil)
+)
+
+// newRows gives room for the result of the operation in progress. A lease's rows are used again and again: database/sql
+// does not touch them after their Close.
+func (l *lease) newRows(ctx context.Context, query string) *rows {
+	r := l.rows
+	l.rows = nil // while rows are out, nothing of lifeguard's refers to them, so that lost ones are garbage
+	if r == nil {
+		r = new(rows)
+		if j := l.conn.pool.janitor; j != nil {
+			ref := weak.Make(l)
+			r.ticket = j.NewTicket(func() leak.Lease {
+				if l := ref.Value(); l != nil {
+					return l
+				}
+				return nil
+			})
+			r.cleanup = runtime.AddCleanup(r, (*leak.Ticket).Lost, r.ticket)
+		}
+	}
+	r.lease, r.ctx, r.query = l, ctx, query
+	r.op, r.count, r.over = l.op, 0, false
+	if o := l.conn.pool.observer; o.Spans() {
+		r.op.caller = o.Here(r.op.kind, query) // where the rows will be closed may be another place
+	}
+	return r
+}
+
+// opened is called when the query has succeeded.
+func (r *rows) opened() driver.Rows {
+	l := r.lease
+	l.openRows++
+	if r.ticket != nil {
+		alone := l.openRows == 1 && !l.inTx // the holder's own goroutine writes both
+		r.ticket.Fill(l.checkout, l.operations, alone)
+	}
+	return r.asDriverRows()
+}
+
+// keepRows takes rows that are over for the next query.
+func (l *lease) keepRows(r *rows) {
+	r.lease, r.ctx, r.query, r.columns, r.op = nil, nil, "", nil, operation{}
+	switch {
+	case l.rows == nil:
+		l.rows = r
+	case r.ticket != nil: // others were opened beside these, and came back first
+		r.cleanup.Stop()
+	}
+}
+
+// Columns are asked for once in each result set. Scan looks a name up for an error about a row that it has already got,
+// when the connection may be gone.
+func (r *rows) Columns() []string {
+	if r.columns == nil && r.lease.enter() == nil {
+		r.columns = r.res.Rows.Columns()
+		r.lease.leave()
+	}
+	return r.columns
+}
+
+// Close ends the query.
+func (r *rows) Close() error {
+	l := r.lease
+	if l == nil || l.enter() != nil {
+		return nil // closed already, or with the connection
+	}
+	ok := false
+	defer l.guard(&ok)
+	ctx := r.ctx
+	err := l.s.CloseResult(ctx, &r.res)
+	if err != nil || l.s.Spoiled() {
+		l.judge(ctx, err)
+	}
+	l.openRows--
+	l.closedAt = l.now()
+	if !r.over {
+		l.show(ctx, &r.op, r.query, r.count, l.closedAt, err)
+	}
+	l.keepRows(r)
+	ok = true
+	l.leave()
+	return err
+}
+
+// Next fetches a row.
+func (r *rows) Next(dest []driver.Value) error {
+	l := r.lease
+	if err := l.enter(); err != nil {
+		return err
+	}
+	ok := false
+	defer l.guard(&ok)
+	err := r.res.Rows.Next(dest)
+	if err == nil {
+		r.count++
+	} else {
+		err = r.stopped(err)
+	}
+	ok = true
+	l.leave()
+	return err
+}
+
+// stopped ends the query at an error, whose place in the program tells more than that of Close.
+func (r *rows) stopped(err error) error {
+	if err == io.EOF { // database/sql compares by identity, too
+		return err
+	}
+	l := r.lease
+	err = l.s.Explain(&r.res, err)
+	l.judge(r.ctx, err)
+	if !r.over {
+		r.over = true
+		l.show(r.ctx, &r.op, r.query, r.count, l.now(), err)
+	}
+	return err
+}
+
+// call runs a method of the driver's rows; false if the connection is gone.
+func (r *rows) call(f func()) bool {
+	l := r.lease
+	if l.enter() != nil {
+		return false
+	}
+	ok := false
+	defer l.guard(&ok)
+	f()
+	ok = true
+	l.leave()
+	return true
+}
+
+// HasNextResultSet asks the driver's rows.
+func (r *rows) HasNextResultSet() (more bool) {
+	if p, ok := session.RowsCan[driver.RowsNextResultSet](r.res.Rows); ok {
+		r.call(func() { more = p.HasNextResultSet() })
+	}
+	return more
+}
+
+// NextResultSet asks the driver's rows.
+func (r *rows) NextResultSet() error {
+	p, ok := session.RowsCan[driver.RowsNextResultSet](r.res.Rows)
+	if !ok {
+		return io.EOF
+	}
+	r.columns = nil
+	var err error
+	if !r.call(func() {
+		if err = p.NextResultSet(); err != nil {
+			err = r.stopped(err)
+		}
+	}) {
+		return r.lease.lost()
+	}
+	return err
+}
+
+// ColumnTypeScanType asks the driver's rows.
+func (r *rows) ColumnTypeScanType(index int) reflect.Type {
+	t := reflect.TypeFor[any]()
+	if p, ok := session.RowsCan[driver.RowsColumnTypeScanType](r.res.Rows); ok {
+		r.call(func() { t = p.ColumnTypeScanType(index) })
+	}
+	return t
+}
+
+// ColumnTypeDatabaseTypeName asks the driver's rows.
+func (r *rows) ColumnTypeDatabaseTypeName(index int) (name string) {
+	if p, ok := session.RowsCan[driver.RowsColumnTypeDatabaseTypeName](r.res.Rows); ok {
+		r.call(func() { name = p.ColumnTypeDatabaseTypeName(index) })
+	}
+	return name
+}
+
+// ColumnTypeLength asks the driver's rows.
+func (r *rows) ColumnTypeLength(index int) (length int64, ok bool) {
+	if p, can := session.RowsCan[driver.RowsColumnTypeLength](r.res.Rows); can {
+		r.call(func() { length, ok = p.ColumnTypeLength(index) })
+	}
+	return length, ok
+}
+
+// ColumnTypeNullable asks the driver's rows.
+func (r *rows) ColumnTypeNullable(index int) (nullable, ok bool) {
+	if p, can := session.RowsCan[driver.RowsColumnTypeNullable](r.res.Rows); can {
+		r.call(func() { nullable, ok = p.ColumnTypeNullable(index) })
+	}
+	return nullable, ok
+}
+
+// ColumnTypePrecisionScale asks the driver's rows.
+func (r *rows) ColumnTypePrecisionScale(index int) (precision, scale int64, ok bool) {
+	if p, can := session.RowsCan[driver.RowsColumnTypePrecisionScale](r.res.Rows); can {
+		r.call(func() { precision, scale, ok = p.ColumnTypePrecisionScale(index) })
+	}
+	return precision, scale, ok
+}

@@ -1,0 +1,158 @@
+package handle
+
+import (
+	"context"
+	"database/sql/driver"
+
+	"github.com/go-lifeguard/lifeguard/internal/observe"
+	"github.com/go-lifeguard/lifeguard/internal/session"
+)
+
+// stmt is a statement that a handle prepared on a lease. It owns nothing: when the lease ends, the session closes what
+// is prepared, and a Close that comes later has nothing to do.
+type stmt struct {
+	lease    *lease
+	query    string
+	prepared *session.Stmt
+	inputs   int
+}
+
+var (
+	_ driver.Stmt              = (*stmt)(nil)
+	_ driver.StmtExecContext   = (*stmt)(nil)
+	_ driver.StmtQueryContext  = (*stmt)(nil)
+	_ driver.NamedValueChecker = (*stmt)(nil)
+	//lint:ignore SA1019 what a driver has must go on working
+	_ driver.ColumnConverter = convertingStmt{}
+)
+
+// convertingStmt is stmt for a driver whose statements convert arguments.
+type convertingStmt struct{ *stmt }
+
+// ColumnConverter asks the wrapped statement.
+func (st convertingStmt) ColumnConverter(i int) driver.ValueConverter {
+	l := st.lease
+	if l.enter() != nil {
+		return driver.DefaultParameterConverter
+	}
+	ok := false
+	defer l.guard(&ok)
+	//lint:ignore SA1019 what a driver has must go on working
+	c := st.prepared.Converter().ColumnConverter(i)
+	ok = true
+	l.leave()
+	return c
+}
+
+func newStmt(l *lease, query string, prepared *session.Stmt) driver.Stmt {
+	st := &stmt{lease: l, query: query, prepared: prepared, inputs: prepared.NumInput()}
+	if prepared.Converter() != nil {
+		return convertingStmt{st}
+	}
+	return st
+}
+
+// NumInput is the number of placeholders, -1 if it is not known.
+func (st *stmt) NumInput() int { return st.inputs }
+
+// CheckNamedValue asks the statement and then the connection, the order in which database/sql looks for a checker.
+func (st *stmt) CheckNamedValue(v *driver.NamedValue) error {
+	l := st.lease
+	checker := st.prepared.Checker()
+	if checker == nil {
+		return l.CheckNamedValue(v)
+	}
+	if err := l.enter(); err != nil {
+		return err
+	}
+	ok := false
+	defer l.guard(&ok)
+	err := checker.CheckNamedValue(v)
+	ok = true
+	l.leave()
+	return err
+}
+
+// Close closes the statement if its lease has not ended. A handle closes statements of leases that lie idle, too: then
+// the lease is borrowed for as long as that takes.
+func (st *stmt) Close() error {
+	l := st.lease
+	l.mu.Lock()
+	before := l.state
+	if before == taken || l.doomed {
+		l.mu.Unlock()
+		return nil
+	}
+	l.state = running
+	l.mu.Unlock()
+	ok := false
+	defer l.guard(&ok)
+	err := st.prepared.Close()
+	ok = true
+	l.mu.Lock()
+	if before == idle && l.state == running {
+		l.state = idle
+		l.mu.Unlock()
+		if l.conn.pool.pool.Wanted() && l.TakeIdle() { // as at a return
+			l.slot.Release(0)
+		}
+		return err
+	}
+	settled := before != held || l.settleLocked()
+	l.mu.Unlock()
+	if !settled {
+		l.slot.Discard()
+	}
+	return err
+}
+
+// Exec and Query are not called by database/sql, which prefers the methods with a context.
+
+func (st *stmt) Exec(args []driver.Value) (driver.Result, error) {
+	return st.ExecContext(context.Background(), ordinal(args))
+}
+
+func (st *stmt) Query(args []driver.Value) (driver.Rows, error) {
+	return st.QueryContext(context.Background(), ordinal(args))
+}
+
+func ordinal(args []driver.Value) []driver.NamedValue {
+	named := make([]driver.NamedValue, len(args))
+	for i, v := range args {
+		named[i] = driver.NamedValue{Ordinal: i + 1, Value: v}
+	}
+	return named
+}
+
+// ExecContext runs the statement.
+func (st *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
+	l := st.lease
+	if err := l.begin(ctx, observe.Exec, st.query); err != nil {
+		return nil, err
+	}
+	ok := false
+	defer l.guard(&ok)
+	res, err := st.prepared.Exec(ctx, args)
+	l.end(ctx, st.query, err)
+	ok = true
+	return res, err
+}
+
+// QueryContext runs the statement.
+func (st *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
+	l := st.lease
+	if err := l.begin(ctx, observe.Query, st.query); err != nil {
+		return nil, err
+	}
+	ok := false
+	defer l.guard(&ok)
+	r := l.newRows(ctx, st.query)
+	err := st.prepared.Query(ctx, args, &r.res)
+	l.end(ctx, st.query, err)
+	ok = true
+	if err != nil {
+		l.keepRows(r)
+		return nil, err
+	}
+	return r.opened(), nil
+}

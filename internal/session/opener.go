@@ -1,0 +1,156 @@
+package session
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"runtime/debug"
+	"time"
+
+	"github.com/ngrok/sqlmw"
+
+	"github.com/go-lifeguard/lifeguard/internal/libpq"
+	"github.com/go-lifeguard/lifeguard/internal/stmtcache"
+)
+
+// Config is what all sessions of a pool have in common.
+type Config struct {
+	Parent        driver.Connector    // of the wrapped driver
+	Interceptors  []sqlmw.Interceptor // the first outermost
+	SocketTimeout time.Duration       // bounds an operation; 0 for none
+	Statements    *stmtcache.Shared
+	DSN           string // for what the driver does not show
+	Target        string // names the server in errors
+	Name          string // of the pool, for the log
+	Log           *slog.Logger
+}
+
+// Opener opens sessions. It is safe for concurrent use.
+type Opener struct {
+	cfg   Config
+	inner *sql.DB
+}
+
+// NewOpener makes an opener of at most limit sessions at once.
+func NewOpener(cfg Config, limit int) *Opener {
+	o := &Opener{cfg: cfg}
+	o.inner = sql.OpenDB(connector{o})
+	o.inner.SetMaxIdleConns(-1) // it keeps nothing: each Conn is a dial, each close a close
+	o.inner.SetMaxOpenConns(limit)
+	return o
+}
+
+// Resize changes the limit.
+func (o *Opener) Resize(limit int) { o.inner.SetMaxOpenConns(limit) }
+
+// Close closes the connector. Sessions that are open stay so until CloseSession.
+func (o *Opener) Close() error { return o.inner.Close() }
+
+// Open dials. At the limit it waits until a session is closed or ctx ends.
+func (o *Opener) Open(ctx context.Context) (*Session, error) {
+	held, err := o.inner.Conn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var s *Session
+	if err := held.Raw(func(dc any) error { s = dc.(*Session); return nil }); err != nil {
+		return nil, fmt.Errorf("lifeguard: a connection was closed before its first use: %w", err)
+	}
+	s.held = held
+	return s, nil
+}
+
+// CloseSession closes a session, and returns when its place in the limit is free. ErrBadConn has the inner *sql.DB
+// close the connection itself: by Close of the *sql.Conn it would hand it to a request that waits.
+func (o *Opener) CloseSession(s *Session) {
+	s.cancel.Abandon()
+	_ = s.held.Raw(func(any) error { return driver.ErrBadConn })
+}
+
+// connector is that of the inner *sql.DB.
+type connector struct{ opener *Opener }
+
+var (
+	_ driver.Connector = connector{}
+	_ io.Closer        = connector{}
+)
+
+func (c connector) Driver() driver.Driver { return c.opener.cfg.Parent.Driver() }
+
+// Close is called once, by the inner *sql.DB.
+func (c connector) Close() error {
+	if closer, ok := c.opener.cfg.Parent.(io.Closer); ok {
+		return closer.Close()
+	}
+	return nil
+}
+
+// Connect opens a physical connection. No panic and no end of a goroutine may pass through the inner *sql.DB: it would
+// count the connection as open for ever.
+func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
+	cfg := &c.opener.cfg
+	ctx, dial := libpq.WithDial(ctx)
+	var conn driver.Conn
+	err := contain("opened a connection", func() (err error) {
+		conn, err = interceptedConnector{cfg.Parent, cfg.Interceptors}.Connect(ctx)
+		return err
+	})
+	if err == nil && conn == nil {
+		err = errors.New("lifeguard: the driver returned neither a connection nor an error")
+	}
+	socket, inTime := dial.Settled()
+	if err == nil && !inTime {
+		_ = conn.Close()
+		err = ctx.Err()
+	}
+	if err != nil {
+		dial.HangUp()
+		return nil, hideBadConn(libpq.SentNothing(err))
+	}
+	return newSession(cfg, conn, socket), nil
+}
+
+// hideBadConn ends the chain of an error that matches driver.ErrBadConn: database/sql would answer it with two more
+// dials.
+func hideBadConn(err error) error {
+	if errors.Is(err, driver.ErrBadConn) {
+		return fmt.Errorf("lifeguard: the driver could not open a connection: %v", err)
+	}
+	return err
+}
+
+// PanicError stands for a panic of the wrapped driver on a goroutine of the pool.
+type PanicError struct {
+	During string
+	Value  any // nil if the driver called runtime.Goexit
+	Stack  []byte
+}
+
+func (e *PanicError) Error() string {
+	if e.Value == nil {
+		return "lifeguard: the driver called runtime.Goexit while it " + e.During
+	}
+	return fmt.Sprintf("lifeguard: the driver panicked while it %s: %v", e.During, e.Value)
+}
+
+// contain calls a function of the driver's on a goroutine of its own, and returns when that has ended, however it did.
+// Goexit cannot be recovered: only the end of another goroutine can be survived.
+func contain(during string, call func() error) error {
+	var err error = &PanicError{During: during}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		defer func() {
+			if v := recover(); v != nil {
+				err = &PanicError{During: during, Value: v, Stack: debug.Stack()}
+			}
+		}()
+		err = call()
+	}()
+	<-ended
+	return err
+}

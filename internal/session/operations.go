@@ -1,0 +1,258 @@
+package session
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+
+	"github.com/go-lifeguard/lifeguard/internal/stmtcache"
+)
+
+// Result is a query's, open until CloseResult.
+type Result struct {
+	Rows driver.Rows
+
+	kept    *stmtcache.Statement // that gave the rows; nil for a text that the driver ran
+	direct  bool                 // the user ran a text, not a statement
+	watched bool
+	bound   *bound
+}
+
+// Exec runs a text.
+func (s *Session) Exec(ctx context.Context, query string, args []driver.NamedValue) (res driver.Result, err error) {
+	inner, b := s.bound(ctx)
+	if s.chain != nil {
+		res, err = s.chain.ExecContext(inner, query, args)
+	} else {
+		res, err = s.exec(inner, query, args)
+	}
+	return res, b.end(err)
+}
+
+// Query runs a text. Without an error, CloseResult has to follow.
+func (s *Session) Query(ctx context.Context, query string, args []driver.NamedValue, to *Result) (err error) {
+	inner, b := s.bound(ctx)
+	if s.chain != nil {
+		to.Rows, err = s.chain.QueryContext(inner, query, args)
+		to.kept = statementOf(to.Rows)
+	} else {
+		to.Rows, to.kept, err = s.query(inner, query, args)
+	}
+	if err != nil {
+		to.Rows = nil
+		return b.end(err)
+	}
+	s.opened(to, true, b)
+	return nil
+}
+
+func (s *Session) opened(r *Result, direct bool, b *bound) {
+	r.direct, r.bound, r.watched = direct, b, s.watched
+	s.watched = false
+	s.cache.Opened(r.kept)
+}
+
+// CloseResult closes the rows of a query whose caller's context was ctx.
+func (s *Session) CloseResult(ctx context.Context, r *Result) error {
+	err := r.Rows.Close()
+	if err != nil {
+		s.Judge(ctx, err) // first, so that nothing more is tried on a connection that does not answer
+		err, _ = r.bound.explain(err)
+	}
+	s.cache.Closed(r.kept)
+	cancelled := r.watched && s.unwatch()
+	if cancelled || r.kept != nil {
+		s.ended(ctx, r.direct)
+	}
+	err = r.bound.end(err)
+	*r = Result{} // no request outlives its use
+	return err
+}
+
+// Explain says what an error of reading rows means if socket_timeout caused it.
+func (s *Session) Explain(r *Result, err error) error {
+	err, _ = r.bound.explain(err)
+	return err
+}
+
+// exec and query run a text behind the interceptors.
+
+func (s *Session) exec(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	inner, watched := s.watch(ctx)
+	res, handled, err := s.cache.Exec(inner, query, args)
+	if !handled {
+		res, err = s.execDirect(inner, query, args)
+	}
+	if watched && s.unwatch() || handled {
+		s.ended(ctx, true)
+	}
+	return res, err
+}
+
+func (s *Session) query(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, *stmtcache.Statement, error) {
+	inner, watched := s.watch(ctx)
+	rows, kept, handled, err := s.cache.Query(inner, query, args)
+	if !handled {
+		rows, err = s.queryDirect(inner, query, args)
+	}
+	if err == nil {
+		s.watched = watched // until the rows are closed
+		return rows, kept, nil
+	}
+	if watched && s.unwatch() || handled {
+		s.ended(ctx, true)
+	}
+	return nil, nil, err
+}
+
+// watch has the canceller look after ctx.
+func (s *Session) watch(ctx context.Context) (context.Context, bool) { return s.cancel.Watch(ctx) }
+
+// unwatch ends that, and says whether the server was asked to cancel.
+func (s *Session) unwatch() bool {
+	cancelled, arrived := s.cancel.Unwatch()
+	if cancelled && !arrived {
+		s.spoiled = true // the request may still arrive, and meet another operation
+	}
+	return cancelled
+}
+
+// ended looks after a connection on which an operation met the end of its context. lib/pq's statements keep the
+// connection, its texts give it up; so do texts that ran on kept statements.
+func (s *Session) ended(ctx context.Context, direct bool) {
+	if direct && ctx.Err() != nil {
+		s.sawEnd = true
+		s.silence()
+	}
+}
+
+// execDirect and queryDirect run a text on the driver, as database/sql would.
+
+func (s *Session) execDirect(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	if s.can.execer != nil {
+		return s.can.execer.ExecContext(ctx, query, args)
+	}
+	if s.can.oldExecer == nil {
+		return nil, driver.ErrSkip // only an interceptor can have asked
+	}
+	values, err := positional(ctx, args)
+	if err != nil {
+		return nil, err
+	}
+	return s.can.oldExecer.Exec(query, values)
+}
+
+func (s *Session) queryDirect(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	if s.can.queryer != nil {
+		return s.can.queryer.QueryContext(ctx, query, args)
+	}
+	if s.can.oldQueryer == nil {
+		return nil, driver.ErrSkip
+	}
+	values, err := positional(ctx, args)
+	if err != nil {
+		return nil, err
+	}
+	return s.can.oldQueryer.Query(query, values)
+}
+
+func (s *Session) prepareDirect(ctx context.Context, query string) (driver.Stmt, error) {
+	if s.can.preparer != nil {
+		return s.can.preparer.PrepareContext(ctx, query)
+	}
+	st, err := s.raw.Prepare(query)
+	if err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		_ = st.Close()
+		return nil, err
+	}
+	return st, nil
+}
+
+// unobserved is the connection as the statement cache uses it.
+type unobserved struct{ s *Session }
+
+var _ stmtcache.Conn = unobserved{}
+
+func (u unobserved) Prepare(ctx context.Context, query string) (driver.Stmt, error) {
+	return u.s.prepareDirect(ctx, query)
+}
+
+func (u unobserved) Query(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	return u.s.queryDirect(ctx, query, args)
+}
+
+func (u unobserved) Exec(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	return u.s.execDirect(ctx, query, args)
+}
+
+// BeginTx begins a transaction.
+func (s *Session) BeginTx(ctx context.Context, opts driver.TxOptions) (tx driver.Tx, err error) {
+	b := s.boundSocket(ctx) // the driver keeps ctx for longer than this
+	if s.chain != nil {
+		tx, err = s.chain.BeginTx(ctx, opts)
+	} else {
+		tx, err = s.begin(ctx, opts)
+	}
+	return tx, b.end(err)
+}
+
+func (s *Session) begin(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
+	if s.can.beginner != nil {
+		return s.can.beginner.BeginTx(ctx, opts)
+	}
+	if opts.Isolation != driver.IsolationLevel(sql.LevelDefault) {
+		return nil, errors.New("sql: driver does not support non-default isolation level")
+	}
+	if opts.ReadOnly {
+		return nil, errors.New("sql: driver does not support read-only transactions")
+	}
+	//lint:ignore SA1019 all that this connection has
+	tx, err := s.raw.Begin()
+	if err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		_ = tx.Rollback()
+		return nil, err
+	}
+	return tx, nil
+}
+
+// EndTx commits or rolls back a transaction of this session.
+func (s *Session) EndTx(tx driver.Tx, commit bool) (err error) {
+	b := s.boundSocket(context.Background())
+	if commit {
+		err = tx.Commit()
+	} else {
+		err = tx.Rollback()
+	}
+	s.cache.Ended()
+	return b.end(err)
+}
+
+// Ping asks the connection for an answer on the user's behalf.
+func (s *Session) Ping(ctx context.Context) (err error) {
+	inner, b := s.bound(ctx)
+	if s.chain != nil {
+		err = s.chain.Ping(inner)
+	} else {
+		err = s.can.pinger.Ping(inner)
+	}
+	return b.end(err)
+}
+
+// positional makes arguments for the methods of drivers that take no context.
+func positional(ctx context.Context, args []driver.NamedValue) ([]driver.Value, error) {
+	values := make([]driver.Value, len(args))
+	for i, a := range args {
+		if a.Name != "" {
+			return nil, errors.New("sql: driver does not support the use of Named Parameters")
+		}
+		values[i] = a.Value
+	}
+	return values, ctx.Err()
+}

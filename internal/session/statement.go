@@ -1,0 +1,141 @@
+package session
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+
+	"github.com/go-lifeguard/lifeguard/internal/libpq"
+	"github.com/go-lifeguard/lifeguard/internal/stmtcache"
+)
+
+// Stmt is a statement that a user prepared on a session.
+type Stmt struct {
+	session *Session
+	query   string
+	kept    *stmtcache.Statement // nil behind interceptors
+	chain   driver.Stmt          // through the interceptors; nil if there are none
+
+	checker   driver.NamedValueChecker
+	converter driver.ColumnConverter //lint:ignore SA1019 what a driver has must go on working
+	copying   bool                   // it is lib/pq's COPY, which is not cancelled like a query
+}
+
+// PrepareStmt prepares a statement.
+func (s *Session) PrepareStmt(ctx context.Context, query string) (st *Stmt, err error) {
+	inner, b := s.bound(ctx)
+	st = &Stmt{session: s, query: query}
+	var parent driver.Stmt
+	if s.chain != nil {
+		st.chain, err = s.chain.PrepareContext(inner, query)
+		if err == nil && st.chain == nil {
+			err = errors.New("lifeguard: an interceptor returned neither a statement nor an error")
+		}
+		if err == nil {
+			parent = statementBehind(st.chain)
+		}
+	} else {
+		st.kept, err = s.cache.Prepare(inner, query)
+		if err == nil {
+			parent = st.kept.Driver()
+		}
+	}
+	if err = b.end(err); err != nil {
+		return nil, err
+	}
+	st.checker, _ = parent.(driver.NamedValueChecker)
+	//lint:ignore SA1019 what a driver has must go on working
+	st.converter, _ = parent.(driver.ColumnConverter)
+	st.copying = s.kind == libpq.LibPQ && st.NumInput() < 0
+	if s.statements == nil {
+		s.statements = map[*Stmt]struct{}{}
+	}
+	s.statements[st] = struct{}{}
+	return st, nil
+}
+
+// NumInput is the number of placeholders, -1 if it is not known.
+func (st *Stmt) NumInput() int {
+	if st.chain != nil {
+		return st.chain.NumInput()
+	}
+	return st.kept.NumInput()
+}
+
+// Checker is the statement's own look at arguments; nil if it has none.
+func (st *Stmt) Checker() driver.NamedValueChecker { return st.checker }
+
+// Converter is how the statement converts arguments; nil if it does not.
+//
+//lint:ignore SA1019 what a driver has must go on working
+func (st *Stmt) Converter() driver.ColumnConverter { return st.converter }
+
+// Exec runs the statement.
+func (st *Stmt) Exec(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
+	s := st.session
+	inner, b := s.bound(ctx)
+	if st.chain != nil {
+		res, err := contextStmt{st.chain}.ExecContext(inner, args)
+		return res, b.end(err)
+	}
+	watched := false
+	if !st.copying {
+		inner, watched = s.watch(inner)
+	}
+	res, err := st.kept.Exec(inner, args)
+	if watched {
+		s.unwatch()
+	}
+	return res, b.end(err)
+}
+
+// Query runs the statement. Without an error, CloseResult has to follow.
+func (st *Stmt) Query(ctx context.Context, args []driver.NamedValue, to *Result) (err error) {
+	s := st.session
+	inner, b := s.bound(ctx)
+	watched := false
+	if st.chain != nil {
+		to.Rows, err = contextStmt{st.chain}.QueryContext(inner, args)
+	} else {
+		if !st.copying {
+			inner, watched = s.watch(inner)
+		}
+		to.Rows, err = st.kept.Query(inner, args)
+		to.kept = st.kept
+	}
+	if err != nil {
+		if watched {
+			s.unwatch()
+		}
+		*to = Result{}
+		return b.end(err)
+	}
+	s.watched = watched
+	s.opened(to, false, b)
+	return nil
+}
+
+// Close closes the statement. On a session that is spoiled it goes with the connection.
+func (st *Stmt) Close() error {
+	s := st.session
+	if _, open := s.statements[st]; !open {
+		return nil
+	}
+	delete(s.statements, st)
+	return st.release()
+}
+
+func (st *Stmt) release() error {
+	s := st.session
+	if st.chain != nil {
+		return st.chain.Close()
+	}
+	if s.socket == nil {
+		return st.kept.Close()
+	}
+	if s.spoiled {
+		return driver.ErrBadConn // as lib/pq says of a connection that it has given up; one that is silent it asks
+	}
+	b := s.boundSocket(context.Background())
+	return b.end(st.kept.Close())
+}
