@@ -1,0 +1,118 @@
+package leak
+
+import (
+	"sync"
+	"time"
+)
+
+// Ticket stands for one result, in case the garbage collector finds it before anybody closed it. Nobody is left then who
+// could return the connection that database/sql keeps for the result.
+//
+// The caller passes Lost and the ticket to runtime.AddCleanup, for an object that the user of the result alone refers to.
+// It stops the cleanup when the object is dropped after a Close, and fills the ticket anew when the object is used anew.
+type Ticket struct {
+	list  *lostList
+	lease func() Lease
+
+	// Written by Fill during an operation. Read after Lost, and only once Hold of the lease has answered: the lease's lock
+	// lies between the two.
+	checkout      uint64
+	operations    int
+	alone, fromDB bool
+}
+
+// NewTicket gives a ticket to be filled for each result. lease gives the lease of the result's session, or nil (no nil
+// pointer in an interface) once that is gone. It must capture a weak pointer: the runtime keeps the ticket for as long
+// as the result lives, so a strong one would keep both for ever. A nil Janitor gives a nil Ticket.
+func (j *Janitor) NewTicket(lease func() Lease) *Ticket {
+	if j == nil {
+		return nil
+	}
+	return &Ticket{list: j.lost, lease: lease}
+}
+
+// Fill notes which operation gave the result. It is called while the operation is in progress.
+//
+// alone: no other result was open on the connection. fromDB: it is proved that the connection was taken for this result.
+// Only with both is the connection taken back when the result is lost. Without, its holder may still need it.
+func (t *Ticket) Fill(checkout uint64, operations int, alone, fromDB bool) {
+	if t != nil {
+		t.checkout, t.operations, t.alone, t.fromDB = checkout, operations, alone, fromDB
+	}
+}
+
+// Lost says that the result is garbage. It runs on a goroutine of the runtime's, outside of a testing/synctest bubble in
+// which the pool may live, so it touches no channel and no timer. The janitor finds the ticket at its next look.
+func (t *Ticket) Lost() {
+	if t != nil {
+		t.list.add(t)
+	}
+}
+
+// lostList has the tickets of lost results. It is all of a janitor that a ticket refers to: if a ticket referred to the
+// janitor, the runtime would keep the pool, its sessions and their results alive, and find none of them.
+type lostList struct {
+	mu      sync.Mutex
+	tickets []*Ticket // guarded by mu
+}
+
+func (l *lostList) add(t *Ticket) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.tickets = append(l.tickets, t)
+}
+
+func (l *lostList) takeAll() (tickets []*Ticket) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	tickets, l.tickets = l.tickets, nil
+	return tickets
+}
+
+// collectLost deals with the results that were lost, and says whether there were any.
+func (j *Janitor) collectLost(now int64) (found bool) {
+	for _, t := range j.lost.takeAll() {
+		found = j.lose(t, now) || found
+	}
+	return found
+}
+
+// lose reports one lost result. It takes the connection back if that belonged to the result alone.
+func (j *Janitor) lose(t *Ticket, now int64) bool {
+	l := t.lease()
+	if l == nil {
+		return false
+	}
+	h, ok := l.Hold()
+	if !ok || h.Checkout != t.checkout {
+		return false // of an earlier checkout, which has ended all the same
+	}
+	w, age := j.watch(l, &h, now), now-h.Since
+	r := Report{Hold: h, Held: time.Duration(age), Kind: LostRows, First: !w.leaked}
+	j.lostRows.Add(1)
+	if w.leaked {
+		j.lostLater.Add(1)
+	}
+	if t.fromDB && t.alone && !h.InTx && !h.Raw && l.Reclaim(t.checkout, t.operations) {
+		j.took(l, r)
+	} else {
+		w.lost, w.leakAt = max(w.lost, t.operations), doubled(int64(j.cfg.Threshold), age)
+		j.leaked(l, w, r)
+	}
+	return true
+}
+
+// suspectsLost says whether rows may be lost that were not found yet: the last operation gave rows, nothing can end their
+// context, and nothing was done for a while. Goroutines of database/sql keep the rows of a transaction.
+func (j *Janitor) suspectsLost(now int64) bool {
+	for l := range j.cfg.Leases {
+		h, ok := l.Hold()
+		if !ok || !h.Endless || h.Running || h.InTx || h.Raw || h.quiet(now) < int64(time.Second) {
+			continue
+		}
+		if w := j.watches[l]; w == nil || w.checkout != h.Checkout || w.lost != h.Operations {
+			return true
+		}
+	}
+	return false
+}
