@@ -36,3 +36,17 @@ func (d Dialect) String() string {
 		return "other"
 	}
 }
+
+// DialectOf returns the dialect of a database by its name in OpenTelemetry's db.system.name.
+func DialectOf(system string) Dialect {
+	switch system {
+	case "postgresql":
+		return PostgreSQL
+	case "mysql", "mariadb":
+		return MySQL
+	case "sqlite":
+		return SQLite
+	default:
+		return Other
+	}
+}

@@ -1,14 +1,9 @@
 package callsite
 
 import (
-	"reflect"
-	"runtime"
-	"strings"
-	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
 )
 
 func TestPackagePath(t *testing.T) {
@@ -101,121 +96,5 @@ func TestIsApplication(t *testing.T) {
 		{"example.com/db/v3.F", "f.go", false},
 	} {
 		assert.Equal(t, tt.want, isApplication(tt.function, tt.file, own), tt.function)
-	}
-}
-
-// inner is small enough to be inlined, so that its frame shares a program
-// counter with its caller's.
-func inner(pcs []uintptr) int { return Capture(0, pcs) }
-
-func outer(pcs []uintptr) int { return inner(pcs) }
-
-type holder[T any] []T
-
-func (h *holder[T]) capture(pcs []uintptr) int { return Capture(0, pcs) }
-
-func function(f runtime.Frame) string {
-	return f.Function[strings.LastIndexByte(f.Function, '/')+1:]
-}
-
-func TestCapture(t *testing.T) {
-	var pcs [32]uintptr
-	n := outer(pcs[:])
-	f, _, ok := Application(pcs[:n], nil)
-	require.True(t, ok)
-	assert.Equal(t, "callsite.inner", function(f))
-	assert.True(t, strings.HasSuffix(f.File, "caller_test.go"))
-	assert.NotZero(t, f.Line)
-
-	stack := Stack(pcs[:n], nil)
-	require.GreaterOrEqual(t, len(stack), 3)
-	assert.Equal(t, "callsite.inner", function(stack[0]))
-	assert.Equal(t, "callsite.outer", function(stack[1]))
-	assert.Equal(t, "callsite.TestCapture", function(stack[2]))
-
-	n = Capture(0, pcs[:])
-	f, _, ok = Application(pcs[:n], nil)
-	require.True(t, ok)
-	assert.Equal(t, "callsite.TestCapture", function(f))
-
-	n = func() int { return Capture(1, pcs[:]) }()
-	f, _, ok = Application(pcs[:n], nil)
-	require.True(t, ok)
-	assert.Equal(t, "callsite.TestCapture", function(f))
-
-	n = (&holder[string]{}).capture(pcs[:])
-	f, _, ok = Application(pcs[:n], nil)
-	require.True(t, ok)
-	assert.Equal(t, "callsite.(*holder[...]).capture", function(f))
-}
-
-// The frames of libraries between the capture and the application are passed
-// over.
-func TestApplicationBehindLibraries(t *testing.T) {
-	var (
-		pcs [32]uintptr
-		n   int
-	)
-	// reflect and sync call the standard library's own function value, so that
-	// no frame of this file comes before theirs.
-	runtimeCallers := reflect.ValueOf(runtime.Callers)
-	args := []reflect.Value{reflect.ValueOf(0), reflect.ValueOf(pcs[:])}
-	n = int(runtimeCallers.Call(args)[0].Int())
-	first, _ := runtime.CallersFrames(pcs[:n]).Next()
-	require.Equal(t, "runtime.Callers", first.Function)
-	f, _, ok := Application(pcs[:n], nil)
-	require.True(t, ok)
-	assert.Equal(t, "callsite.TestApplicationBehindLibraries", function(f))
-	assert.Equal(t, function(f), function(Stack(pcs[:n], nil)[0]))
-
-	// What it takes to tell is enough, and nothing less is.
-	_, upTo, _ := Application(pcs[:n], nil)
-	assert.Less(t, upTo, n, "the runtime is behind the test")
-	again, _, ok := Application(pcs[:upTo], nil)
-	assert.True(t, ok)
-	assert.Equal(t, f, again)
-	_, all, ok := Application(pcs[:upTo-1], nil)
-	assert.False(t, ok)
-	assert.Equal(t, upTo-1, all)
-
-	var once sync.Once
-	once.Do(func() { n = Capture(1, pcs[:]) })
-	first, _ = runtime.CallersFrames(pcs[:n]).Next()
-	require.Contains(t, first.Function, "sync.(*Once)")
-	f, _, ok = Application(pcs[:n], nil)
-	require.True(t, ok)
-	assert.Equal(t, "callsite.TestApplicationBehindLibraries", function(f))
-}
-
-func TestApplicationWithoutOne(t *testing.T) {
-	_, _, ok := Application(nil, nil)
-	assert.False(t, ok)
-	assert.Nil(t, Stack(nil, nil))
-
-	// The outermost frames of a goroutine, without those of the test.
-	pcs := make([]uintptr, 32)
-	pcs = pcs[:Capture(0, pcs)]
-	goexit := pcs[len(pcs)-1:]
-	_, _, ok = Application(goexit, nil)
-	assert.False(t, ok)
-	stack := Stack(goexit, nil)
-	require.Len(t, stack, 1)
-	assert.Equal(t, "runtime.goexit", stack[0].Function)
-}
-
-func BenchmarkCapture(b *testing.B) {
-	var pcs [16]uintptr
-	b.ReportAllocs()
-	for b.Loop() {
-		Capture(0, pcs[:])
-	}
-}
-
-func BenchmarkApplication(b *testing.B) {
-	var pcs [16]uintptr
-	n := Capture(0, pcs[:])
-	b.ReportAllocs()
-	for b.Loop() {
-		Application(pcs[:n], nil)
 	}
 }

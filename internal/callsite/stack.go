@@ -1,0 +1,24 @@
+package callsite
+
+import "runtime"
+
+// Depth is how many calls of a stack are captured. The innermost come first; those further out are not seen.
+const Depth = 32
+
+// Stack is room for one captured stack. To capture again allocates nothing. It is not safe for concurrent use.
+type Stack struct {
+	n   int
+	pcs [Depth]uintptr
+}
+
+// Capture replaces the stack by that of the calling goroutine. With skip 0 the caller of Capture comes first.
+func (s *Stack) Capture(skip int) {
+	// runtime.Callers counts itself and Capture.
+	s.n = runtime.Callers(skip+2, s.pcs[:])
+}
+
+// Clear makes the stack empty, which stands for one that was not captured.
+func (s *Stack) Clear() { s.n = 0 }
+
+// PCs returns the program counters, innermost first. They share the room of s, so the next Capture changes them.
+func (s *Stack) PCs() []uintptr { return s.pcs[:s.n] }
