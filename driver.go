@@ -7,20 +7,20 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
+	"maps"
 	"reflect"
 	"strings"
 	"sync"
-	"sync/atomic"
-	"time"
 
 	"github.com/lib/pq"
 	"github.com/ngrok/sqlmw"
-	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/go-lifeguard/lifeguard/internal/handle"
+	"github.com/go-lifeguard/lifeguard/internal/libpq"
 )
 
 func init() {
@@ -30,25 +30,6 @@ func init() {
 // pqDriver is lib/pq with a connector, which the driver that it registers itself does not offer: without one,
 // connecting could not be cancelled.
 type pqDriver struct{ pq.Driver }
-
-// connector makes lib/pq's connector for a pool.
-func (pqDriver) connector(dsn string, cfg Config) (driver.Connector, error) {
-	c, err := pq.NewConfig(dsn)
-	if err != nil {
-		return nil, err
-	}
-	if cfg.PgBouncer && !strings.Contains(dsn, "binary_parameters") {
-		// A query with arguments takes lib/pq two round trips, between which a pooler in transaction mode may change
-		// the server connection. With binary_parameters it takes one.
-		c.BinaryParameters = true
-	}
-	connector, err := pq.NewConnectorConfig(c)
-	if err != nil {
-		return nil, err
-	}
-	connector.Dialer(newSocketDialer(cfg))
-	return connector, nil
-}
 
 // An Option changes what [Register], [Open] and [OpenDB] set up.
 type Option func(*options)
@@ -81,17 +62,33 @@ func (o *options) base() Config {
 }
 
 func (o *options) logger() *slog.Logger {
-	if o.log != nil {
-		return o.log
+	log := o.log
+	if log == nil {
+		log = slog.Default()
 	}
-	return slog.Default()
+	return slog.New(containedHandler{log.Handler()})
 }
 
-func (o *options) tracers() trace.TracerProvider {
-	if o.tracerProvider != nil {
-		return o.tracerProvider
-	}
-	return otel.GetTracerProvider()
+// containedHandler contains the panics of a log handler: most lines are written on goroutines of the pool, where a panic
+// would end the process.
+type containedHandler struct{ slog.Handler }
+
+func (h containedHandler) Handle(ctx context.Context, r slog.Record) error {
+	defer func() { _ = recover() }() // there is no log to tell
+	return h.Handler.Handle(ctx, r)
+}
+
+func (h containedHandler) Enabled(ctx context.Context, level slog.Level) (enabled bool) {
+	defer func() { _ = recover() }()
+	return h.Handler.Enabled(ctx, level)
+}
+
+func (h containedHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return containedHandler{h.Handler.WithAttrs(attrs)}
+}
+
+func (h containedHandler) WithGroup(name string) slog.Handler {
+	return containedHandler{h.Handler.WithGroup(name)}
 }
 
 // WithConfig replaces the defaults. The settings are used exactly as they stand, 0 meaning none; start from
@@ -131,11 +128,11 @@ func Open(driverName, dsn string, opts ...Option) (*sql.DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	h, err := w.open(dsn)
+	c, err := w.open(dsn)
 	if err != nil {
 		return nil, err
 	}
-	return h.handle(), nil
+	return c.Handle(), nil
 }
 
 // wrappedFor gives the driver registered as name, wrapped. One that was wrapped by Register already is not wrapped
@@ -186,7 +183,7 @@ func OpenDB(c driver.Connector, opts ...Option) (*sql.DB, error) {
 	}
 	t := target{system: systemOf(driverPackage(c.Driver()), "")}
 	p := newPool(c, cfg.PoolName, t, "", cfg, o)
-	return newConnector(p, c.Driver()).handle(), nil
+	return p.join(c.Driver()).Handle(), nil
 }
 
 // driverPackage is the import path of a driver's package, from which the kind of database can be known; lib/pq's is
@@ -212,19 +209,18 @@ func driverPackage(d driver.Driver) string {
 // Anything that is not a connection of lifeguard's is returned as it is. A connection that was unwrapped is never taken
 // back by leak_reclaim_after until it was returned; of one that was taken back before, [ErrReclaimed] is all there is.
 func Unwrap(driverConn any) any {
-	if c, ok := driverConn.(interface{ unwrap() any }); ok {
-		return c.unwrap()
+	if c, ok := driverConn.(interface{ Unwrapped() any }); ok {
+		return c.Unwrapped()
 	}
 	return driverConn
 }
 
 // PoolOf gives the pool behind a handle; false if the handle was not opened through lifeguard.
 func PoolOf(db *sql.DB) (*Pool, bool) {
-	h := handleOf(db)
-	if h == nil {
-		return nil, false
+	if c := connectorOf(db); c != nil {
+		return poolOf(c), true
 	}
-	return h.pool, true
+	return nil, false
 }
 
 // wrappedDriver is what Register gives to database/sql.
@@ -244,7 +240,7 @@ func (d *wrappedDriver) Open(string) (driver.Conn, error) {
 // OpenConnector is called by sql.Open.
 func (d *wrappedDriver) OpenConnector(dsn string) (driver.Connector, error) { return d.open(dsn) }
 
-func (d *wrappedDriver) open(dsn string) (*connector, error) {
+func (d *wrappedDriver) open(dsn string) (*handle.Connector, error) {
 	base := d.options.base()
 	cfg, driverDSN, err := ParseDSN(dsn, base)
 	if err != nil {
@@ -257,7 +253,7 @@ func (d *wrappedDriver) open(dsn string) (*connector, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newConnector(p, d.parent), nil
+	return p.join(d.parent), nil
 }
 
 func (d *wrappedDriver) newPool(cfg Config, driverDSN string) (*Pool, error) {
@@ -284,7 +280,7 @@ func (d *wrappedDriver) systemName() string {
 func (d *wrappedDriver) connector(dsn string, cfg Config) (c driver.Connector, err error) {
 	switch parent := d.parent.(type) {
 	case pqDriver:
-		c, err = parent.connector(dsn, cfg)
+		c, err = libpq.NewConnector(dsn, libpq.SocketOptions{SocketTimeout: cfg.SocketTimeout}, cfg.PgBouncer)
 	case driver.DriverContext:
 		c, err = parent.OpenConnector(dsn)
 	default:
@@ -305,105 +301,32 @@ type dsnConnector struct {
 func (c dsnConnector) Connect(context.Context) (driver.Conn, error) { return c.driver.Open(c.dsn) }
 func (c dsnConnector) Driver() driver.Driver                        { return c.driver }
 
-// connector stands between one handle and its pool.
-type connector struct {
-	pool   *Pool
-	driver *poolDriver
-
-	// Pool clock; when the last two attempts of database/sql to check out an idle lease came to nothing.
-	wasted, wastedBefore atomic.Int64
-
-	// Guarded by pool.mu.
-	closed     bool          // the pool was left
-	out        int           // callers who are acquiring, and leases
-	drained    chan struct{} // set when a shutdown begins; closed when out is 0
-	unfinished []unfinished  // brief waits whose callers are about to come again
-	late       error         // of the shutdown that had to end before that
-
-	forcing sync.Mutex  // before pool.mu
-	shut    atomic.Bool // no lease may be given any more; set before the leases there are are looked at
-
-	mu sync.Mutex
-	db *sql.DB // guarded by mu; nil for handles that sql.Open made, which never shows them
-}
-
-var (
-	_ driver.Connector = (*connector)(nil)
-	_ io.Closer        = (*connector)(nil)
-)
-
-func newConnector(p *Pool, parent driver.Driver) *connector {
-	h := &connector{pool: p}
-	h.driver = &poolDriver{Driver: parent, handle: h}
-	p.join(h)
-	return h
-}
-
-// handle makes the *sql.DB of a connector that lifeguard opens itself.
-func (h *connector) handle() *sql.DB {
-	db := sql.OpenDB(h)
-	h.mu.Lock()
-	h.db = db
-	h.mu.Unlock()
-	h.keepIdle(h.pool.Config().ConnectionLimit)
-	return db
-}
-
-// keepIdle lets the handle keep n idle leases, if it is one that can be told.
-func (h *connector) keepIdle(n int) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.db != nil {
-		h.db.SetMaxIdleConns(n)
-	}
-}
-
-// Connect gives the handle a lease.
-func (h *connector) Connect(ctx context.Context) (driver.Conn, error) {
-	c := checkout{start: h.pool.now()}
-	s, err := h.pool.acquire(ctx, h, &c)
-	if err != nil {
-		h.pool.connectEnded(ctx, c.start, h.pool.now(), err)
-		var crash *driverPanic
-		if errors.As(err, &crash) {
-			// The driver panicked while it dialled for this caller: as on the plain driver, it is the caller who sees it.
-			panic(crash.value)
-		}
-		return nil, err
-	}
-	l, conn := newLease(h, s)
-	l.attach(s, ctx, &c)
-	if h.shut.Load() {
-		// The handle was closed, or a shutdown ended, too late to stop acquire and too soon to see the lease.
-		_ = l.Close()
-		return nil, ErrPoolClosed
-	}
-	h.pool.connectEnded(ctx, c.start, l.hold.since, nil)
-	return conn, nil
-}
-
-// waste notes that a lease which the handle kept turned out to be of no use. database/sql makes three attempts, of which
-// the third is a Connect whose connection has to work.
-func (h *connector) waste() {
-	h.wastedBefore.Store(h.wasted.Swap(h.pool.now()))
-}
-
-// lastAttempt says whether a Connect may be the third attempt. Two husks in a row are found within microseconds.
-func (h *connector) lastAttempt(now int64) bool {
-	before := h.wastedBefore.Load()
-	return before != 0 && now-before < int64(100*time.Millisecond)
-}
-
-// Driver leads back to this connector: see handleOf.
-func (h *connector) Driver() driver.Driver { return h.driver }
-
-// Close is called by sql.DB.Close.
-func (h *connector) Close() error { return h.pool.leave(h) }
-
-// poolDriver is what sql.DB.Driver gives: the wrapped driver, and the way back to the connector.
+// poolDriver is what sql.DB.Driver gives: the wrapped driver, and the way back to the connector. Libraries that take a
+// driver from a handle to wrap it get the pool, too.
 type poolDriver struct {
 	driver.Driver
-	handle *connector
+	handle *handle.Connector
+	pool   *Pool
+}
+
+// connectorOf gives the connector behind a handle, nil for a handle of somebody else's.
+func connectorOf(db *sql.DB) *handle.Connector {
+	if db == nil {
+		return nil
+	}
+	if d, ok := db.Driver().(*poolDriver); ok {
+		return d.handle
+	}
+	return nil
+}
+
+func poolOf(c *handle.Connector) *Pool { return c.Driver().(*poolDriver).pool }
+
+// join makes the connector of another handle of the pool.
+func (p *Pool) join(parent driver.Driver) *handle.Connector {
+	d := &poolDriver{Driver: parent, pool: p}
+	d.handle = p.pool.Join(d)
+	return d.handle
 }
 
 // shared are the pools that were opened under an explicit pool_name.
@@ -420,13 +343,6 @@ type sharedKey struct {
 	dsn    [sha256.Size]byte
 	parent driver.Driver
 	config Config
-}
-
-// forgetLocked takes the pool, which is closing, out of the shared ones: the next open under its name makes a new one.
-func (sp *sharedPools) forgetLocked(p *Pool) {
-	if sp.pools[p.name] == p {
-		delete(sp.pools, p.name)
-	}
 }
 
 func (k *sharedKey) differs(other *sharedKey) string {
@@ -448,16 +364,19 @@ func sameDriver(a, b driver.Driver) bool {
 }
 
 // open joins the pool of that name, or makes it.
-func (sp *sharedPools) open(d *wrappedDriver, cfg Config, dsn, driverDSN string) (*connector, error) {
+func (sp *sharedPools) open(d *wrappedDriver, cfg Config, dsn, driverDSN string) (*handle.Connector, error) {
 	key := &sharedKey{dsn: sha256.Sum256([]byte(dsn)), parent: d.parent, config: cfg}
 	sp.mu.Lock()
 	defer sp.mu.Unlock()
+	maps.DeleteFunc(sp.pools, func(_ string, p *Pool) bool { return p.pool.Closed() })
 	if p := sp.pools[cfg.PoolName]; p != nil {
 		if diff := key.differs(p.sharedAs); diff != "" {
 			return nil, fmt.Errorf("lifeguard: pool_name=%s is in use in this process with %s; "+
 				"opens that share a pool must be the same in all, so give this one another pool_name", cfg.PoolName, diff)
 		}
-		return newConnector(p, d.parent), nil
+		if c := p.join(d.parent); c != nil {
+			return c, nil
+		} // it has closed in this moment
 	}
 	p, err := d.newPool(cfg, driverDSN)
 	if err != nil {
@@ -465,5 +384,5 @@ func (sp *sharedPools) open(d *wrappedDriver, cfg Config, dsn, driverDSN string)
 	}
 	p.sharedAs = key
 	sp.pools[cfg.PoolName] = p
-	return newConnector(p, d.parent), nil
+	return p.join(d.parent), nil
 }

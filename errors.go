@@ -1,41 +1,60 @@
 package lifeguard
 
 import (
-	"database/sql/driver"
+	"context"
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
+
+	"github.com/go-lifeguard/lifeguard/internal/handle"
+	"github.com/go-lifeguard/lifeguard/internal/leak"
+	"github.com/go-lifeguard/lifeguard/internal/libpq"
+	"github.com/go-lifeguard/lifeguard/internal/pool"
+	"github.com/go-lifeguard/lifeguard/internal/session"
 )
 
 // Errors that a caller may want to tell apart with [errors.Is].
 var (
-	// ErrPoolTimeout matches every [*PoolTimeoutError]: no connection came free, or could be opened, within
-	// pool_timeout.
+	// ErrPoolTimeout matches every [*PoolTimeoutError]: no connection came free, or could be opened, within pool_timeout
+	// or before the deadline of the caller's context.
 	ErrPoolTimeout = errors.New("lifeguard: no connection within pool_timeout")
 
 	// ErrPoolClosed is returned by checkouts from a pool that is closed or shutting down, to waiters too.
-	ErrPoolClosed = errors.New("lifeguard: the pool is closed")
+	ErrPoolClosed = pool.ErrClosed
 
 	// ErrReclaimed is returned by every use of a connection that was taken back from its holder.
-	ErrReclaimed = errors.New("lifeguard: the connection was taken back from a holder that kept it without using it")
+	ErrReclaimed = handle.ErrReclaimed
+
+	// ErrTooManyWaiting is returned at once to a caller that would wait beside max_waiting others.
+	ErrTooManyWaiting = pool.ErrTooManyWaiting
+
+	// ErrSocketTimeout matches the error of every operation that socket_timeout ended.
+	ErrSocketTimeout = session.ErrSocketTimeout
 )
 
-// PoolTimeoutError says why a checkout waited for the whole of pool_timeout in vain. It matches [ErrPoolTimeout] with
-// [errors.Is], and its Timeout method reports true, as for [net.Error].
+// PoolTimeoutError says why a checkout waited in vain: until pool_timeout, or until the deadline of the caller's own
+// context. [errors.As] finds it. It matches [ErrPoolTimeout] with [errors.Is], and [context.DeadlineExceeded] too if
+// that ended the wait. Its Timeout method reports true, as for [net.Error].
 type PoolTimeoutError struct {
 	Pool    string        // name of the pool: pool_name, or host:port/database
 	Waited  time.Duration // how long the caller waited
 	Limit   int           // connection_limit at that moment
 	InUse   int           // connections checked out
 	Waiting int           // callers still waiting, this one not counted
-	Holders []Holder      // who holds the connections, longest first
-	Err     error         // the last error of opening a connection, nil if the pool was simply full
+	Holders []Holder      // holders of connections, longest first
+	Err     error         // why no connection could be opened; nil if the pool was simply full
+
+	context error // context.DeadlineExceeded if the caller's deadline ended the wait
 }
 
 func (e *PoolTimeoutError) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "lifeguard: no connection from pool %q within %s", e.Pool, readableDuration(e.Waited))
+	fmt.Fprintf(&b, "lifeguard: no connection from pool %q within %s", e.Pool, handle.Readable(e.Waited))
+	if e.context != nil {
+		b.WriteString(", when the caller's deadline passed")
+	}
 	if e.Err != nil {
 		// A dead server and a full pool call for different hands, so the holders are left out here.
 		fmt.Fprintf(&b, ": %s", e.Err)
@@ -45,16 +64,34 @@ func (e *PoolTimeoutError) Error() string {
 		return b.String()
 	}
 	fmt.Fprintf(&b, " (connection_limit=%d, %d in use, %d waiting)", e.Limit, e.InUse, e.Waiting)
-	if len(e.Holders) > 0 {
-		h := e.Holders[0]
-		fmt.Fprintf(&b, "; longest held %s", readableDuration(h.Held))
-		h.writeTo(&b)
+	if len(e.Holders) == 0 {
+		return b.String()
 	}
+	if place, n := commonPlace(e.Holders); n > 1 {
+		fmt.Fprintf(&b, "; %d of %d by %s", n, len(e.Holders), place)
+	}
+	longest := &e.Holders[0]
+	fmt.Fprintf(&b, "; longest held %s", handle.Readable(longest.Held))
+	longest.writeTo(&b)
 	return b.String()
 }
 
-// Is makes every PoolTimeoutError match [ErrPoolTimeout].
-func (e *PoolTimeoutError) Is(target error) bool { return target == ErrPoolTimeout }
+// commonPlace is the place in the code that holds the most connections.
+func commonPlace(holders []Holder) (place string, most int) {
+	counts := map[string]int{}
+	for i := range holders {
+		p := holders[i].where()
+		if counts[p]++; counts[p] > most {
+			place, most = p, counts[p]
+		}
+	}
+	return place, most
+}
+
+// Is matches ErrPoolTimeout, and what ended the wait.
+func (e *PoolTimeoutError) Is(target error) bool {
+	return target == ErrPoolTimeout || target == e.context && target != nil
+}
 
 // Timeout reports true, as net.Error has it.
 func (e *PoolTimeoutError) Timeout() bool { return true }
@@ -62,44 +99,54 @@ func (e *PoolTimeoutError) Timeout() bool { return true }
 // Unwrap gives the last error of opening a connection, if there was one.
 func (e *PoolTimeoutError) Unwrap() error { return e.Err }
 
-// connectError stands for an error of the wrapped driver's Connect where its text has to change: because it shows a
-// part of the DSN, or because the error must not be seen by database/sql.
-type connectError struct {
-	text string
-	err  error // nil where the chain must end here
+// timeoutError becomes a PoolTimeoutError when it is looked at. In an overload there are many, most of which nobody
+// prints; to resolve stacks and read statements for each would take the processor from those who could be served.
+type timeoutError struct {
+	pool  *Pool
+	why   *pool.TimeoutError
+	holds []leak.Hold
+	at    int64
+
+	once     sync.Once
+	resolved *PoolTimeoutError
 }
 
-func (e *connectError) Error() string { return e.text }
-func (e *connectError) Unwrap() error { return e.err }
-
-// hideBadConn ends the chain of an error that matches driver.ErrBadConn: database/sql would answer it with two more
-// attempts, each of which would wait for the whole of pool_timeout again.
-func hideBadConn(err error) error {
-	if errors.Is(err, driver.ErrBadConn) {
-		return &connectError{text: "the driver could not open a connection: " + err.Error()}
-	}
-	return err
+func (e *timeoutError) resolve() *PoolTimeoutError {
+	e.once.Do(func() {
+		e.resolved = &PoolTimeoutError{
+			Pool: e.pool.name, Waited: e.why.Waited, Limit: e.why.Limit, InUse: e.why.InUse, Waiting: e.why.Waiting,
+			Err: e.why.Dial, context: e.why.Context,
+		}
+		for i := range e.holds {
+			e.resolved.Holders = append(e.resolved.Holders, e.pool.holder(&e.holds[i], e.at))
+		}
+	})
+	return e.resolved
 }
 
-// readableDuration rounds d so that three digits remain: 4m12s, 20s, 1.53s, 500ms.
-func readableDuration(d time.Duration) string {
-	switch {
-	case d >= 10*time.Second:
-		d = d.Round(time.Second)
-	case d >= time.Second:
-		d = d.Round(10 * time.Millisecond)
-	case d >= time.Millisecond:
-		d = d.Round(10 * time.Microsecond)
-	}
-	s := d.String()
-	if rest, ok := strings.CutSuffix(s, "m0s"); ok {
-		s = rest + "m"
-	}
-	if rest, ok := strings.CutSuffix(s, "h0m"); ok {
-		s = rest + "h"
-	}
-	return s
+func (e *timeoutError) Error() string { return e.resolve().Error() }
+func (e *timeoutError) Timeout() bool { return true }
+func (e *timeoutError) Unwrap() error { return e.why.Dial }
+
+func (e *timeoutError) Is(target error) bool {
+	return target == ErrPoolTimeout || target == context.DeadlineExceeded && e.why.Context != nil
 }
 
-// shortFunction cuts the folder of the import path from a function's name: example.com/shop/export.All is export.All.
-func shortFunction(name string) string { return name[strings.LastIndexByte(name, '/')+1:] }
+// As gives errors.As the public form.
+func (e *timeoutError) As(target any) bool {
+	if t, ok := target.(**PoolTimeoutError); ok {
+		*t = e.resolve()
+		return true
+	}
+	return false
+}
+
+// connectHint says what to change when a server refuses connections because it has too many.
+func connectHint(err error, limit int) string {
+	switch libpq.Code(err) {
+	case "53300", "1040", "1203":
+		return fmt.Sprintf("the server has no room for this pool of up to %d connections: lower connection_limit, "+
+			"or raise max_connections on the server", limit)
+	}
+	return ""
+}

@@ -127,8 +127,8 @@ func (r redactor) shows(text string) bool {
 func (r redactor) connectError(err error) error {
 	var bad *url.Error
 	if errors.As(err, &bad) || r.shows(err.Error()) {
-		return &connectError{text: "the driver's error is withheld because it quotes the DSN; " +
-			"if the password has special characters, write them as %XX in a URL, or in quotes after password="}
+		return errors.New("the driver's error is withheld because it quotes the DSN; " +
+			"if the password has special characters, write them as %XX in a URL, or in quotes after password=")
 	}
 	return err
 }

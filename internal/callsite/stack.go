@@ -3,7 +3,7 @@ package callsite
 import "runtime"
 
 // Depth is how many calls of a stack are captured. The innermost come first; those further out are not seen.
-const Depth = 32
+const Depth = 64
 
 // Stack is room for one captured stack. To capture again allocates nothing. It is not safe for concurrent use.
 type Stack struct {
@@ -22,3 +22,6 @@ func (s *Stack) Clear() { s.n = 0 }
 
 // PCs returns the program counters, innermost first. They share the room of s, so the next Capture changes them.
 func (s *Stack) PCs() []uintptr { return s.pcs[:s.n] }
+
+// Empty says whether there is no stack.
+func (s *Stack) Empty() bool { return s.n == 0 }

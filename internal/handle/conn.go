@@ -47,22 +47,22 @@ func (l *lease) asConn() driver.Conn {
 }
 
 func (c execConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
-	return c.exec(ctx, query, args)
+	return c.runExec(ctx, query, args)
 }
 
 func (c queryConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
-	return c.query(ctx, query, args)
+	return c.runQuery(ctx, query, args)
 }
 
 func (c execQueryConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
-	return c.exec(ctx, query, args)
+	return c.runExec(ctx, query, args)
 }
 
 func (c execQueryConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
-	return c.query(ctx, query, args)
+	return c.runQuery(ctx, query, args)
 }
 
-func (l *lease) exec(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+func (l *lease) runExec(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
 	if err := l.begin(ctx, observe.Exec, query); err != nil {
 		return nil, err
 	}
@@ -74,7 +74,7 @@ func (l *lease) exec(ctx context.Context, query string, args []driver.NamedValue
 	return res, err
 }
 
-func (l *lease) query(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+func (l *lease) runQuery(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
 	if err := l.begin(ctx, observe.Query, query); err != nil {
 		return nil, err
 	}

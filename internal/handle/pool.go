@@ -60,6 +60,8 @@ type Pool struct {
 	observer   *observe.Observer
 	janitor    *leak.Janitor // nil without a leak_threshold
 	stacks     callsite.Budget
+	done       context.Context // ends with the pool
+	stop       context.CancelFunc
 	acquired   atomic.Uint64 // checkouts
 	limit      int64         // ns; a successful operation that is shorter is not shown
 	reclaims   bool          // connections are taken back from holders
@@ -75,6 +77,7 @@ type Pool struct {
 // NewPool makes a pool without handles.
 func NewPool(cfg Config) *Pool {
 	p := &Pool{cfg: cfg, reclaims: cfg.ReclaimAfter > 0 && cfg.LeakThreshold > 0}
+	p.done, p.stop = context.WithCancel(context.Background())
 	p.observer = observe.New(cfg.Observe)
 	p.limit = int64(p.observer.Limit())
 	p.statements = stmtcache.NewShared(stmtcache.Config{
@@ -86,7 +89,7 @@ func NewPool(cfg Config) *Pool {
 	}, cfg.Limit)
 	p.janitor = leak.New(leak.Config{
 		Threshold: cfg.LeakThreshold, ReclaimAfter: cfg.ReclaimAfter, Now: cfg.Now,
-		Leases: p.leases, Waiting: p.waiting, Tell: cfg.Leaked, Done: nil,
+		Leases: p.leases, Waiting: p.waiting, Owned: callsite.OwnedByDBQuery, Tell: cfg.Leaked, Panicked: p.panicked, Done: p.done.Done(),
 	})
 	p.pool = pool.New(pool.Config[*session.Session]{
 		Limit: cfg.Limit, MaxIdle: cfg.MaxIdle, MinOpen: cfg.MinOpen,
@@ -110,8 +113,15 @@ func (p *Pool) Join(d driver.Driver) *Connector {
 	return c
 }
 
+// Closed says whether the last handle has left.
+func (p *Pool) Closed() bool { return p.done.Err() != nil }
+
+// ShowLeak makes a span of a leak.
+func (p *Pool) ShowLeak(l observe.LeakSpan) { p.observer.Leak(l) }
+
 // closed ends what belongs to a pool whose last handle has left.
 func (p *Pool) closed() error {
+	p.stop()
 	p.observer.Close()
 	return p.opener.Close()
 }
@@ -170,7 +180,12 @@ func holdsOf(leases []pool.Lease) []leak.Hold {
 	return holds
 }
 
-// leases and waiting are for the janitor.
+// leases, waiting and panicked are for the janitor.
+
+func (p *Pool) panicked(value any, stack []byte) {
+	p.cfg.Log.Error("lifeguard: the leak handler panicked", slog.String("pool", p.cfg.Name),
+		slog.Any("panic", value), slog.String("stack", string(stack)))
+}
 
 func (p *Pool) leases(yield func(leak.Lease) bool) {
 	for _, l := range p.pool.Leases() {

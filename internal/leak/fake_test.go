@@ -38,6 +38,7 @@ type fakePool struct {
 func newPool(t testing.TB, threshold, reclaimAfter time.Duration) *fakePool {
 	p := &fakePool{t: t, start: time.Now(), done: make(chan struct{})}
 	p.janitor = New(Config{
+		Owned:     owned,
 		Threshold: threshold, ReclaimAfter: reclaimAfter,
 		Now: p.now, Leases: p.eachLease, Waiting: p.state, Tell: p.tell, Panicked: p.panicked, Done: p.done,
 	})
@@ -237,7 +238,13 @@ func (l *fakeLease) change(checkout uint64, f func(*Hold)) bool {
 func (l *fakeLease) ticket(alone, fromDB bool) *Ticket {
 	t := l.pool.janitor.NewTicket(func() Lease { return l })
 	h, _ := l.Hold()
-	t.Fill(h.Checkout, h.Operations, alone, fromDB)
+	l.change(h.Checkout, func(h *Hold) {
+		h.Stack = nil
+		if fromDB {
+			h.Stack = []uintptr{ofDBQuery}
+		}
+	})
+	t.Fill(h.Checkout, h.Operations, alone)
 	return t
 }
 
@@ -279,3 +286,8 @@ func (p *fakePool) counts(t *testing.T, leaks, lostRows, lostLater, reclaimed ui
 		t.Errorf("leaks, lost rows, lost later, reclaimed: %v, want %v", got, want)
 	}
 }
+
+// ofDBQuery stands for the stack of a checkout for one result alone.
+const ofDBQuery = uintptr(7)
+
+func owned(stack []uintptr) bool { return len(stack) > 0 && stack[0] == ofDBQuery }

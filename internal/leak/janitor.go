@@ -22,6 +22,9 @@ type Config struct {
 	// all that happened before a call of Wake or Alert.
 	Waiting func() (waiting, full, leased bool)
 
+	// Owned says whether the stack of a checkout proves that its connection was taken for one result alone.
+	Owned func(stack []uintptr) bool
+
 	Tell     func(Report)                  // called by the janitor's goroutine alone, which looks at nothing else meanwhile
 	Panicked func(value any, stack []byte) // gets the panics of Tell; its own are dropped
 	Done     <-chan struct{}               // closed when the pool ends

@@ -424,6 +424,6 @@ func TestNoThreshold(t *testing.T) {
 		t.Error("a nil janitor has counted")
 	}
 	ticket := j.NewTicket(nil)
-	ticket.Fill(1, 1, true, true)
+	ticket.Fill(1, 1, true)
 	ticket.Lost()
 }

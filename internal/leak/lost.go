@@ -16,9 +16,9 @@ type Ticket struct {
 
 	// Written by Fill during an operation. Read after Lost, and only once Hold of the lease has answered: the lease's lock
 	// lies between the two.
-	checkout      uint64
-	operations    int
-	alone, fromDB bool
+	checkout   uint64
+	operations int
+	alone      bool
 }
 
 // NewTicket gives a ticket to be filled for each result. lease gives the lease of the result's session, or nil (no nil
@@ -33,11 +33,10 @@ func (j *Janitor) NewTicket(lease func() Lease) *Ticket {
 
 // Fill notes which operation gave the result. It is called while the operation is in progress.
 //
-// alone: no other result was open on the connection. fromDB: it is proved that the connection was taken for this result.
-// Only with both is the connection taken back when the result is lost. Without, its holder may still need it.
-func (t *Ticket) Fill(checkout uint64, operations int, alone, fromDB bool) {
+// alone: no other result was open on the connection. Only then is the connection taken back when the result is lost.
+func (t *Ticket) Fill(checkout uint64, operations int, alone bool) {
 	if t != nil {
-		t.checkout, t.operations, t.alone, t.fromDB = checkout, operations, alone, fromDB
+		t.checkout, t.operations, t.alone = checkout, operations, alone
 	}
 }
 
@@ -93,7 +92,8 @@ func (j *Janitor) lose(t *Ticket, now int64) bool {
 	if w.leaked {
 		j.lostLater.Add(1)
 	}
-	if t.fromDB && t.alone && !h.InTx && !h.Raw && l.Reclaim(t.checkout, t.operations) {
+	owned := t.alone && !h.InTx && !h.Raw && j.cfg.Owned(h.Stack)
+	if owned && l.Reclaim(t.checkout, t.operations) {
 		j.took(l, r)
 	} else {
 		w.lost, w.leakAt = max(w.lost, t.operations), doubled(int64(j.cfg.Threshold), age)

@@ -129,7 +129,7 @@ func TestLostTooLate(t *testing.T) {
 		next := l.checkout(nil)
 		l.run(next, "q")
 		gone := p.janitor.NewTicket(func() Lease { return nil })
-		gone.Fill(next, 1, true, true)
+		gone.Fill(next, 1, true)
 		earlier.Lost()
 		gone.Lost()
 		none(t, p.after(10*time.Second))
@@ -223,7 +223,7 @@ func TestNoCollectionForWhatIsKnown(t *testing.T) {
 		l := p.lease()
 		checkout := l.checkout(nil)
 		l.run(checkout, "q")
-		l.change(checkout, func(h *Hold) { h.Endless = true })
+		l.change(checkout, func(h *Hold) { h.Endless, h.Stack = true, []uintptr{ofDBQuery} })
 		l.ticket(true, false).Lost()
 		p.setWaiting(1, true)
 		p.after(time.Minute)
@@ -283,9 +283,9 @@ func query(l *fakeLease, checkout uint64) *result {
 	runtime.AddCleanup(r, (*Ticket).Lost, ticket)
 	l.begin(checkout, "q")
 	h, _ := l.Hold()
-	ticket.Fill(checkout, h.Operations, true, true)
+	ticket.Fill(checkout, h.Operations, true)
 	l.end(checkout)
-	l.change(checkout, func(h *Hold) { h.Endless = true })
+	l.change(checkout, func(h *Hold) { h.Endless, h.Stack = true, []uintptr{ofDBQuery} })
 	return r
 }
 
@@ -304,7 +304,7 @@ func TestTicketKeepsNoPool(t *testing.T) {
 //go:noinline
 func droppedPool(t *testing.T) weak.Pointer[fakePool] {
 	p := &fakePool{t: t, start: time.Now(), done: make(chan struct{})}
-	p.janitor = New(Config{Threshold: time.Minute, Now: p.now, Leases: p.eachLease, Waiting: p.state, Tell: p.tell, Done: p.done})
+	p.janitor = New(Config{Threshold: time.Minute, Now: p.now, Leases: p.eachLease, Waiting: p.state, Owned: owned, Tell: p.tell, Done: p.done})
 	l := p.lease()
 	closed := query(l, l.checkout(nil))
 	l.keeps = closed // as a session does with rows that were closed

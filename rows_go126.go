@@ -1,7 +1,0 @@
-//go:build !go1.27
-
-package lifeguard
-
-import "database/sql/driver"
-
-func (r *rows) asDriverRows() driver.Rows { return r }
