@@ -11,16 +11,18 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/go-lifeguard/lifeguard"
-	"github.com/go-lifeguard/lifeguard/internal/fakedriver"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/go-lifeguard/lifeguard"
+	"github.com/go-lifeguard/lifeguard/internal/fakedriver"
+	"github.com/go-lifeguard/lifeguard/internal/pooltest"
 )
 
 // bareLease leaves the handle with a lease whose connection, the only one, somebody else has: that of the result.
 func bareLease(t *testing.T, db *sql.DB, waits func()) (holder *sql.Conn) {
 	t.Helper()
-	first := take(t, db)
+	first := pooltest.Take(t, db)
 	taken := make(chan *sql.Conn)
 	go func() {
 		c, err := db.Conn(context.Background())
@@ -50,7 +52,7 @@ func TestChangesOfHandsKeepLeases(t *testing.T) {
 			time.Sleep(time.Millisecond)
 			return nil
 		})
-		db, pool := openFake(t, srv, limit(2))
+		db, pool := pooltest.OpenFake(t, srv, pooltest.Limit(2))
 		var wg sync.WaitGroup
 		for range 4 {
 			wg.Go(func() {
@@ -73,7 +75,7 @@ func TestChangesOfHandsKeepLeases(t *testing.T) {
 // Who waits on a lease without a session keeps his place in the queue when he has to go on waiting without it.
 func TestPlaceIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		db, pool := openFake(t, fakedriver.New(), limit(1))
+		db, pool := pooltest.OpenFake(t, fakedriver.New(), pooltest.Limit(1))
 		holder := bareLease(t, db, inBubble)
 		before := pool.Stats().Waits
 		var order []string
@@ -118,7 +120,7 @@ func TestWaitsOnLeasesEnd(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				db, pool := openFake(t, fakedriver.New(), func(c *lifeguard.Config) { c.ConnectionLimit, c.MaxIdleConnections, c.PoolTimeout = 1, 1, tt.timeout })
+				db, pool := pooltest.OpenFake(t, fakedriver.New(), func(c *lifeguard.Config) { c.ConnectionLimit, c.MaxIdleConnections, c.PoolTimeout = 1, 1, tt.timeout })
 				holder := bareLease(t, db, inBubble)
 				defer holder.Close()
 				before := pool.Stats().Waits
@@ -150,10 +152,10 @@ func TestWaitsOnLeasesEnd(t *testing.T) {
 // prepared on, and database/sql makes the one wait for the other: the caller soon goes on waiting without the lease. Not
 // in a bubble, in which no time passes while somebody waits for a mutex.
 func TestStatementClosedByWhoIsWaitedFor(t *testing.T) {
-	db, pool := openFake(t, fakedriver.New(), limit(1))
+	db, pool := pooltest.OpenFake(t, fakedriver.New(), pooltest.Limit(1))
 	st, err := db.Prepare("SELECT 1") // on the lease that the caller will wait on
 	require.NoError(t, err)
-	waits := func() { eventually(t, "a caller who waits", func() bool { return pool.Stats().Waiting == 1 }) }
+	waits := func() { pooltest.Eventually(t, "a caller who waits", func() bool { return pool.Stats().Waiting == 1 }) }
 	holder := bareLease(t, db, waits)
 	done := make(chan error)
 	go func() {
@@ -175,7 +177,7 @@ func TestStatementsMoveWithLeases(t *testing.T) {
 			time.Sleep(time.Millisecond)
 			return nil
 		})
-		db, pool := openFake(t, srv, limit(2))
+		db, pool := pooltest.OpenFake(t, srv, pooltest.Limit(2))
 		st, err := db.Prepare("SELECT 1")
 		require.NoError(t, err)
 		var wg sync.WaitGroup
@@ -210,7 +212,7 @@ func TestHandleWithLimit(t *testing.T) {
 				}
 				return nil
 			})
-			db, _ := openFake(t, srv, limit(3))
+			db, _ := pooltest.OpenFake(t, srv, pooltest.Limit(3))
 			db.SetMaxOpenConns(most)
 			var wg sync.WaitGroup
 			for i := range 20 {
@@ -239,7 +241,7 @@ func TestHandleWithLimitTimesOut(t *testing.T) {
 			time.Sleep(time.Second)
 			return nil
 		})
-		db, _ := openFake(t, srv, func(c *lifeguard.Config) {
+		db, _ := pooltest.OpenFake(t, srv, func(c *lifeguard.Config) {
 			c.ConnectionLimit, c.MaxIdleConnections, c.PoolTimeout = 1, 1, 500*time.Millisecond
 		})
 		db.SetMaxOpenConns(2)
@@ -273,7 +275,7 @@ func TestHandleWithLimitTimesOut(t *testing.T) {
 // with contexts that end, while statements close, the limit changes and the pool is reset.
 // In the end every place is there, and no statement.
 func TestBareLeases(t *testing.T) {
-	rnd := testSeed(t)
+	rnd := pooltest.Seed(t)
 	srv := fakedriver.New()
 	srv.OnQuery(func(ctx context.Context, _ *fakedriver.Conn, query string, _ []driver.NamedValue) error {
 		if query != "slow" {
@@ -286,7 +288,7 @@ func TestBareLeases(t *testing.T) {
 			return ctx.Err()
 		}
 	})
-	db, pool := openFake(t, srv, limit(3))
+	db, pool := pooltest.OpenFake(t, srv, pooltest.Limit(3))
 	var wg sync.WaitGroup
 	for range 24 {
 		rnd := rand.New(rand.NewPCG(rnd.Uint64(), 0))
@@ -340,9 +342,9 @@ func TestBareLeases(t *testing.T) {
 	}
 	wg.Wait()
 	require.NoError(t, pool.SetConnectionLimit(3))
-	eventually(t, "every place to be there", func() bool { return pool.Stats().InUse == 0 && pool.Stats().Waiting == 0 })
+	pooltest.Eventually(t, "every place to be there", func() bool { return pool.Stats().InUse == 0 && pool.Stats().Waiting == 0 })
 	for range 3 {
-		defer take(t, db).Close()
+		defer pooltest.Take(t, db).Close()
 	}
 	assert.LessOrEqual(t, srv.MaxOpen(), 3)
 }
@@ -370,7 +372,7 @@ func (f *fading) Err() error {
 // comes again, is not counted as waiting.
 func TestWaitNotBegun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		db, pool := openFake(t, fakedriver.New(), limit(1))
+		db, pool := pooltest.OpenFake(t, fakedriver.New(), pooltest.Limit(1))
 		// Holds take a second, as far as the pool can know.
 		holder := bareLease(t, db, func() { synctest.Wait(); time.Sleep(time.Second) })
 		_, err := db.Conn(&fading{Context: context.Background(), done: make(chan struct{})})

@@ -25,6 +25,7 @@ import (
 
 	"github.com/go-lifeguard/lifeguard"
 	"github.com/go-lifeguard/lifeguard/internal/pgtest"
+	"github.com/go-lifeguard/lifeguard/internal/pooltest"
 )
 
 // watchedByDriver counts lib/pq's goroutines that wait for the end of a context.
@@ -77,9 +78,9 @@ var cancellations = []struct {
 }
 
 // sleeping says whether a query of the client sleeps on the server.
-func (c *pgClient) sleeping(t *testing.T) (is bool) {
-	require.NoError(t, c.server.QueryRow("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = $1 "+
-		"AND state = 'active' AND wait_event = 'PgSleep')", c.name).Scan(&is))
+func sleeping(t *testing.T, c *pooltest.Client) (is bool) {
+	require.NoError(t, c.Server.QueryRow("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = $1 "+
+		"AND state = 'active' AND wait_event = 'PgSleep')", c.Application).Scan(&is))
 	return is
 }
 
@@ -92,19 +93,19 @@ func TestCancelledByPool(t *testing.T) {
 	}{{"postgres", 1}, {"lifeguard", 0}} {
 		for _, op := range cancellations {
 			t.Run(c.driver+"/"+op.name, func(t *testing.T) {
-				tap := newTap(t, dsn)
-				client := openPostgres(t, c.driver, tap.dsn, 1)
+				tap := pooltest.NewTap(t, dsn)
+				client := pooltest.OpenPostgres(t, c.driver, tap.DSN, 1)
 				for range 2 { // a text is kept from the second time on
 					ctx, cancel := context.WithCancel(t.Context())
 					failed := make(chan error, 1)
 					go func() { failed <- op.run(ctx, client.DB) }()
-					eventually(t, "the query sleeps", func() bool { return client.sleeping(t) })
+					pooltest.Eventually(t, "the query sleeps", func() bool { return sleeping(t, client) })
 					// Those of queries before this one may still be about to end.
-					eventually(t, "goroutines of the driver", func() bool { return watchedByDriver() == c.watched })
+					pooltest.Eventually(t, "goroutines of the driver", func() bool { return watchedByDriver() == c.watched })
 					before := tap.Counts().Cancels
 					cancel()
-					assert.True(t, wasCancelled(<-failed))
-					eventually(t, "one request to cancel", func() bool { return tap.Counts().Cancels == before+1 })
+					assert.True(t, pooltest.WasCancelled(<-failed))
+					pooltest.Eventually(t, "one request to cancel", func() bool { return tap.Counts().Cancels == before+1 })
 				}
 				var one int
 				require.NoError(t, client.QueryRow("SELECT 1").Scan(&one))
@@ -115,8 +116,8 @@ func TestCancelledByPool(t *testing.T) {
 
 // The end of a context after its operation cancels nothing, whatever runs on the connection then.
 func TestEndOfContextAfterwards(t *testing.T) {
-	tap := newTap(t, pgtest.DSN(t))
-	client := openPostgres(t, "lifeguard", tap.dsn, 1)
+	tap := pooltest.NewTap(t, pgtest.DSN(t))
+	client := pooltest.OpenPostgres(t, "lifeguard", tap.DSN, 1)
 	for range 100 {
 		ctx, cancel := context.WithCancel(t.Context())
 		for _, query := range []func() error{
@@ -135,7 +136,7 @@ func TestEndOfContextAfterwards(t *testing.T) {
 }
 
 func ignore(err error, code pqerror.Code) error {
-	if isCode(err, code) {
+	if pooltest.IsCode(err, code) {
 		return nil
 	}
 	return err
@@ -143,8 +144,8 @@ func ignore(err error, code pqerror.Code) error {
 
 // A connection that is given up with rows open is not cancelled later on, when their context ends.
 func TestEndOfContextOfAbandonedRows(t *testing.T) {
-	tap := newTap(t, pgtest.DSN(t))
-	client := openPostgres(t, "lifeguard", tap.dsn, 1)
+	tap := pooltest.NewTap(t, pgtest.DSN(t))
+	client := pooltest.OpenPostgres(t, "lifeguard", tap.DSN, 1)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	rows, err := client.QueryContext(ctx, "SELECT generate_series(1, $1::int)", 1_000_000)
@@ -238,7 +239,7 @@ func TestCancelledEncrypted(t *testing.T) {
 		}
 		_, err = db.ExecContext(ctx, query, args...)
 		cancel()
-		assert.True(t, wasCancelled(err), "%v", err)
+		assert.True(t, pooltest.WasCancelled(err), "%v", err)
 		assert.GreaterOrEqual(t, proxy.encrypted.Load(), before+1)
 	}
 	assert.Zero(t, proxy.plain.Load())

@@ -4,14 +4,15 @@ import (
 	"context"
 	"database/sql"
 	"runtime"
-	"slices"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/go-lifeguard/lifeguard"
 	"github.com/go-lifeguard/lifeguard/internal/fakedriver"
-	"github.com/stretchr/testify/require"
+	"github.com/go-lifeguard/lifeguard/internal/pooltest"
 )
 
 // BenchmarkCost shows what lifeguard adds to database/sql, on a driver in memory that costs next to nothing itself, with
@@ -43,7 +44,7 @@ func BenchmarkObserved(b *testing.B) {
 	handles := append(costHandles[:2:2],
 		costHandle{"slow", func(tb testing.TB) *sql.DB { return openWithSDK(tb) }},
 		costHandle{"metrics", func(tb testing.TB) *sql.DB {
-			return openWithSDK(tb, lifeguard.WithMeterProvider(newMeasures(tb).provider))
+			return openWithSDK(tb, lifeguard.WithMeterProvider(pooltest.NewMeasures(tb).Provider))
 		}},
 		costHandle{"all", func(tb testing.TB) *sql.DB {
 			cfg := lifeguard.DefaultConfig()
@@ -108,16 +109,11 @@ func alternate(b *testing.B, handles []costHandle, run func(context.Context, *sq
 	}
 	b.ReportMetric(0, "ns/op") // an iteration is a batch of everything, which says nothing
 	for i, h := range handles {
-		b.ReportMetric(median(times[i]), h.name+"-ns")
+		b.ReportMetric(pooltest.Median(times[i]), h.name+"-ns")
 		if i > 0 {
-			b.ReportMetric(median(ratios[i]), h.name+"-x-plain")
+			b.ReportMetric(pooltest.Median(ratios[i]), h.name+"-x-plain")
 		}
 	}
-}
-
-func median(v []float64) float64 {
-	v = slices.Sorted(slices.Values(v))
-	return v[len(v)/2]
 }
 
 type costHandle struct {
@@ -178,7 +174,7 @@ func TestAllocations(t *testing.T) {
 				}
 			})
 		}
-		if raceEnabled {
+		if pooltest.RaceEnabled {
 			continue // the detector allocates on its own account; what remains is that the paths are run under it
 		}
 		if more := allocs["lifeguard"] - allocs["plain"]; more > 0 {

@@ -31,6 +31,7 @@ import (
 	"github.com/go-lifeguard/lifeguard"
 	"github.com/go-lifeguard/lifeguard/internal/faultproxy"
 	"github.com/go-lifeguard/lifeguard/internal/pgtest"
+	"github.com/go-lifeguard/lifeguard/internal/pooltest"
 )
 
 var (
@@ -137,12 +138,13 @@ func waterServer(t *testing.T) *pgtest.Server {
 // have to be among them, the last unless the driver is to have none.
 func newBasin(t *testing.T, rnd *rand.Rand, server *pgtest.Server, limit int, params ...string) *basin {
 	t.Helper()
+	n := pooltest.Number()
 	b := &basin{
 		t: t, rnd: rnd, server: server, limit: limit, cached: true,
-		name:     fmt.Sprintf("basin_%d_%d", os.Getpid(), clients.Add(1)),
+		name:     fmt.Sprintf("basin_%d_%d", os.Getpid(), n),
 		stopping: make(chan struct{}),
+		first:    n * idsEach,
 	}
-	b.first = clients.Load() * idsEach
 	for _, p := range params {
 		name, value, _ := strings.Cut(p, "=")
 		seconds, err := time.ParseDuration(value + "s")
@@ -164,7 +166,7 @@ func newBasin(t *testing.T, rnd *rand.Rand, server *pgtest.Server, limit int, pa
 	require.NotZero(t, b.poolTimeout)
 	require.NotZero(t, b.socketTimeout)
 
-	b.look = openControl(t, server.DSN())
+	b.look = pooltest.OpenControl(t, server.DSN())
 	require.NoError(t, b.look.Ping())
 	b.goroutines = goleak.IgnoreCurrent()
 	b.descriptors = descriptors(t)
@@ -182,8 +184,8 @@ func newBasin(t *testing.T, rnd *rand.Rand, server *pgtest.Server, limit int, pa
 	u, err := url.Parse(server.DSN())
 	require.NoError(t, err)
 	u.Host = b.proxy.Addr()
-	b.db, err = lifeguard.Open("postgres", addParams(t, u.String(), append(params,
-		"application_name="+b.name, fmt.Sprint("connection_limit=", limit))...), quiet)
+	b.db, err = lifeguard.Open("postgres", pooltest.AddParams(t, u.String(), append(params,
+		"application_name="+b.name, fmt.Sprint("connection_limit=", limit))...), pooltest.Quiet)
 	require.NoError(t, err)
 	return b
 }
@@ -520,7 +522,7 @@ func ofDriverPanics() (options []goleak.Option) {
 // endOfContext says whether err is how an operation ends whose context has ended.
 func endOfContext(err error) bool {
 	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, sql.ErrTxDone) ||
-		errors.Is(err, driver.ErrBadConn) || wasCancelled(err)
+		errors.Is(err, driver.ErrBadConn) || pooltest.WasCancelled(err)
 }
 
 // causeOf is what an error names as its cause, "" if it names none.
@@ -722,7 +724,7 @@ func (b *basin) cutReplies(length time.Duration, how faultproxy.Ending) {
 
 // crowd has others take every connection that the server has, and then give a few back, fewer than the pool may have.
 func (b *basin) crowd(length time.Duration) {
-	others, err := sql.Open("postgres", addParams(b.t, b.server.DSN(), "application_name=others"))
+	others, err := sql.Open("postgres", pooltest.AddParams(b.t, b.server.DSN(), "application_name=others"))
 	require.NoError(b.t, err)
 	defer func() { assert.NoError(b.t, others.Close()) }()
 	others.SetMaxIdleConns(0)
@@ -737,7 +739,7 @@ func (b *basin) crowd(length time.Duration) {
 	for full := 0; full < 10; {
 		c, err := others.Conn(b.t.Context())
 		if err != nil {
-			require.True(b.t, isCode(err, "53300"), "%v", err)
+			require.True(b.t, pooltest.IsCode(err, "53300"), "%v", err)
 			full++ // though one that was cut may be ending still
 			b.pause(5 * time.Millisecond)
 			continue
@@ -841,7 +843,7 @@ func callersIn(stacks string) string {
 // statement is left on its connections.
 func (b *basin) placesBack(deadline time.Time) {
 	b.t.Helper()
-	pool := poolOf(b.t, b.db)
+	pool := pooltest.PoolOf(b.t, b.db)
 	for {
 		st := pool.Stats()
 		if st.InUse == 0 && st.Waiting == 0 {
@@ -984,7 +986,7 @@ func TestFaults(t *testing.T) {
 	if !*allFaults {
 		t.Skip("make faults runs it; TestFaultsMixed has each of these faults, too")
 	}
-	rnd := testSeed(t)
+	rnd := pooltest.Seed(t)
 	server := waterServer(t)
 	for _, f := range serverFaults {
 		t.Run(f.name, func(t *testing.T) {
@@ -1029,7 +1031,7 @@ func TestFaultsMixed(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes ten seconds")
 	}
-	rnd := testSeed(t)
+	rnd := pooltest.Seed(t)
 	b := newBasin(t, rnd, waterServer(t), 5, faultParams...)
 	b.fill(rnd.Uint64())
 	during := b.calls.Load()
@@ -1110,7 +1112,7 @@ func TestRecovery(t *testing.T) {
 	if *allFaults {
 		callers = 1000
 	}
-	rnd := testSeed(t)
+	rnd := pooltest.Seed(t)
 	b := newBasin(t, rnd, waterServer(t), limit, "pool_timeout=1", "socket_timeout=2", "connect_timeout=2")
 	down := 2500 * time.Millisecond
 	b.calls.Store(newCalls())
@@ -1183,7 +1185,7 @@ func TestRecoveryFromLostDials(t *testing.T) {
 			b.admit(faultproxy.Silent)
 			answered := make(chan error, 1)
 			go func() { answered <- b.db.QueryRow(selectEcho, 1).Scan(new(int)) }()
-			eventually(t, "as many dials as there are places", func() bool { return b.proxy.Counts().Dialing == b.limit })
+			pooltest.Eventually(t, "as many dials as there are places", func() bool { return b.proxy.Counts().Dialing == b.limit })
 			b.admit(faultproxy.Forward)
 			back := time.Now()
 			require.NoError(t, <-answered)
@@ -1201,13 +1203,13 @@ func TestCancelledQueries(t *testing.T) {
 	if testing.Short() {
 		wanted /= 5
 	}
-	rnd := testSeed(t)
+	rnd := pooltest.Seed(t)
 	dsn := pgtest.DSN(t)
 	for _, cache := range []int{100, 0} {
 		rnd := rand.New(rand.NewPCG(rnd.Uint64(), 0))
 		t.Run(fmt.Sprint("statement_cache_size=", cache), func(t *testing.T) {
 			t.Parallel()
-			c := openPostgres(t, "lifeguard", dsn, limit, fmt.Sprint("statement_cache_size=", cache), "pool_timeout=20")
+			c := pooltest.OpenPostgres(t, "lifeguard", dsn, limit, fmt.Sprint("statement_cache_size=", cache), "pool_timeout=20")
 			const slow = "SELECT $1::bigint FROM pg_sleep(0.0005)"
 			kept, err := c.Prepare(slow)
 			require.NoError(t, err)
@@ -1270,9 +1272,9 @@ func TestCancelledQueries(t *testing.T) {
 				rnd := rand.New(rand.NewPCG(rnd.Uint64(), 0))
 				wg.Go(func() {
 					// Not those that were waiting for a connection, to which nothing can happen.
-					for cancelled.Load()-int64(poolOf(t, c.DB).Stats().Canceled) < wanted && !t.Failed() {
+					for cancelled.Load()-int64(pooltest.PoolOf(t, c.DB).Stats().Canceled) < wanted && !t.Failed() {
 						kind := kinds[rnd.IntN(len(kinds))]
-						ctx, cancel := cancelSoon(t.Context(), rnd, 3*time.Millisecond)
+						ctx, cancel := pooltest.CancelSoon(t.Context(), rnd, 3*time.Millisecond)
 						v := value.Add(1)
 						got, err := kind.ask(ctx, v)
 						switch {
@@ -1296,10 +1298,10 @@ func TestCancelledQueries(t *testing.T) {
 				})
 			}
 			wg.Wait()
-			t.Logf("%d cancelled, %d answered before that, %+v", cancelled.Load(), answered.Load(), poolOf(t, c.DB).Stats())
+			t.Logf("%d cancelled, %d answered before that, %+v", cancelled.Load(), answered.Load(), pooltest.PoolOf(t, c.DB).Stats())
 			assert.Positive(t, answered.Load())
 			require.NoError(t, kept.Close())
-			c.allPlaces(t, limit)
+			c.AllSlots(t, limit)
 		})
 	}
 }
@@ -1409,7 +1411,7 @@ func TestHalfOpen(t *testing.T) {
 		require.NoError(t, err)
 		b.proxy.Lose(faultproxy.Both)
 		b.quickly(limit, "closing the connection", func() { _ = conn.Close() })
-		b.quickly(limit, "a reset, as those that were idle are lost, too", poolOf(t, b.db).Reset)
+		b.quickly(limit, "a reset, as those that were idle are lost, too", pooltest.PoolOf(t, b.db).Reset)
 		b.placesBack(time.Now().Add(limit))
 	})
 	t.Run("a connection that may be dead", func(t *testing.T) {
@@ -1434,7 +1436,7 @@ func TestHalfOpen(t *testing.T) {
 				assert.ErrorIs(t, err, lifeguard.ErrPoolTimeout)
 			}
 		})
-		b.quickly(limit, "a reset", poolOf(t, b.db).Reset)
+		b.quickly(limit, "a reset", pooltest.PoolOf(t, b.db).Reset)
 		b.placesBack(time.Now().Add(limit))
 	})
 	t.Run("rows after garbage", func(t *testing.T) {
@@ -1479,7 +1481,7 @@ func TestHalfOpen(t *testing.T) {
 
 // TestOwnDeadlineIsNotSocketTimeout has queries end at deadlines that are sooner than socket_timeout.
 func TestOwnDeadlineIsNotSocketTimeout(t *testing.T) {
-	c := openPostgres(t, "lifeguard", pgtest.DSN(t), 4, "socket_timeout=20")
+	c := pooltest.OpenPostgres(t, "lifeguard", pgtest.DSN(t), 4, "socket_timeout=20")
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
@@ -1523,7 +1525,7 @@ func TestDialsThatFail(t *testing.T) {
 				})
 			}
 		})
-		db, err := lifeguard.Open("postgres", fmt.Sprintf("postgres://user:secret@%s/db?sslmode=disable&pool_timeout=200ms", l.Addr()), quiet)
+		db, err := lifeguard.Open("postgres", fmt.Sprintf("postgres://user:secret@%s/db?sslmode=disable&pool_timeout=200ms", l.Addr()), pooltest.Quiet)
 		require.NoError(t, err)
 		t.Cleanup(func() {
 			assert.NoError(t, db.Close())

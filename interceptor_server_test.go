@@ -16,17 +16,18 @@ import (
 
 	"github.com/go-lifeguard/lifeguard"
 	"github.com/go-lifeguard/lifeguard/internal/pgtest"
+	"github.com/go-lifeguard/lifeguard/internal/pooltest"
 )
 
 // Interceptors stand before the statement cache: they see what the application runs, and it runs on kept statements.
 func TestInterceptorsAndStatementCache(t *testing.T) {
 	dsn := pgtest.DSN(t)
 	read := 0
-	db, err := lifeguard.Open("postgres", addParams(t, dsn, "connection_limit=1"), quiet,
+	db, err := lifeguard.Open("postgres", pooltest.AddParams(t, dsn, "connection_limit=1"), pooltest.Quiet,
 		lifeguard.WithInterceptors(counts{read: &read}, sqlmw.NullInterceptor{}))
 	require.NoError(t, err)
-	c := watchClosing(t, db, "interceptors", dsn)
-	pool := poolOf(t, db)
+	c := pooltest.WatchClosing(t, db, "interceptors", dsn)
+	pool := pooltest.PoolOf(t, db)
 
 	kept := func() (n int) {
 		require.NoError(t, c.QueryRow("SELECT count(*) FROM pg_prepared_statements").Scan(&n))
@@ -70,13 +71,14 @@ func TestInterceptorsAndStatementCache(t *testing.T) {
 func TestServerSpans(t *testing.T) {
 	dsn := pgtest.DSN(t)
 	spans := tracetest.NewSpanRecorder()
-	db, err := lifeguard.Open("postgres", addParams(t, dsn, "connection_limit=1"), quiet,
+	db, err := lifeguard.Open("postgres", pooltest.AddParams(t, dsn, "connection_limit=1"), pooltest.Quiet,
 		lifeguard.WithTracerProvider(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans))))
 	require.NoError(t, err)
-	c := watchClosing(t, db, "spans", dsn)
+	c := pooltest.WatchClosing(t, db, "spans", dsn)
 	require.NoError(t, c.Ping())
 	before := len(spans.Ended()) // connecting may have been slow
-	c.must(t, "CREATE TEMP TABLE unique_names (name text UNIQUE)")
+	_, err = c.Exec("CREATE TEMP TABLE unique_names (name text UNIQUE)")
+	require.NoError(t, err)
 
 	start := time.Now()
 	var pause sql.NullString
@@ -112,10 +114,4 @@ func attributesOf(s sdktrace.ReadOnlySpan) map[string]attribute.Value {
 		all[string(a.Key)] = a.Value
 	}
 	return all
-}
-
-func (c *pgClient) must(t *testing.T, statement string) {
-	t.Helper()
-	_, err := c.Exec(statement)
-	require.NoError(t, err)
 }

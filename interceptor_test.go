@@ -21,6 +21,7 @@ import (
 	"github.com/go-lifeguard/lifeguard"
 	"github.com/go-lifeguard/lifeguard/internal/fakedriver"
 	"github.com/go-lifeguard/lifeguard/internal/fakedriver/recorder"
+	"github.com/go-lifeguard/lifeguard/internal/pooltest"
 )
 
 // openWatched is openLifeguard with all that may look at operations: interceptors that do nothing, spans and log lines
@@ -238,7 +239,7 @@ func TestInterceptorOrder(t *testing.T) {
 func openIntercepted(t *testing.T, srv *fakedriver.Server, by ...sqlmw.Interceptor) *sql.DB {
 	t.Helper()
 	// In two steps: the option adds up.
-	db, err := lifeguard.OpenDB(srv.Connector(), quiet,
+	db, err := lifeguard.OpenDB(srv.Connector(), pooltest.Quiet,
 		lifeguard.WithInterceptors(by[:1]...), lifeguard.WithInterceptors(by[1:]...))
 	require.NoError(t, err)
 	t.Cleanup(func() {
@@ -271,9 +272,11 @@ func (f forgetful) ConnQueryContext(ctx context.Context, c driver.QueryerContext
 func (f forgetful) RowsClose(ctx context.Context, rows driver.Rows) error {
 	return errors.Join(notNil(ctx), rows.Close())
 }
+
 func (f forgetful) TxCommit(ctx context.Context, tx driver.Tx) error {
 	return errors.Join(notNil(ctx), tx.Commit())
 }
+
 func (f forgetful) StmtClose(ctx context.Context, st driver.Stmt) error {
 	return errors.Join(notNil(ctx), st.Close())
 }
@@ -352,7 +355,7 @@ func TestRowsUnwrapper(t *testing.T) {
 		sets := fullSets
 		sets.Rows = set
 		r := recorder.New(sets, recorder.Script{Results: results, NumInput: numInput, Convert: convert, CheckNamedValue: checkNamedValue})
-		db, err := lifeguard.OpenDB(r.Connector(), quiet,
+		db, err := lifeguard.OpenDB(r.Connector(), pooltest.Quiet,
 			lifeguard.WithInterceptors(counts{read: &read}, sqlmw.NullInterceptor{}, counts{read: &more}))
 		require.NoError(t, err)
 		plain := sql.OpenDB(recorder.New(sets, recorder.Script{Results: results, NumInput: numInput, Convert: convert, CheckNamedValue: checkNamedValue}).Connector())

@@ -7,9 +7,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/go-lifeguard/lifeguard"
 	"github.com/go-lifeguard/lifeguard/internal/fakedriver"
-	"github.com/stretchr/testify/require"
+	"github.com/go-lifeguard/lifeguard/internal/pooltest"
 )
 
 // BenchmarkLeakDetection shows what finding leaks costs a QueryRow on a driver in memory. Batches alternate on a handle
@@ -68,11 +70,11 @@ func alternateDetection(b *testing.B, batch int, pause time.Duration) {
 		more = append(more, times[2][n]-times[0][n])
 	}
 	b.ReportMetric(0, "ns/op") // an iteration is a batch of everything, which says nothing
-	b.ReportMetric(median(times[0]), "bare-ns")
-	b.ReportMetric(median(times[1]), "off-ns")
-	b.ReportMetric(median(times[2]), "on-ns")
-	b.ReportMetric(median(more), "more-ns")
-	b.ReportMetric(median(ratios), "x-bare")
+	b.ReportMetric(pooltest.Median(times[0]), "bare-ns")
+	b.ReportMetric(pooltest.Median(times[1]), "off-ns")
+	b.ReportMetric(pooltest.Median(times[2]), "on-ns")
+	b.ReportMetric(pooltest.Median(more), "more-ns")
+	b.ReportMetric(pooltest.Median(ratios), "x-bare")
 }
 
 func openDetecting(tb testing.TB, threshold time.Duration) *sql.DB {
@@ -114,7 +116,7 @@ func TestLeakDetectionAllocations(t *testing.T) {
 			}
 		})
 	}
-	if !raceEnabled && allocs[1] > allocs[0] { // the race detector allocates on its own account
+	if !pooltest.RaceEnabled && allocs[1] > allocs[0] { // the race detector allocates on its own account
 		t.Errorf("%g allocations with detection, %g without", allocs[1], allocs[0])
 	}
 }

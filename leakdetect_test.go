@@ -17,8 +17,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/go-lifeguard/lifeguard"
-	"github.com/go-lifeguard/lifeguard/internal/fakedriver"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel/attribute"
@@ -26,6 +24,10 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/go-lifeguard/lifeguard"
+	"github.com/go-lifeguard/lifeguard/internal/fakedriver"
+	"github.com/go-lifeguard/lifeguard/internal/pooltest"
 )
 
 // leakReports are what a pool said about leaks, to its handler and to its log.
@@ -287,7 +289,7 @@ func testLeakReport(t *testing.T, kind holdKind, threshold time.Duration) {
 // Ten workers, each taking a connection for half a threshold at most, 10,000 times a second together.
 func TestNoReportForThoseInTime(t *testing.T) {
 	length := 2 * time.Minute
-	if raceEnabled || testing.Short() {
+	if pooltest.RaceEnabled || testing.Short() {
 		length = 5 * time.Second
 	}
 	synctest.Test(t, func(t *testing.T) {
@@ -329,7 +331,7 @@ func TestNoReportInRealTime(t *testing.T) {
 		threshold = 2 * time.Second // more than a loaded machine keeps a goroutine from its work
 	)
 	db, pool, reports := openReported(t, fakedriver.New(), func(c *lifeguard.Config) {
-		limit(workers)(c)
+		pooltest.Limit(workers)(c)
 		c.LeakThreshold = threshold
 	})
 	start := time.Now()
@@ -461,7 +463,7 @@ func TestLeakHandlerPanics(t *testing.T) {
 			lifeguard.WithLeakHandler(func(lifeguard.Leak) { calls++; panic("out of paper") }))
 		require.NoError(t, err)
 		defer db.Close()
-		defer take(t, db).Close()
+		defer pooltest.Take(t, db).Close()
 		time.Sleep(200 * time.Second)
 		synctest.Wait()
 		assert.Equal(t, 2, calls, "the next report is made all the same")
@@ -477,14 +479,14 @@ func TestLeakHandlerUsesThePool(t *testing.T) {
 		var db *sql.DB
 		var holders []lifeguard.Holder
 		srv := fakedriver.New()
-		db, err := lifeguard.OpenDB(srv.Connector(), lifeguard.WithConfig(lifeguard.DefaultConfig()), quiet,
+		db, err := lifeguard.OpenDB(srv.Connector(), lifeguard.WithConfig(lifeguard.DefaultConfig()), pooltest.Quiet,
 			lifeguard.WithLeakHandler(func(lifeguard.Leak) {
 				p, _ := lifeguard.PoolOf(db)
 				holders = p.Holders()
 				db.Close()
 			}))
 		require.NoError(t, err)
-		c := take(t, db)
+		c := pooltest.Take(t, db)
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		assert.Len(t, holders, 1)
@@ -535,7 +537,7 @@ func TestJanitorRests(t *testing.T) {
 		// 86 million looks would take minutes.
 		assert.Less(t, realClock()-real, 10*time.Second)
 		// It is there again when it is needed.
-		c := take(t, db)
+		c := pooltest.Take(t, db)
 		defer c.Close()
 		pool, _ := lifeguard.PoolOf(db)
 		time.Sleep(61 * time.Second)
@@ -568,7 +570,7 @@ func TestHolderStacksUnderContention(t *testing.T) {
 	for _, handleLimit := range []int{0, 4} {
 		t.Run(fmt.Sprintf("SetMaxOpenConns=%d", handleLimit), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				db, pool, _ := openReported(t, fakedriver.New(), limit(8))
+				db, pool, _ := openReported(t, fakedriver.New(), pooltest.Limit(8))
 				db.SetMaxOpenConns(handleLimit)
 				var wg sync.WaitGroup
 				for i, take := range takers {
@@ -617,7 +619,7 @@ func TestHolderStacksUnderContention(t *testing.T) {
 // The application is found, and a few of its callers with it, below however many frames of libraries.
 func TestStackBelowLibraries(t *testing.T) {
 	for layers := range 6 {
-		db, pool, _ := openReported(t, fakedriver.New(), limit(1))
+		db, pool, _ := openReported(t, fakedriver.New(), pooltest.Limit(1))
 		begin := db.Begin
 		for range layers {
 			begin = sync.OnceValues(begin)
@@ -640,11 +642,11 @@ func beginForTest(begin func() (*sql.Tx, error)) (*sql.Tx, error) { return begin
 // A checkout that got no stack, because there were too many at its moment, gets one at its next operation, if it lasts.
 func TestLateStack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		db, pool, _ := openReported(t, fakedriver.New(), limit(2))
-		c := take(t, db)
+		db, pool, _ := openReported(t, fakedriver.New(), pooltest.Limit(2))
+		c := pooltest.Take(t, db)
 		for len(pool.Holders()[0].Stack) > 0 { // in one moment of virtual time
 			require.NoError(t, c.Close())
-			c = take(t, db)
+			c = pooltest.Take(t, db)
 		}
 		defer c.Close()
 		time.Sleep(61 * time.Second) // the janitor has looked at it
@@ -662,7 +664,7 @@ func pingForTest(t *testing.T, c *sql.Conn) { require.NoError(t, c.PingContext(t
 
 func TestPoolTimeoutDoesNotStopThePool(t *testing.T) {
 	// Holders are read while checkouts go on at full speed, by many at once.
-	db, pool, _ := openReported(t, fakedriver.New(), limit(4))
+	db, pool, _ := openReported(t, fakedriver.New(), pooltest.Limit(4))
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	var wg sync.WaitGroup

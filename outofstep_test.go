@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/go-lifeguard/lifeguard/internal/pgtest"
+	"github.com/go-lifeguard/lifeguard/internal/pooltest"
 )
 
 // asker is what a question can be asked through.
@@ -82,7 +83,7 @@ func TestOutOfStep(t *testing.T) {
 				// With a context that can end, lib/pq has a goroutine for each operation, which must not be left.
 				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 				defer cancel()
-				c := openPostgres(t, "lifeguard", pgtest.DSN(t), 1, params...)
+				c := pooltest.OpenPostgres(t, "lifeguard", pgtest.DSN(t), 1, params...)
 				asked := 0
 				answers := func() {
 					t.Helper()
@@ -122,7 +123,7 @@ func TestOutOfStep(t *testing.T) {
 				gone(tx)
 				assert.Error(t, tx.Commit())
 				answers()
-				c.allPlaces(t, 1)
+				c.AllSlots(t, 1)
 			})
 		}
 	}
@@ -131,7 +132,7 @@ func TestOutOfStep(t *testing.T) {
 // TestErrorsKeepTheConnection has errors that lib/pq reads to their end, or meets before it asks.
 func TestErrorsKeepTheConnection(t *testing.T) {
 	ctx := t.Context()
-	c := openPostgres(t, "lifeguard", pgtest.DSN(t), 1)
+	c := pooltest.OpenPostgres(t, "lifeguard", pgtest.DSN(t), 1)
 	var before, after int
 	require.NoError(t, c.QueryRowContext(ctx, "SELECT pg_backend_pid()").Scan(&before))
 	for _, query := range []string{

@@ -6,7 +6,6 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -18,56 +17,20 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/go-lifeguard/lifeguard"
-	"github.com/go-lifeguard/lifeguard/internal/fakedriver"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/go-lifeguard/lifeguard"
+	"github.com/go-lifeguard/lifeguard/internal/fakedriver"
+	"github.com/go-lifeguard/lifeguard/internal/pooltest"
 )
-
-// quiet keeps the pool's reports about dials that are meant to fail out of the test's output.
-var quiet = lifeguard.WithLogger(slog.New(slog.DiscardHandler))
-
-// openFake opens a handle on srv with the defaults as changed by set, and closes it at the end of the test, where every
-// connection must be closed and no rule of the driver contract broken.
-func openFake(t *testing.T, srv *fakedriver.Server, set func(*lifeguard.Config)) (*sql.DB, *lifeguard.Pool) {
-	t.Helper()
-	cfg := lifeguard.DefaultConfig()
-	cfg.PoolName = "fake"
-	if set != nil {
-		set(&cfg)
-	}
-	db, err := lifeguard.OpenDB(srv.Connector(), lifeguard.WithConfig(cfg), quiet)
-	require.NoError(t, err)
-	pool, ok := lifeguard.PoolOf(db)
-	require.True(t, ok)
-	t.Cleanup(func() {
-		assert.NoError(t, db.Close())
-		// A dial that was under way ends by itself.
-		assert.Eventually(t, func() bool { return srv.Open() == 0 }, 10*time.Second, time.Millisecond, "connections left open")
-		assert.Zero(t, srv.Stmts(), "statements left open")
-		assert.Empty(t, srv.Violations())
-	})
-	return db, pool
-}
-
-func limit(n int) func(*lifeguard.Config) {
-	return func(c *lifeguard.Config) { c.ConnectionLimit, c.MaxIdleConnections = n, n }
-}
-
-// take checks a connection out for the length of the test, or until it is closed.
-func take(t *testing.T, db *sql.DB) *sql.Conn {
-	t.Helper()
-	c, err := db.Conn(t.Context())
-	require.NoError(t, err)
-	return c
-}
 
 func TestPoolTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		db, pool := openFake(t, fakedriver.New(), limit(2))
+		db, pool := pooltest.OpenFake(t, fakedriver.New(), pooltest.Limit(2))
 		first := holdForTest(t, db)
 		time.Sleep(time.Minute)
-		second := take(t, db)
+		second := pooltest.Take(t, db)
 		defer first.Close()
 		defer second.Close()
 		_, err := first.ExecContext(t.Context(), "UPDATE customers SET name = 'secret'")
@@ -109,8 +72,8 @@ func holdForTest(t *testing.T, db *sql.DB) *sql.Conn {
 
 func TestContextEndsSooner(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		db, pool := openFake(t, fakedriver.New(), limit(1))
-		defer take(t, db).Close()
+		db, pool := pooltest.OpenFake(t, fakedriver.New(), pooltest.Limit(1))
+		defer pooltest.Take(t, db).Close()
 
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		defer cancel()
@@ -140,8 +103,8 @@ func (c lateContext) Err() error {
 // Whoever finds the ends of his context and of pool_timeout behind him is told of the one that came first.
 func TestBothEndsPassed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		db, _ := openFake(t, fakedriver.New(), func(c *lifeguard.Config) { limit(1)(c); c.PoolTimeout = time.Second })
-		held := take(t, db)
+		db, _ := pooltest.OpenFake(t, fakedriver.New(), func(c *lifeguard.Config) { pooltest.Limit(1)(c); c.PoolTimeout = time.Second })
+		held := pooltest.Take(t, db)
 		defer held.Close()
 		for _, tt := range []struct {
 			deadline time.Duration
@@ -156,8 +119,8 @@ func TestBothEndsPassed(t *testing.T) {
 
 func TestNoPoolTimeoutWaitsForContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		db, _ := openFake(t, fakedriver.New(), func(c *lifeguard.Config) { limit(1)(c); c.PoolTimeout = 0 })
-		c := take(t, db)
+		db, _ := pooltest.OpenFake(t, fakedriver.New(), func(c *lifeguard.Config) { pooltest.Limit(1)(c); c.PoolTimeout = 0 })
+		c := pooltest.Take(t, db)
 		go func() { time.Sleep(24 * time.Hour); c.Close() }()
 		start := time.Now()
 		_, err := db.ExecContext(t.Context(), "SELECT 1")
@@ -170,9 +133,9 @@ func TestNoPoolTimeoutWaitsForContext(t *testing.T) {
 func TestConnectionIsNotGivenToWhoHasLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := fakedriver.New()
-		db, pool := openFake(t, srv, limit(1))
+		db, pool := pooltest.OpenFake(t, srv, pooltest.Limit(1))
 		for range 100 {
-			c := take(t, db)
+			c := pooltest.Take(t, db)
 			ctx, cancel := context.WithCancel(t.Context())
 			done := make(chan error, 1)
 			go func() { _, err := db.ExecContext(ctx, "late"); done <- err }()
@@ -190,8 +153,8 @@ func TestConnectionIsNotGivenToWhoHasLeft(t *testing.T) {
 
 func TestFirstComeFirstServed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		db, _ := openFake(t, fakedriver.New(), limit(1))
-		c := take(t, db)
+		db, _ := pooltest.OpenFake(t, fakedriver.New(), pooltest.Limit(1))
+		c := pooltest.Take(t, db)
 		var order []int
 		var wg sync.WaitGroup
 		for i := range 50 {
@@ -266,7 +229,7 @@ func TestOverload(t *testing.T) {
 						return ctx.Err()
 					}
 				})
-				db, pool := openFake(t, srv, limit(5))
+				db, pool := pooltest.OpenFake(t, srv, pooltest.Limit(5))
 				const length = 30 * time.Second
 				answered, failed := load(t, db, c.load*capacity, length, 500*time.Millisecond, rand.New(rand.NewPCG(seed, 0)))
 				offered := float64(len(answered)+failed) / length.Seconds()
@@ -291,7 +254,7 @@ func TestOverload(t *testing.T) {
 // and first come, first served again a tenth of a second after the last of them.
 func TestOrderSwitches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		db, _ := openFake(t, fakedriver.New(), limit(1))
+		db, _ := pooltest.OpenFake(t, fakedriver.New(), pooltest.Limit(1))
 		var mu sync.Mutex
 		var order []string // guarded by mu
 		served := func(name string) { mu.Lock(); order = append(order, name); mu.Unlock() }
@@ -313,7 +276,7 @@ func TestOrderSwitches(t *testing.T) {
 		}
 		const hold = 10 * time.Millisecond
 		// Teach the pool what a hold is like: all in order.
-		c := take(t, db)
+		c := pooltest.Take(t, db)
 		for i := range 20 {
 			enqueue(fmt.Sprint("calm", i), time.Minute, hold)
 		}
@@ -326,7 +289,7 @@ func TestOrderSwitches(t *testing.T) {
 		require.Equal(t, calm, order)
 
 		order = nil
-		c = take(t, db)
+		c = pooltest.Take(t, db)
 		enqueue("hopeless", 8*time.Millisecond, hold) // less than a hold
 		enqueue("older", time.Minute, hold)
 		enqueue("newer", time.Minute, hold)
@@ -336,7 +299,7 @@ func TestOrderSwitches(t *testing.T) {
 
 		order = nil
 		time.Sleep(100 * time.Millisecond)
-		c = take(t, db)
+		c = pooltest.Take(t, db)
 		enqueue("first", time.Minute, hold)
 		enqueue("second", time.Minute, hold)
 		c.Close()
@@ -353,7 +316,7 @@ func TestSpike(t *testing.T) {
 			time.Sleep(2 * time.Millisecond)
 			return nil
 		})
-		db, pool := openFake(t, srv, func(c *lifeguard.Config) { limit(50)(c); c.MinConnections = 5 })
+		db, pool := pooltest.OpenFake(t, srv, func(c *lifeguard.Config) { pooltest.Limit(50)(c); c.MinConnections = 5 })
 		time.Sleep(10 * time.Second)
 		require.Equal(t, 5, pool.Stats().Idle, "min_connections are opened at the start")
 
@@ -378,7 +341,7 @@ func TestGrowth(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := fakedriver.New()
 		srv.OnDial(func(context.Context) error { time.Sleep(100 * time.Millisecond); return nil })
-		db, pool := openFake(t, srv, limit(64))
+		db, pool := pooltest.OpenFake(t, srv, pooltest.Limit(64))
 		var wg sync.WaitGroup
 		for range 64 {
 			wg.Go(func() {
@@ -406,7 +369,7 @@ func TestCallerGivesUpDuringDial(t *testing.T) {
 			time.Sleep(time.Second)
 			return ctx.Err()
 		})
-		db, pool := openFake(t, srv, nil)
+		db, pool := pooltest.OpenFake(t, srv, nil)
 		ctx, cancel := context.WithTimeout(context.WithValue(t.Context(), key{}, "value"), 100*time.Millisecond)
 		defer cancel()
 		_, err := db.ExecContext(ctx, "SELECT 1")
@@ -427,7 +390,7 @@ func TestServerDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := fakedriver.New()
 		srv.OnDial(func(context.Context) error { time.Sleep(time.Millisecond); return refused })
-		db, pool := openFake(t, srv, nil)
+		db, pool := pooltest.OpenFake(t, srv, nil)
 		var wg sync.WaitGroup
 		for range 1000 {
 			wg.Go(func() {
@@ -464,7 +427,7 @@ func TestDialRefusedForGood(t *testing.T) {
 		srv := fakedriver.New()
 		wrong := errors.New("password authentication failed")
 		srv.OnDial(func(context.Context) error { return wrong })
-		db, _ := openFake(t, srv, nil)
+		db, _ := pooltest.OpenFake(t, srv, nil)
 		start := time.Now()
 		assert.Equal(t, wrong, db.PingContext(t.Context()))
 		assert.Zero(t, time.Since(start))
@@ -472,7 +435,7 @@ func TestDialRefusedForGood(t *testing.T) {
 		// With a connection open, those who wait are served by it.
 		time.Sleep(time.Second)
 		srv.OnDial(nil)
-		c := take(t, db)
+		c := pooltest.Take(t, db)
 		srv.OnDial(func(context.Context) error { return wrong })
 		go func() { time.Sleep(5 * time.Second); c.Close() }()
 		assert.NoError(t, db.PingContext(t.Context()))
@@ -483,7 +446,7 @@ func TestDialHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := fakedriver.New()
 		srv.OnDial(func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
-		db, _ := openFake(t, srv, nil)
+		db, _ := pooltest.OpenFake(t, srv, nil)
 		start := time.Now()
 		err := db.PingContext(t.Context())
 		assert.Equal(t, 20*time.Second, time.Since(start))
@@ -513,7 +476,7 @@ func TestLostDialsMakeRoom(t *testing.T) {
 				srv := fakedriver.New()
 				lost := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
 				srv.OnDial(lost)
-				db, _ := openFake(t, srv, limit(n))
+				db, _ := pooltest.OpenFake(t, srv, pooltest.Limit(n))
 				answered := make(chan error, 1)
 				go func() { answered <- db.PingContext(t.Context()) }()
 				time.Sleep(15*time.Second + time.Millisecond)
@@ -535,8 +498,8 @@ func TestLostDialsDoNotHoldUp(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			srv := fakedriver.New()
 			srv.OnDial(func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
-			db, _ := openFake(t, srv, func(c *lifeguard.Config) {
-				limit(5)(c)
+			db, _ := pooltest.OpenFake(t, srv, func(c *lifeguard.Config) {
+				pooltest.Limit(5)(c)
 				c.PoolTimeout = time.Second
 			})
 			var callers sync.WaitGroup
@@ -578,7 +541,7 @@ func TestSlowDialsAreLeftTime(t *testing.T) {
 						return nil
 					}
 				})
-				db, _ := openFake(t, srv, limit(n))
+				db, _ := pooltest.OpenFake(t, srv, pooltest.Limit(n))
 				start := time.Now()
 				require.NoError(t, db.PingContext(t.Context()))
 				assert.Equal(t, want, time.Since(start))
@@ -594,8 +557,8 @@ func TestSilentConnectionsShareOnePatience(t *testing.T) {
 		t.Run(fmt.Sprint("Dials=", dials), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				srv := fakedriver.New()
-				db, _ := openFake(t, srv, limit(4))
-				broken, lost := take(t, db), []*sql.Conn{take(t, db), take(t, db), take(t, db)}
+				db, _ := pooltest.OpenFake(t, srv, pooltest.Limit(4))
+				broken, lost := pooltest.Take(t, db), []*sql.Conn{pooltest.Take(t, db), pooltest.Take(t, db), pooltest.Take(t, db)}
 				for _, c := range lost {
 					require.NoError(t, c.Close())
 				}
@@ -627,14 +590,15 @@ func TestSilentConnectionsShareOnePatience(t *testing.T) {
 // tooMany is what lib/pq's error for it looks like to lifeguard.
 type tooMany struct{}
 
-func (tooMany) Error() string    { return "sorry, too many clients already" }
+func (tooMany) Error() string { return "sorry, too many clients already" }
+
 func (tooMany) SQLState() string { return "53300" }
 
 func TestTooManyConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := fakedriver.New()
-		db, _ := openFake(t, srv, nil)
-		c := take(t, db)
+		db, _ := pooltest.OpenFake(t, srv, nil)
+		c := pooltest.Take(t, db)
 		srv.OnDial(func(context.Context) error { return tooMany{} })
 		go func() { time.Sleep(3 * time.Second); c.Close() }()
 		start := time.Now()
@@ -644,7 +608,7 @@ func TestTooManyConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := fakedriver.New()
 		srv.OnDial(func(context.Context) error { return tooMany{} })
-		db, _ := openFake(t, srv, nil)
+		db, _ := pooltest.OpenFake(t, srv, nil)
 		err := db.PingContext(t.Context())
 		var cause tooMany
 		require.ErrorAs(t, err, &cause)
@@ -674,8 +638,8 @@ func TestLifetimes(t *testing.T) {
 				}
 				return nil
 			})
-			db, _ := openFake(t, srv, func(c *lifeguard.Config) {
-				limit(20)(c)
+			db, _ := pooltest.OpenFake(t, srv, func(c *lifeguard.Config) {
+				pooltest.Limit(20)(c)
 				c.MaxConnectionLifetime = time.Hour
 				c.MaxIdleConnectionLifetime = 0
 			})
@@ -684,7 +648,7 @@ func TestLifetimes(t *testing.T) {
 			for range 20 {
 				wg.Go(func() {
 					for start := time.Now(); time.Since(start) < 2*time.Hour; time.Sleep(3 * time.Second) {
-						c := take(t, db)
+						c := pooltest.Take(t, db)
 						_, err := c.ExecContext(t.Context(), "SELECT 1")
 						assert.NoError(t, err)
 						time.Sleep(3 * time.Second)
@@ -709,10 +673,10 @@ func TestLifetimes(t *testing.T) {
 	t.Run("Idle", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			srv := fakedriver.New()
-			db, pool := openFake(t, srv, func(c *lifeguard.Config) { c.MaxIdleConnectionLifetime = time.Minute })
+			db, pool := pooltest.OpenFake(t, srv, func(c *lifeguard.Config) { c.MaxIdleConnectionLifetime = time.Minute })
 			var conns []*sql.Conn
 			for range 10 {
-				conns = append(conns, take(t, db))
+				conns = append(conns, pooltest.Take(t, db))
 			}
 			for _, c := range conns {
 				c.Close()
@@ -727,13 +691,13 @@ func TestLifetimes(t *testing.T) {
 	t.Run("Minimum", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			srv := fakedriver.New()
-			db, pool := openFake(t, srv, func(c *lifeguard.Config) {
+			db, pool := pooltest.OpenFake(t, srv, func(c *lifeguard.Config) {
 				c.MinConnections = 3
 				c.MaxIdleConnectionLifetime = time.Minute
 			})
 			var conns []*sql.Conn
 			for range 10 {
-				conns = append(conns, take(t, db))
+				conns = append(conns, pooltest.Take(t, db))
 			}
 			for _, c := range conns {
 				c.Close()
@@ -755,7 +719,7 @@ func TestLifetimes(t *testing.T) {
 	t.Run("MaxIdle", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			srv := fakedriver.New()
-			db, _ := openFake(t, srv, func(c *lifeguard.Config) { c.MaxIdleConnections = 0 })
+			db, _ := pooltest.OpenFake(t, srv, func(c *lifeguard.Config) { c.MaxIdleConnections = 0 })
 			for range 5 {
 				_, err := db.ExecContext(t.Context(), "SELECT 1")
 				require.NoError(t, err)
@@ -770,7 +734,7 @@ func TestLifetimes(t *testing.T) {
 func TestIdleLeasesAreTakenBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := fakedriver.New()
-		db, pool := openFake(t, srv, nil)
+		db, pool := pooltest.OpenFake(t, srv, nil)
 		for range 5 {
 			_, err := db.ExecContext(t.Context(), "SELECT 1")
 			require.NoError(t, err)
@@ -788,7 +752,7 @@ func TestSetConnectionLimit(t *testing.T) {
 			time.Sleep(10 * time.Millisecond)
 			return nil
 		})
-		db, pool := openFake(t, srv, limit(10))
+		db, pool := pooltest.OpenFake(t, srv, pooltest.Limit(10))
 		ctx, stop := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		var served atomic.Int64
@@ -824,11 +788,11 @@ func TestSetConnectionLimit(t *testing.T) {
 func TestReset(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := fakedriver.New()
-		db, pool := openFake(t, srv, nil)
-		held := take(t, db)
+		db, pool := pooltest.OpenFake(t, srv, nil)
+		held := pooltest.Take(t, db)
 		var conns []*sql.Conn
 		for range 4 {
-			conns = append(conns, take(t, db))
+			conns = append(conns, pooltest.Take(t, db))
 		}
 		for _, c := range conns {
 			c.Close()
@@ -853,12 +817,12 @@ func TestIdleConnectionsDied(t *testing.T) {
 		t.Run(fmt.Sprintf("Callers=%d", callers), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				srv := fakedriver.New()
-				db, pool := openFake(t, srv, nil)
+				db, pool := pooltest.OpenFake(t, srv, nil)
 				// Also when the handle is left with as many husks as database/sql makes attempts.
 				for _, rest := range []time.Duration{0, 10 * time.Second} { // idle as leases, idle in the inner pool
 					var conns []*sql.Conn
 					for range 10 {
-						conns = append(conns, take(t, db))
+						conns = append(conns, pooltest.Take(t, db))
 					}
 					for _, c := range conns {
 						c.Close()
@@ -886,7 +850,7 @@ func TestIdleConnectionsDied(t *testing.T) {
 func TestDriverPanics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := fakedriver.New()
-		db, pool := openFake(t, srv, limit(2))
+		db, pool := pooltest.OpenFake(t, srv, pooltest.Limit(2))
 		boom := func(name string, set func(), f func()) {
 			set()
 			assert.PanicsWithValue(t, name, f)
@@ -929,7 +893,7 @@ func TestDriverPanics(t *testing.T) {
 func TestStatementsOfRevokedLeases(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := fakedriver.New()
-		db, _ := openFake(t, srv, limit(2))
+		db, _ := pooltest.OpenFake(t, srv, pooltest.Limit(2))
 		var wg sync.WaitGroup
 		for range 8 {
 			wg.Go(func() {
@@ -956,7 +920,7 @@ func TestStatementsOfRevokedLeases(t *testing.T) {
 func TestCloseHandle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := fakedriver.New()
-		db, pool := openFake(t, srv, limit(1))
+		db, pool := pooltest.OpenFake(t, srv, pooltest.Limit(1))
 		tx, err := db.BeginTx(t.Context(), nil)
 		require.NoError(t, err)
 		waiter := make(chan error, 1)
@@ -986,7 +950,7 @@ func TestPoolOfForeignHandle(t *testing.T) {
 
 func TestRegister(t *testing.T) {
 	srv := fakedriver.New()
-	lifeguard.Register("registered", srv.Driver(), quiet)
+	lifeguard.Register("registered", srv.Driver(), pooltest.Quiet)
 	assert.Panics(t, func() { lifeguard.Register("registered", srv.Driver()) }, "as sql.Register")
 	assert.Panics(t, func() { lifeguard.Register("nil", nil) })
 	db, err := sql.Open("registered", "host=example connection_limit=3")
@@ -1033,7 +997,7 @@ func TestOpenErrors(t *testing.T) {
 func TestSharedPools(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := fakedriver.New()
-		lifeguard.Register("shared", srv.Driver(), quiet)
+		lifeguard.Register("shared", srv.Driver(), pooltest.Quiet)
 		const dsn = "host=a connection_limit=2 pool_name=shop"
 		one, err := sql.Open("shared", dsn)
 		require.NoError(t, err)
@@ -1048,7 +1012,7 @@ func TestSharedPools(t *testing.T) {
 		assert.NotContains(t, err.Error(), "hunter2")
 
 		// The limit is common, and what one leaves idle serves the other.
-		a, b := take(t, one), take(t, two)
+		a, b := pooltest.Take(t, one), pooltest.Take(t, two)
 		done := make(chan error, 1)
 		go func() { done <- two.PingContext(t.Context()) }()
 		synctest.Wait()
@@ -1092,13 +1056,13 @@ func TestPoolNameOfConnector(t *testing.T) {
 func TestStatementClosedLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := fakedriver.New()
-		db, _ := openFake(t, srv, limit(1))
+		db, _ := pooltest.OpenFake(t, srv, pooltest.Limit(1))
 		for range 3 {
-			c := take(t, db)
+			c := pooltest.Take(t, db)
 			st, err := c.PrepareContext(t.Context(), "INSERT")
 			require.NoError(t, err)
 			next := make(chan *sql.Conn)
-			go func() { next <- take(t, db) }()
+			go func() { next <- pooltest.Take(t, db) }()
 			synctest.Wait()
 			require.NoError(t, c.Close())
 			c = <-next
@@ -1116,9 +1080,9 @@ func TestStatementClosedLate(t *testing.T) {
 
 // TestStatementsClosedLate is TestStatementClosedLate at random, for the race detector.
 func TestStatementsClosedLate(t *testing.T) {
-	rnd := testSeed(t)
+	rnd := pooltest.Seed(t)
 	srv := fakedriver.New()
-	db, pool := openFake(t, srv, limit(2))
+	db, pool := pooltest.OpenFake(t, srv, pooltest.Limit(2))
 	var wg sync.WaitGroup
 	for range 6 {
 		rnd := rand.New(rand.NewPCG(rnd.Uint64(), 0))
@@ -1159,7 +1123,7 @@ func TestStatementsClosedLate(t *testing.T) {
 // Whatever is called at once, the limit of the inner pool is that of the last call.
 func TestSetConnectionLimitAtOnce(t *testing.T) {
 	srv := fakedriver.New()
-	db, pool := openFake(t, srv, limit(2))
+	db, pool := pooltest.OpenFake(t, srv, pooltest.Limit(2))
 	var wg sync.WaitGroup
 	for i := range 8 {
 		wg.Go(func() {
@@ -1171,14 +1135,14 @@ func TestSetConnectionLimitAtOnce(t *testing.T) {
 	wg.Wait()
 	n := pool.Stats().Limit
 	for range n {
-		defer take(t, db).Close()
+		defer pooltest.Take(t, db).Close()
 	}
 	assert.Equal(t, n, srv.Open())
 }
 
 // A hundred callers on five connections, without pause: all wait about as long, and no connection is ever idle.
 func TestManyOnFew(t *testing.T) {
-	rnd := testSeed(t)
+	rnd := pooltest.Seed(t)
 	synctest.Test(t, func(t *testing.T) {
 		const callers, connections = 100, 5
 		srv := fakedriver.New()
@@ -1192,10 +1156,10 @@ func TestManyOnFew(t *testing.T) {
 			time.Sleep(took)
 			return nil
 		})
-		db, _ := openFake(t, srv, limit(connections))
+		db, _ := pooltest.OpenFake(t, srv, pooltest.Limit(connections))
 		var all []*sql.Conn
 		for range connections {
-			all = append(all, take(t, db))
+			all = append(all, pooltest.Take(t, db))
 		}
 		for _, c := range all {
 			require.NoError(t, c.Close())
@@ -1229,8 +1193,8 @@ func TestManyOnFew(t *testing.T) {
 
 // No counter of Stats counts down, also while leases change hands and connections are closed.
 func TestStatsCountUp(t *testing.T) {
-	random := testSeed(t)
-	db, pool := openFake(t, fakedriver.New(), limit(2))
+	random := pooltest.Seed(t)
+	db, pool := pooltest.OpenFake(t, fakedriver.New(), pooltest.Limit(2))
 	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
 	var workers sync.WaitGroup

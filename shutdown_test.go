@@ -13,24 +13,26 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
 	"github.com/go-lifeguard/lifeguard"
 	"github.com/go-lifeguard/lifeguard/internal/fakedriver"
 	"github.com/go-lifeguard/lifeguard/internal/pgtest"
-	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
+	"github.com/go-lifeguard/lifeguard/internal/pooltest"
 )
 
 func TestShutdownLetsWorkFinish(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := fakedriver.New()
-		db, pool := openFake(t, srv, limit(3))
+		db, pool := pooltest.OpenFake(t, srv, pooltest.Limit(3))
 		st, err := db.PrepareContext(t.Context(), "prepared")
 		require.NoError(t, err)
 		tx, err := db.BeginTx(t.Context(), nil)
 		require.NoError(t, err)
 		rows, err := db.QueryContext(t.Context(), "rows 100")
 		require.NoError(t, err)
-		conn := take(t, db)
+		conn := pooltest.Take(t, db)
 		waiter := make(chan error, 1)
 		go func() { waiter <- db.PingContext(t.Context()) }()
 		synctest.Wait()
@@ -86,7 +88,7 @@ func TestShutdownLetsWorkFinish(t *testing.T) {
 func TestShutdownTimeIsUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := fakedriver.New()
-		db, _ := openFake(t, srv, limit(3))
+		db, _ := pooltest.OpenFake(t, srv, pooltest.Limit(3))
 		tx, err := db.BeginTx(t.Context(), nil)
 		require.NoError(t, err)
 		_, err = tx.ExecContext(t.Context(), "UPDATE customers SET name = 'secret'")
@@ -130,10 +132,10 @@ func TestShutdownTimeIsUp(t *testing.T) {
 func TestShutdownClosesIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := fakedriver.New()
-		db, pool := openFake(t, srv, limit(5))
+		db, pool := pooltest.OpenFake(t, srv, pooltest.Limit(5))
 		var all []*sql.Conn
 		for range 5 {
-			all = append(all, take(t, db))
+			all = append(all, pooltest.Take(t, db))
 		}
 		for _, c := range all[1:] {
 			require.NoError(t, c.Close())
@@ -154,7 +156,7 @@ func TestShutdownClosesIdle(t *testing.T) {
 func TestShutdownAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := fakedriver.New()
-		db, pool := openFake(t, srv, limit(3))
+		db, pool := pooltest.OpenFake(t, srv, pooltest.Limit(3))
 		goOn := make(chan struct{})
 		srv.OnQuery(func(context.Context, *fakedriver.Conn, string, []driver.NamedValue) error { <-goOn; return nil })
 		slow := make(chan error, 1)
@@ -188,8 +190,8 @@ func TestShutdownAgain(t *testing.T) {
 func TestShutdownWhileAcquiring(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := fakedriver.New()
-		db, pool := openFake(t, srv, limit(2))
-		first, second := take(t, db), take(t, db)
+		db, pool := pooltest.OpenFake(t, srv, pooltest.Limit(2))
+		first, second := pooltest.Take(t, db), pooltest.Take(t, db)
 		require.NoError(t, second.Close())
 		time.Sleep(3 * time.Second) // the lease has ended, the connection is idle in the pool
 		srv.OnQuery(func(context.Context, *fakedriver.Conn, string, []driver.NamedValue) error { return driver.ErrBadConn })
@@ -236,7 +238,7 @@ func TestSharedPoolComesAndGoes(t *testing.T) {
 
 func TestShutdownWithoutTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		db, _ := openFake(t, fakedriver.New(), nil)
+		db, _ := pooltest.OpenFake(t, fakedriver.New(), nil)
 		require.NoError(t, db.PingContext(t.Context()))
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
@@ -247,13 +249,13 @@ func TestShutdownWithoutTime(t *testing.T) {
 func TestShutdownOfSharedPool(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := fakedriver.New()
-		lifeguard.Register("shutdown-shared", srv.Driver(), quiet)
+		lifeguard.Register("shutdown-shared", srv.Driver(), pooltest.Quiet)
 		const dsn = "host=a connection_limit=2 pool_name=shutdown"
 		one, err := sql.Open("shutdown-shared", dsn)
 		require.NoError(t, err)
 		two, err := sql.Open("shutdown-shared", dsn)
 		require.NoError(t, err)
-		a, b := take(t, one), take(t, two)
+		a, b := pooltest.Take(t, one), pooltest.Take(t, two)
 		done := make(chan error, 1)
 		go func() { done <- lifeguard.Shutdown(t.Context(), one) }()
 		synctest.Wait()
@@ -284,7 +286,7 @@ func TestShutdownOfForeignHandle(t *testing.T) {
 // Shutdown from several goroutines, beside Close and under load: each call returns, no work that began is lost, and
 // nothing is left.
 func TestShutdownUnderLoad(t *testing.T) {
-	rnd := testSeed(t)
+	rnd := pooltest.Seed(t)
 	for range 30 {
 		seed := rnd.Uint64()
 		synctest.Test(t, func(t *testing.T) {
@@ -296,7 +298,7 @@ func TestShutdownUnderLoad(t *testing.T) {
 			})
 			var committed atomic.Int64
 			srv.OnCommit(func(*fakedriver.Conn) error { committed.Add(1); return nil })
-			db, pool := openFake(t, srv, limit(1+rnd.IntN(5)))
+			db, pool := pooltest.OpenFake(t, srv, pooltest.Limit(1+rnd.IntN(5)))
 			var wg sync.WaitGroup
 			var acknowledged atomic.Int64
 			for range 20 {
@@ -336,7 +338,7 @@ func TestShutdownUnderLoad(t *testing.T) {
 // TestShutdownInHaste has no time for the work under way. Whatever becomes of that, nothing is left, no commit is
 // acknowledged that the server did not see, and nobody hangs.
 func TestShutdownInHaste(t *testing.T) {
-	rnd := testSeed(t)
+	rnd := pooltest.Seed(t)
 	for range 30 {
 		seed := rnd.Uint64()
 		synctest.Test(t, func(t *testing.T) {
@@ -348,7 +350,7 @@ func TestShutdownInHaste(t *testing.T) {
 			})
 			var committed, acknowledged atomic.Int64
 			srv.OnCommit(func(*fakedriver.Conn) error { committed.Add(1); return nil })
-			db, pool := openFake(t, srv, limit(1+rnd.IntN(5)))
+			db, pool := pooltest.OpenFake(t, srv, pooltest.Limit(1+rnd.IntN(5)))
 			var wg sync.WaitGroup
 			for range 20 {
 				wg.Go(func() {

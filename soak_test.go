@@ -12,6 +12,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/go-lifeguard/lifeguard/internal/pooltest"
 )
 
 var soak = flag.Duration("soak", 0, "how long TestSoak shakes the pool; 0 skips it")
@@ -30,7 +32,7 @@ func TestSoak(t *testing.T) {
 		seed = fmt.Sprint(rand.Uint64())
 		t.Setenv("LIFEGUARD_TEST_SEED", seed)
 	}
-	rnd := testSeed(t)
+	rnd := pooltest.Seed(t)
 	server := waterServer(t)
 	r := &soakReport{seed: seed, began: time.Now(), faults: map[string]int{}, failed: map[string]int{}}
 	defer func() { r.print(os.Stdout, !t.Failed()) }()

@@ -7,37 +7,24 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"strconv"
 	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/go-lifeguard/lifeguard"
-	"github.com/go-lifeguard/lifeguard/internal/fakedriver"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-)
 
-// testSeed is printed with the test's output; LIFEGUARD_TEST_SEED repeats a run.
-func testSeed(t *testing.T) *rand.Rand {
-	t.Helper()
-	seed := rand.Uint64()
-	if s := os.Getenv("LIFEGUARD_TEST_SEED"); s != "" {
-		var err error
-		seed, err = strconv.ParseUint(s, 10, 64)
-		require.NoError(t, err)
-	}
-	t.Logf("LIFEGUARD_TEST_SEED=%d", seed)
-	return rand.New(rand.NewPCG(seed, 0))
-}
+	"github.com/go-lifeguard/lifeguard"
+	"github.com/go-lifeguard/lifeguard/internal/fakedriver"
+	"github.com/go-lifeguard/lifeguard/internal/pooltest"
+)
 
 // TestStorm runs random work on a pool over a server that fails in every way it can, at once, and asks at the end
 // whether everything is still there. In a bubble, hours of it take seconds.
 func TestStorm(t *testing.T) {
-	rnd := testSeed(t)
+	rnd := pooltest.Seed(t)
 	for round := range 4 {
 		// Each round is a bubble of its own, with a size of its own.
 		limit, workers := 1+rnd.IntN(8), 1+rnd.IntN(40)
@@ -118,7 +105,7 @@ func storm(t *testing.T, limit, workers int, seed uint64) {
 		return nil
 	})
 
-	db, pool := openFake(t, srv, func(c *lifeguard.Config) {
+	db, pool := pooltest.OpenFake(t, srv, func(c *lifeguard.Config) {
 		c.ConnectionLimit, c.MaxIdleConnections = limit, limit
 		c.MinConnections = limit / 3
 		c.PoolTimeout = 2 * time.Second
@@ -164,7 +151,7 @@ func storm(t *testing.T, limit, workers int, seed uint64) {
 	// Every place is there again.
 	var conns []*sql.Conn
 	for range limit {
-		conns = append(conns, take(t, db))
+		conns = append(conns, pooltest.Take(t, db))
 	}
 	assert.Equal(t, limit, pool.Stats().InUse)
 	for _, c := range conns {
