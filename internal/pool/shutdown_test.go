@@ -1,4 +1,4 @@
-package lifeguard_test
+package pool_test
 
 import (
 	"context"
@@ -110,7 +110,7 @@ func TestShutdownTimeIsUp(t *testing.T) {
 		err = lifeguard.Shutdown(ctx, db)
 		assert.Equal(t, 5*time.Second, time.Since(start))
 		require.ErrorIs(t, err, context.DeadlineExceeded)
-		assert.ErrorContains(t, err, `by lifeguard_test.TestShutdownTimeIsUp`)
+		assert.ErrorContains(t, err, `by pool_test.TestShutdownTimeIsUp`)
 		assert.ErrorContains(t, err, `last query "UPDATE customers SET name = ?"`)
 		assert.ErrorContains(t, err, `last query "SELECT slow"`)
 		assert.NotContains(t, err.Error(), "secret")
