@@ -1,6 +1,6 @@
 //go:build go1.27
 
-package lifeguard_test
+package handle_test
 
 import (
 	"context"
@@ -16,6 +16,7 @@ import (
 
 	"github.com/go-lifeguard/lifeguard"
 	"github.com/go-lifeguard/lifeguard/internal/fakedriver"
+	"github.com/go-lifeguard/lifeguard/internal/pooltest"
 )
 
 // A scanningConnector opens connections whose rows are scanned by the driver.
@@ -89,7 +90,7 @@ func TestRowsColumnScanner(t *testing.T) {
 						cfg.LeakReclaimAfter = cfg.LeakThreshold
 					}
 					var err error
-					db, err = lifeguard.OpenDB(connector, lifeguard.WithConfig(cfg), quiet)
+					db, err = lifeguard.OpenDB(connector, lifeguard.WithConfig(cfg), pooltest.Quiet)
 					require.NoError(t, err)
 				}
 				rows, err := db.Query("rows")

@@ -1,4 +1,4 @@
-package lifeguard_test
+package handle_test
 
 import (
 	"context"
@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/DATA-DOG/go-sqlmock"
+
 	"github.com/go-lifeguard/lifeguard"
 )
 

@@ -1,4 +1,4 @@
-package lifeguard_test
+package handle_test
 
 import (
 	"context"

@@ -1,4 +1,4 @@
-package lifeguard_test
+package handle_test
 
 import (
 	"context"
@@ -22,7 +22,7 @@ import (
 // It runs on one processor, so that all that an operation costs is in its time, also what the garbage collector does for
 // it; with another one idle it would depend on how much of that happens there.
 //
-//	go test -run '^$' -bench 'Cost$' .
+//	go test -run '^$' -bench 'Cost$' ./internal/handle
 func BenchmarkCost(b *testing.B) {
 	for _, op := range operations {
 		b.Run("Op="+op.name, func(b *testing.B) { alternate(b, costHandles, op.run, 1) })
@@ -39,7 +39,7 @@ func BenchmarkCostParallel(b *testing.B) {
 // BenchmarkObserved shows what being observed adds: spans of slow operations, which is the default, with an SDK installed
 // that samples everything, which is to cost what lifeguard costs without; metrics besides; and a span for every operation.
 //
-//	go test -run '^$' -bench 'Observed$' .
+//	go test -run '^$' -bench 'Observed$' ./internal/handle
 func BenchmarkObserved(b *testing.B) {
 	handles := append(costHandles[:2:2],
 		costHandle{"slow", func(tb testing.TB) *sql.DB { return openWithSDK(tb) }},
@@ -58,7 +58,7 @@ func BenchmarkObserved(b *testing.B) {
 
 // BenchmarkAlone runs each operation on each handle by itself, for profiles; docs/performance.md reads them.
 //
-//	go test -run '^$' -bench 'Alone/Op=QueryRow/Handle=lifeguard' -cpuprofile cpu.out .
+//	go test -run '^$' -bench 'Alone/Op=QueryRow/Handle=lifeguard' -cpuprofile cpu.out ./internal/handle
 func BenchmarkAlone(b *testing.B) {
 	for _, op := range operations {
 		for _, h := range costHandles {
@@ -76,7 +76,7 @@ func BenchmarkAlone(b *testing.B) {
 }
 
 func alternate(b *testing.B, handles []costHandle, run func(context.Context, *sql.DB) error, goroutines int) {
-	// As long as it takes for some milliseconds to pass: the first checkouts of each tick of captureBudget have their
+	// As long as it takes for some milliseconds to pass: the first checkouts of each tick of the budget of captures have their
 	// stacks taken, which would be a third of a short batch, and is a hundredth of what a busy pool does.
 	const batch = 20000
 	if goroutines == 1 {
@@ -160,25 +160,4 @@ var operations = []struct {
 		}
 		return tx.Commit()
 	}},
-}
-
-// TestAllocations holds the part of the cost that does not depend on the machine.
-func TestAllocations(t *testing.T) {
-	for _, op := range operations {
-		allocs := map[string]float64{}
-		for _, h := range costHandles {
-			db := h.open(t)
-			allocs[h.name] = testing.AllocsPerRun(2000, func() {
-				if err := op.run(context.Background(), db); err != nil {
-					t.Fatal(err)
-				}
-			})
-		}
-		if pooltest.RaceEnabled {
-			continue // the detector allocates on its own account; what remains is that the paths are run under it
-		}
-		if more := allocs["lifeguard"] - allocs["plain"]; more > 0 {
-			t.Errorf("%s: %g allocations more than plain database/sql", op.name, more)
-		}
-	}
 }
