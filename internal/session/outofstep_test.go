@@ -1,4 +1,4 @@
-package lifeguard_test
+package session_test
 
 import (
 	"context"
