@@ -28,17 +28,17 @@ staticcheck: ## staticcheck (needs Go 1.26)
 test: servers ## install the servers that the tests run, then test everything with the race detector
 	@go test -race -run '^$$' $(PACKAGES) >/dev/null 2>&1 || true
 	go test -race -p 1 $(PACKAGES)
-	go test -count=1 -run 'Allocations|NoReportForThoseInTime' .
+	go test -count=1 -run 'Allocations|NoReportForThoseInTime' ./internal/...
 
 # Beside the faults: CANCELS queries that are cancelled, and 10,000 checkouts a second that are returned in time, for as
 # long as LEAKFREE says, of which none may be reported as a leak.
 faults: servers ## break the network and the server under a pool in every way there is; a quarter of an hour
-	go test -race -count=1 -timeout 30m -run 'Fault|Recovery|HalfOpen|OwnDeadline|DialsThatFail' . -faults
-	go test -count=1 -v -timeout 2h -run TestCancelledQueries . -cancels $(or $(CANCELS),100000)
-	go test -count=1 -v -timeout 30m -run TestNoReportInRealTime . -leakfree $(or $(LEAKFREE),3m)
+	go test -race -count=1 -timeout 30m -run 'Fault|Recovery|HalfOpen|OwnDeadline|DialsThatFail' ./internal/session -faults
+	go test -count=1 -v -timeout 2h -run TestCancelledQueries ./internal/session -cancels $(or $(CANCELS),100000)
+	go test -count=1 -v -timeout 30m -run TestNoReportInRealTime ./internal/leak -leakfree $(or $(LEAKFREE),3m)
 
 soak: servers ## the mixed storm of faults for as long as SOAK says (10m)
-	go test -race -count=1 -v -timeout 24h -run TestSoak . -soak $(or $(SOAK),10m)
+	go test -race -count=1 -v -timeout 24h -run TestSoak ./internal/session -soak $(or $(SOAK),10m)
 
 bench: servers ## compare with other libraries into docs/benchmarks.md and README, half an hour; BENCH=quick takes 3 minutes
 	go run ./benchmarks/cmd/compare -out docs -readme README.md $(if $(filter quick,$(BENCH)),-quick)

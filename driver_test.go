@@ -1,210 +1,29 @@
 package lifeguard_test
 
 import (
-	"bytes"
 	"context"
 	"database/sql"
 	"database/sql/driver"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"log/slog"
 	"math"
-	"math/rand/v2"
-	"net"
-	"net/url"
 	"os"
-	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/lib/pq"
-	"github.com/lib/pq/pqerror"
-	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/go-lifeguard/lifeguard"
 	"github.com/go-lifeguard/lifeguard/internal/pgtest"
+	"github.com/go-lifeguard/lifeguard/internal/pooltest"
 )
 
-func TestMain(m *testing.M) { os.Exit(runAll(m)) }
+func TestMain(m *testing.M) { os.Exit(pooltest.Run(m)) }
 
-// runAll runs the tests, stops the server that they shared, and then looks for goroutines that outlived their handles.
-func runAll(m *testing.M) int {
-	code := pgtest.Run(m)
-	if err := goleak.Find(ofDriverPanics()...); err != nil {
-		fmt.Fprintln(os.Stderr, "after all tests:", err)
-		code = max(code, 1)
-	}
-	return code
-}
-
-// A pgClient is a handle on a PostgreSQL that the server knows by name.
-type pgClient struct {
-	*sql.DB
-	dsn    string
-	name   string  // its application_name
-	server *sql.DB // to look at the server with
-}
-
-// clients numbers the handles of this process.
-var clients atomic.Int64
-
-// openPostgres opens a handle with at most limit connections. With "postgres" it is the plain driver's, with
-// "lifeguard.Open" one of [lifeguard.Open] on the plain driver, else one of sql.Open with a driver of lifeguard's.
-// At the end of the test it is closed, and the server must not have a connection of it left.
-func openPostgres(t testing.TB, driverName, dsn string, limit int, params ...string) *pgClient {
-	t.Helper()
-	name := fmt.Sprintf("test_%d_%d", os.Getpid(), clients.Add(1))
-	own := addParams(t, dsn, append(params, "application_name="+name)...)
-	limited := addParams(t, own, "connection_limit="+strconv.Itoa(limit))
-	var db *sql.DB
-	var err error
-	switch driverName {
-	case "postgres":
-		db, err = sql.Open(driverName, own)
-		require.NoError(t, err)
-		db.SetMaxOpenConns(limit)
-		db.SetMaxIdleConns(limit)
-	case "lifeguard.Open":
-		db, err = lifeguard.Open("postgres", limited, quiet)
-	default:
-		db, err = sql.Open(driverName, limited)
-	}
-	require.NoError(t, err)
-	return watchClosing(t, db, name, dsn)
-}
-
-// watchClosing closes db at the end of the test and waits for the server to see it.
-func watchClosing(t testing.TB, db *sql.DB, name, dsn string) *pgClient {
-	t.Helper()
-	c := &pgClient{DB: db, dsn: dsn, name: name, server: openControl(t, dsn)}
-	t.Cleanup(func() {
-		assert.NoError(t, db.Close())
-		eventually(t, "the server has no connection of "+name, func() bool { return len(c.backends(t)) == 0 })
-	})
-	return c
-}
-
-// openControl opens a plain handle of one connection to look at the server with.
-func openControl(t testing.TB, dsn string) *sql.DB {
-	t.Helper()
-	db, err := sql.Open("postgres", addParams(t, dsn, "application_name=control"))
-	require.NoError(t, err)
-	db.SetMaxOpenConns(1)
-	t.Cleanup(func() { assert.NoError(t, db.Close()) })
-	return db
-}
-
-func addParams(t testing.TB, dsn string, params ...string) string {
-	t.Helper()
-	u, err := url.Parse(dsn)
-	require.NoError(t, err)
-	q := u.Query()
-	for _, p := range params {
-		name, value, _ := strings.Cut(p, "=")
-		q.Set(name, value)
-	}
-	u.RawQuery = q.Encode()
-	return u.String()
-}
-
-// A backend is a process of the server that serves a client's connection.
-type backend struct{ pid, clientPort int }
-
-// backends are the connections of the client as the server sees them. One that was closed is among them until the
-// server has noticed.
-func (c *pgClient) backends(t testing.TB) []backend {
-	rows, err := c.server.Query("SELECT pid, client_port FROM pg_stat_activity WHERE application_name = $1", c.name)
-	if !assert.NoError(t, err) {
-		return nil
-	}
-	var all []backend
-	for rows.Next() {
-		var b backend
-		assert.NoError(t, rows.Scan(&b.pid, &b.clientPort))
-		all = append(all, b)
-	}
-	assert.NoError(t, rows.Err())
-	return all
-}
-
-// terminate ends all connections of the client on the server and returns when their processes have ended: until then
-// the server still takes in what is sent to it, and even plain lib/pq cannot know whether it was done. Processes on
-// another machine cannot be waited for.
-func (c *pgClient) terminate(t testing.TB) {
-	t.Helper()
-	all := c.backends(t)
-	for _, b := range all {
-		_, err := c.server.Exec("SELECT pg_terminate_backend($1)", b.pid)
-		require.NoError(t, err)
-	}
-	eventually(t, "the server has ended the connections", func() bool {
-		return len(c.backends(t)) == 0 && !slices.ContainsFunc(all, func(b backend) bool {
-			process, err := os.FindProcess(b.pid)
-			return err == nil && process.Signal(syscall.Signal(0)) == nil
-		})
-	})
-}
-
-// fill opens n connections and leaves them idle.
-func (c *pgClient) fill(t testing.TB, n int) {
-	t.Helper()
-	conns := make([]*sql.Conn, n)
-	for i := range conns {
-		var err error
-		conns[i], err = c.Conn(t.Context())
-		require.NoError(t, err)
-	}
-	for _, conn := range conns {
-		require.NoError(t, conn.Close())
-	}
-	require.Len(t, c.backends(t), n)
-}
-
-// eventually waits for what another process does, and about which nothing can be waited for but by asking.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Errorf("not within 20s: %s", what)
-			return
-		}
-	}
-}
-
-// poolOf is PoolOf for handles that have a pool.
-func poolOf(t testing.TB, db *sql.DB) *lifeguard.Pool {
-	t.Helper()
-	pool, ok := lifeguard.PoolOf(db)
-	require.True(t, ok)
-	return pool
-}
-
-// settled waits for the pool to be at rest: what database/sql does after a context has ended, it does in goroutines of
-// its own, which a caller cannot wait for.
-func settled(t testing.TB, pool *lifeguard.Pool) {
-	t.Helper()
-	eventually(t, "nothing in use and nobody waiting", func() bool {
-		st := pool.Stats()
-		return st.InUse == 0 && st.Waiting == 0
-	})
-}
-
-// A script is one use of database/sql which takes down all that a program could see. It is run on the plain driver and
-// through lifeguard, and what was taken down has to be the same.
-type script struct {
-	*pgClient
-	t     *testing.T
-	ctx   context.Context
-	lines []string
-}
+type script struct{ *pooltest.Script }
 
 var scripts = []struct {
 	name   string
@@ -212,13 +31,7 @@ var scripts = []struct {
 	params string
 	run    func(*script)
 }{
-	{"copy", 2, "", (*script).copy},
 	{"errors", 2, "", (*script).errors},
-	{"result sets", 2, "", (*script).resultSets},
-	{"column types", 2, "", (*script).columnTypes},
-	{"notifications", 2, "", (*script).notifications},
-	{"notices", 2, "", (*script).notices},
-	{"arrays", 2, "", (*script).arrays},
 	{"arguments", 2, "", (*script).arguments},
 	{"arguments in binary", 2, "binary_parameters=yes", (*script).arguments},
 	{"scanning", 2, "", (*script).scanning},
@@ -228,13 +41,7 @@ var scripts = []struct {
 	{"raw", 1, "", (*script).raw},
 	{"statements", 1, "", (*script).statements},
 	{"statements on many connections", 4, "", (*script).statementsOnManyConnections},
-	{"cursors", 1, "", (*script).cursors},
-	{"savepoints", 1, "", (*script).savepoints},
-	{"settings", 1, "", (*script).settings},
-	{"error between rows", 1, "", (*script).errorBetweenRows},
-	{"statement timeout", 1, "", (*script).statementTimeout},
 	{"cancelled", 1, "", (*script).cancelled},
-	{"cancelled at random", 4, "", (*script).cancelledAtRandom},
 	{"terminated", 1, "", (*script).terminated},
 	{"closed", 3, "", (*script).closed},
 }
@@ -242,198 +49,15 @@ var scripts = []struct {
 // TestDropIn runs every script on the plain driver and through lifeguard.
 func TestDropIn(t *testing.T) {
 	dsn := pgtest.DSN(t)
-	server := openControl(t, dsn)
 	for _, s := range scripts {
 		t.Run(s.name, func(t *testing.T) {
-			lines := map[string][]string{}
-			for _, driverName := range []string{"postgres", "lifeguard"} {
-				_, err := server.Exec("DROP SCHEMA IF EXISTS script CASCADE; CREATE SCHEMA script")
-				require.NoError(t, err)
-				t.Run(driverName, func(t *testing.T) {
-					params := []string{"search_path=script"}
-					if s.params != "" {
-						params = append(params, s.params)
-					}
-					run := &script{pgClient: openPostgres(t, driverName, dsn, s.limit, params...), t: t, ctx: t.Context()}
-					s.run(run)
-					require.NotEmpty(t, run.lines)
-					lines[driverName] = run.lines
-				})
-			}
-			require.Equal(t, lines["postgres"], lines["lifeguard"])
+			pooltest.CompareScript(t, dsn, s.limit, s.params, func(r *pooltest.Script) { s.run(&script{r}) })
 		})
 	}
 }
 
-func (s *script) note(format string, args ...any) {
-	s.lines = append(s.lines, fmt.Sprintf(format, args...))
-}
-
-// must is for what a script needs to go on.
-func (s *script) must(err error) {
-	s.t.Helper()
-	require.NoError(s.t, err)
-}
-
-func (s *script) exec(statement string) {
-	s.t.Helper()
-	_, err := s.Exec(statement)
-	s.must(err)
-}
-
-// failed takes down an error: its text, what it unwraps to, and what the server said.
-func (s *script) failed(what string, err error) {
-	s.note("%s: %s", what, describePostgresError(err))
-}
-
-func describePostgresError(err error) string {
-	if err == nil {
-		return "no error"
-	}
-	var b strings.Builder
-	for e := err; e != nil; e = errors.Unwrap(e) {
-		fmt.Fprintf(&b, "%T %q; ", e, e)
-	}
-	var pqErr *pq.Error
-	if errors.As(err, &pqErr) {
-		fmt.Fprintf(&b, "code %s, severity %s, detail %q, hint %q, where %q, schema %q, table %q, column %q, constraint %q, position %q, %q",
-			pqErr.Code, pqErr.Severity, pqErr.Detail, pqErr.Hint, pqErr.Where, pqErr.Schema, pqErr.Table, pqErr.Column,
-			pqErr.Constraint, pqErr.Position, pqErr.ErrorWithDetail())
-	}
-	return b.String()
-}
-
-// show is a value with its type.
-func show(v any) string {
-	switch v := v.(type) {
-	case []byte:
-		return fmt.Sprintf("[]byte %q nil=%t", v, v == nil)
-	case time.Time:
-		return fmt.Sprintf("time %s %s", v.Format(time.RFC3339Nano), v.Location())
-	default:
-		return fmt.Sprintf("%T %#v", v, v)
-	}
-}
-
-// rows takes down all rows of all result sets.
-func (s *script) rows(what string, rows *sql.Rows, err error) {
-	s.t.Helper()
-	s.failed(what, err)
-	if err != nil {
-		return
-	}
-	for set := 0; ; set++ {
-		columns, err := rows.Columns()
-		s.note("%s: set %d: columns %q, %s", what, set, columns, describePostgresError(err))
-		for rows.Next() {
-			s.note("%s: row %s", what, s.row(rows, len(columns)))
-		}
-		s.failed(what+": after the rows", rows.Err())
-		if !rows.NextResultSet() {
-			break
-		}
-	}
-	s.failed(what+": at the end", rows.Err())
-	s.failed(what+": close", rows.Close())
-}
-
-func (s *script) row(rows interface{ Scan(...any) error }, columns int) string {
-	values, dest := make([]any, columns), make([]any, columns)
-	for i := range dest {
-		dest[i] = &values[i]
-	}
-	if err := rows.Scan(dest...); err != nil {
-		return describePostgresError(err)
-	}
-	texts := make([]string, columns)
-	for i, v := range values {
-		texts[i] = show(v)
-	}
-	return strings.Join(texts, ", ")
-}
-
-func (s *script) query(query string, args ...any) {
-	s.t.Helper()
-	rows, err := s.QueryContext(s.ctx, query, args...)
-	s.rows(query, rows, err)
-}
-
-type rowQueryer interface {
-	QueryRowContext(context.Context, string, ...any) *sql.Row
-}
-
-// pid is the backend that serves a query now.
-func (s *script) pid(q rowQueryer) (pid int) {
-	s.t.Helper()
-	s.must(q.QueryRowContext(s.ctx, "SELECT pg_backend_pid()").Scan(&pid))
-	return pid
-}
-
-func (s *script) copy() {
-	s.exec("CREATE TABLE items (id int PRIMARY KEY, name text, data bytea, at timestamptz)")
-	// Deprecated or not, this is what programs have.
-	statements := []string{
-		pq.CopyIn("items", "id", "name", "data", "at"), //lint:ignore SA1019 see above
-		"COPY items (id, name, data, at) FROM STDIN",
-	}
-	for i, statement := range statements {
-		tx, err := s.Begin()
-		s.must(err)
-		stmt, err := tx.Prepare(statement)
-		s.must(err)
-		for j := range 500 {
-			_, err := stmt.Exec(1000*i+j, fmt.Sprintf("tab\tline\n%d", j), []byte{0, byte(j), '\\'}, time.Unix(int64(j), 0))
-			s.must(err)
-		}
-		_, err = stmt.Exec(1000*i+999, nil, nil, nil)
-		s.must(err)
-		res, err := stmt.Exec()
-		s.failed("flush", err)
-		n, err := res.RowsAffected()
-		s.note("%d copied, %v", n, err)
-		s.failed("close", stmt.Close())
-		s.failed("close again", stmt.Close())
-		s.failed("commit", tx.Commit())
-	}
-	s.query("SELECT count(*), sum(id), md5(string_agg(name, '|' ORDER BY id)), min(data), max(at) FROM items")
-
-	for _, wrong := range []any{"not a number", 0 /* taken */, struct{}{}} {
-		tx, err := s.Begin()
-		s.must(err)
-		stmt, err := tx.Prepare(statements[1])
-		s.must(err)
-		_, err = stmt.Exec(7777, "fine", []byte{1}, nil)
-		s.failed("before", err)
-		_, err = stmt.Exec(wrong, "x", nil, nil)
-		// What the server minds may show now or at the next call; it has to show by the end.
-		_, flush := stmt.Exec()
-		s.note("copying %v failed: %t", wrong, err != nil || flush != nil)
-		stmt.Close()
-		s.failed("rollback", tx.Rollback())
-	}
-	s.query("SELECT count(*) FROM items")
-
-	tx, err := s.Begin()
-	s.must(err)
-	stmt, err := tx.Prepare(statements[1])
-	s.must(err)
-	_, err = stmt.Exec(8888, "abandoned", nil, nil)
-	s.must(err)
-	_, err = tx.Exec("SELECT 1")
-	s.note("another query during COPY is refused: %t", err != nil)
-	s.failed("close", stmt.Close())
-	tx.Rollback()
-	s.query("SELECT count(*) FROM items")
-
-	_, err = s.Prepare(statements[1])
-	s.failed("COPY outside of a transaction", err)
-	_, err = s.Exec("COPY items TO STDOUT")
-	s.note("COPY TO STDOUT is refused: %t", err != nil)
-	s.query("SELECT count(*) FROM items")
-}
-
 func (s *script) errors() {
-	s.exec(`CREATE TABLE parents (id int PRIMARY KEY, name text UNIQUE CHECK (name <> ''));
+	s.MustExec(`CREATE TABLE parents (id int PRIMARY KEY, name text UNIQUE CHECK (name <> ''));
 		CREATE TABLE children (parent int NOT NULL REFERENCES parents);
 		INSERT INTO parents VALUES (1, 'one')`)
 	for _, statement := range []string{
@@ -451,184 +75,32 @@ func (s *script) errors() {
 		"DO $$ BEGIN RAISE EXCEPTION 'own %', 'words' USING ERRCODE = 'LG001', DETAIL = 'd', HINT = 'h'; END $$",
 	} {
 		_, err := s.Exec(statement)
-		s.failed(statement, err)
+		s.NoteError(statement, err)
 		rows, err := s.Query(statement)
 		if err == nil {
 			for rows.Next() {
 			}
 			err = errors.Join(rows.Err(), rows.Close())
 		}
-		s.failed("query: "+statement, err)
+		s.NoteError("query: "+statement, err)
 		_, err = s.Prepare(statement)
-		s.failed("prepare: "+statement, err)
+		s.NoteError("prepare: "+statement, err)
 	}
 	_, err := s.Exec("INSERT INTO parents VALUES ($1, $2)", 1, "again")
-	s.failed("with arguments", err)
+	s.NoteError("with arguments", err)
 	_, err = s.Exec("SELECT $1::int", "seven")
-	s.failed("argument of another type", err)
+	s.NoteError("argument of another type", err)
 	_, err = s.Exec("SELECT $1::int + $2::int", 1)
-	s.failed("an argument is missing", err)
+	s.NoteError("an argument is missing", err)
 	_, err = s.Exec("SELECT $1::int", 1, 2)
-	s.failed("an argument too many", err)
+	s.NoteError("an argument too many", err)
 	var one int
-	s.failed("no rows", s.QueryRow("SELECT id FROM parents WHERE id = 12345").Scan(&one))
-	done, cancel := context.WithCancel(s.ctx)
+	s.NoteError("no rows", s.QueryRow("SELECT id FROM parents WHERE id = 12345").Scan(&one))
+	done, cancel := context.WithCancel(s.Ctx)
 	cancel()
 	_, err = s.ExecContext(done, "SELECT 1")
-	s.failed("context over before", err)
-	s.query("SELECT * FROM parents")
-}
-
-func (s *script) resultSets() {
-	s.query("SELECT 1 AS a; SELECT 'x' AS b, 'y' AS c; SELECT generate_series(1, 3); SELECT WHERE false")
-	s.query("SELECT 1; SELECT 1/0; SELECT 2")
-	s.query("SELECT 1; SELECT 2", "an argument")
-	s.query("CREATE TABLE pairs (id int); INSERT INTO pairs VALUES (1), (2) RETURNING id; SELECT count(*) FROM pairs")
-
-	rows, err := s.Query("SELECT generate_series(1, 1000); SELECT 2")
-	s.must(err)
-	s.note("first row: %t", rows.Next())
-	s.note("next set while rows are left: %t", rows.NextResultSet())
-	s.note("its row: %t", rows.Next())
-	s.failed("closed before the end", rows.Close())
-	s.query("SELECT 'alive'")
-	res, err := s.Exec("INSERT INTO pairs VALUES (3); INSERT INTO pairs VALUES (4), (5)")
-	s.must(err)
-	n, err := res.RowsAffected()
-	s.note("%d, %v", n, err)
-}
-
-func (s *script) columnTypes() {
-	s.exec(`CREATE TYPE mood AS ENUM ('calm', 'stormy');
-		CREATE TABLE types (
-			i2 smallint, i4 int NOT NULL, i8 bigint, r real, d double precision, n numeric(10, 3), n0 numeric, b boolean,
-			t text, v varchar(20), v0 varchar, c char(5), by bytea, bits bit(3), vbits varbit(7), u uuid, j json, jb jsonb,
-			da date, ti time, titz timetz, ts timestamp, tstz timestamptz(3), iv interval, ip inet, ia int[], ta text[][],
-			na numeric(5, 2)[], x xml, p point, m mood, o oid, mon money)`)
-	stmt, err := s.Prepare("SELECT * FROM types WHERE i4 = $1")
-	s.must(err)
-	defer stmt.Close()
-	for _, filled := range []bool{false, true} {
-		if filled {
-			s.exec(`INSERT INTO types VALUES (1, 2, 3, 1.5, 2.5, 1234.567, 1e30, true, 't', 'v', '', 'c', '\x00ff', '101', '1',
-				'00000000-0000-0000-0000-000000000001', '[1]', '{"a": 1}', '2024-02-29', '12:34:56', '12:34:56+02',
-				'2024-02-29 12:34:56.789', '2024-02-29 12:34:56.789+01', '1 day 2 hours', '::1', '{1,2}', '{{a,b},{c,d}}',
-				'{1.25}', '<a/>', '(1,2)', 'stormy', 7, 12.5)`)
-			s.exec("INSERT INTO types (i4) VALUES (3)")
-		}
-		for _, c := range []struct {
-			how   string
-			query func() (*sql.Rows, error)
-		}{
-			{"text", func() (*sql.Rows, error) { return s.Query("SELECT * FROM types WHERE i4 = 2") }},
-			{"argument", func() (*sql.Rows, error) { return s.Query("SELECT * FROM types WHERE i4 = $1", 2) }},
-			{"prepared", func() (*sql.Rows, error) { return stmt.Query(2) }},
-			{"nulls", func() (*sql.Rows, error) { return stmt.Query(3) }},
-		} {
-			how := c.how
-			rows, err := c.query()
-			s.must(err)
-			columns, err := rows.ColumnTypes()
-			s.must(err)
-			for i, c := range columns {
-				length, hasLength := c.Length()
-				precision, scale, hasScale := c.DecimalSize()
-				nullable, known := c.Nullable()
-				s.note("%s %t %02d %s %s length %d %t, decimal %d %d %t, nullable %t %t, %v", how, filled, i, c.Name(),
-					c.DatabaseTypeName(), length, hasLength, precision, scale, hasScale, nullable, known, c.ScanType())
-			}
-			for rows.Next() {
-				s.note("%s: %s", how, s.row(rows, len(columns)))
-			}
-			s.must(rows.Close())
-		}
-	}
-}
-
-func (s *script) notifications() {
-	listener, err := s.Conn(s.ctx)
-	s.must(err)
-	defer listener.Close()
-	sender, err := s.Conn(s.ctx)
-	s.must(err)
-	defer sender.Close()
-	var got []*pq.Notification
-	s.must(listener.Raw(func(dc any) error {
-		pq.SetNotificationHandler(lifeguard.Unwrap(dc).(driver.Conn), func(n *pq.Notification) { got = append(got, n) })
-		return nil
-	}))
-	_, err = listener.ExecContext(s.ctx, "LISTEN news")
-	s.must(err)
-	senderPID := s.pid(sender)
-	for i := range 3 {
-		_, err = sender.ExecContext(s.ctx, "SELECT pg_notify('news', $1)", fmt.Sprint("number ", i))
-		s.must(err)
-	}
-	_, err = sender.ExecContext(s.ctx, "SELECT pg_notify('other', 'not for us')")
-	s.must(err)
-	eventually(s.t, "notifications come with the replies to other queries", func() bool {
-		_, err := listener.ExecContext(s.ctx, "SELECT 1")
-		s.must(err)
-		return len(got) >= 3
-	})
-	for _, n := range got {
-		s.note("%s %q, from the sender: %t", n.Channel, n.Extra, n.BePid == senderPID)
-	}
-	s.must(listener.Raw(func(dc any) error {
-		pq.SetNotificationHandler(lifeguard.Unwrap(dc).(driver.Conn), nil)
-		return nil
-	}))
-}
-
-func (s *script) notices() {
-	conn, err := s.Conn(s.ctx)
-	s.must(err)
-	defer conn.Close()
-	s.must(conn.Raw(func(dc any) error {
-		pq.SetNoticeHandler(lifeguard.Unwrap(dc).(driver.Conn), func(n *pq.Error) { s.note("%s: %s", n.Severity, n.Message) })
-		return nil
-	}))
-	_, err = conn.ExecContext(s.ctx, "DO $$ BEGIN RAISE NOTICE 'look'; RAISE WARNING 'mind %', 'this'; END $$")
-	s.must(err)
-	_, err = conn.ExecContext(s.ctx, "DROP TABLE IF EXISTS missing")
-	s.must(err)
-}
-
-func (s *script) arrays() {
-	s.exec("CREATE TABLE arrays (i bigint[], f float8[], t text[], b bool[], by bytea[], i2 int[][], t2 text[][])")
-	_, err := s.Exec("INSERT INTO arrays VALUES ($1, $2, $3, $4, $5, $6, $7)",
-		pq.Array([]int64{1, -2, math.MaxInt64}), pq.Array([]float64{1.5, math.Inf(1)}),
-		pq.Array([]string{"", "a,b", `"quoted"`, `back\slash`, "NULL"}), pq.Array([]bool{true, false}),
-		pq.Array([][]byte{{}, {0, 255}, []byte("{}")}), pq.Array([][]int64{{1, 2}, {3, 4}}),
-		pq.Array([][]string{{"a", "b c"}, {"{", "}"}}))
-	s.must(err)
-	_, err = s.Exec("INSERT INTO arrays VALUES ($1, $2, $3)", pq.Array([]int64{}), pq.Array([]float64(nil)), pq.Array(nil))
-	s.failed("empty, nil and nothing", err)
-	for _, stmt := range []string{"SELECT * FROM arrays", "SELECT * FROM arrays WHERE $1"} {
-		var args []any
-		if strings.Contains(stmt, "$1") {
-			args = []any{true}
-		}
-		s.query(stmt, args...)
-		rows, err := s.Query(stmt, args...)
-		s.must(err)
-		for rows.Next() {
-			var (
-				i, f, t, b = []int64{}, []float64{}, []string{}, []bool{}
-				by         [][]byte
-				i2, t2     = [2][2]int64{}, [2][2]string{}
-			)
-			err := rows.Scan(pq.Array(&i), pq.Array(&f), pq.Array(&t), pq.Array(&b), pq.Array(&by), pq.Array(&i2), pq.Array(&t2))
-			s.failed("scan", err)
-			s.note("%v %v %q %v %q %v %q", i, f, t, b, by, i2, t2)
-		}
-		s.must(rows.Close())
-	}
-	_, err = s.Exec("INSERT INTO arrays (i2) VALUES ($1)", pq.Array([][]int64{{1, 2}, {3}}))
-	s.failed("ragged", err)
-	_, err = s.Exec("SELECT $1::int[]", []int{1, 2})
-	s.failed("a slice", err)
-	s.query("SELECT g FROM generate_series(1, 9) g WHERE g = ANY($1)", pq.Array([]int{2, 4, 99}))
+	s.NoteError("context over before", err)
+	s.NoteQuery("SELECT * FROM parents")
 }
 
 type cents int64
@@ -667,23 +139,23 @@ func (s *script) arguments() {
 		what := fmt.Sprintf("%d, %T as %s", i, a.value, a.typ)
 		var got any
 		err := s.QueryRow("SELECT $1::"+a.typ, a.value).Scan(&got)
-		s.failed(what, err)
+		s.NoteError(what, err)
 		if err == nil {
-			s.note("%s: %.80s", what, show(got))
+			s.Note("%s: %.80s", what, pooltest.Show(got))
 		}
 		_, err = s.Exec("SELECT $1::"+a.typ, a.value)
-		s.failed("exec "+what, err)
+		s.NoteError("exec "+what, err)
 		stmt, err := s.Prepare("SELECT $1::" + a.typ)
-		s.must(err)
+		s.Must(err)
 		got = nil
 		err = stmt.QueryRow(a.value).Scan(&got)
-		s.failed("prepared "+what, err)
+		s.NoteError("prepared "+what, err)
 		if err == nil {
-			s.note("prepared %s: %.80s", what, show(got))
+			s.Note("prepared %s: %.80s", what, pooltest.Show(got))
 		}
-		s.must(stmt.Close())
+		s.Must(stmt.Close())
 	}
-	s.query("SELECT $1::int, $2::text, $3::bool, $1::int", 1, "two", true)
+	s.NoteQuery("SELECT $1::int, $2::text, $3::bool, $1::int", 1, "two", true)
 }
 
 func (s *script) scanning() {
@@ -715,428 +187,265 @@ func (s *script) scanning() {
 				}
 				i, i8, f, str, b, at, yes, ptr, a, ni, nt = 0, 0, 0, "", nil, time.Time{}, false, nil, nil, sql.NullInt64{}, sql.Null[time.Time]{}
 				err := s.QueryRow(q, args...).Scan(dest)
-				s.failed(fmt.Sprintf("%s into %T", q, dest), err)
+				s.NoteError(fmt.Sprintf("%s into %T", q, dest), err)
 				if err != nil {
 					continue
 				}
 				if ptr != nil {
-					s.note("%q", *ptr)
+					s.Note("%q", *ptr)
 				}
-				s.note("%v %v %v %q %q %s %v %s %v %s", i, i8, f, str, b, at, yes, show(a), ni, nt.V)
+				s.Note("%v %v %v %q %q %s %v %s %v %s", i, i8, f, str, b, at, yes, pooltest.Show(a), ni, nt.V)
 			}
 		}
 	}
 	rows, err := s.Query("SELECT repeat(g::text, 3), g, NULL FROM generate_series(1, 3) g")
-	s.must(err)
+	s.Must(err)
 	for rows.Next() {
-		s.failed("raw", rows.Scan(&raw, &i, &a))
-		s.note("%q %d %v", raw, i, a)
-		s.failed("too few", rows.Scan(&i))
+		s.NoteError("raw", rows.Scan(&raw, &i, &a))
+		s.Note("%q %d %v", raw, i, a)
+		s.NoteError("too few", rows.Scan(&i))
 	}
-	s.must(rows.Close())
-	s.failed("a row of RawBytes", s.QueryRow("SELECT 1").Scan(&raw))
-	s.failed("after Close", rows.Scan(&i, &i, &i))
+	s.Must(rows.Close())
+	s.NoteError("a row of RawBytes", s.QueryRow("SELECT 1").Scan(&raw))
+	s.NoteError("after Close", rows.Scan(&i, &i, &i))
 }
 
 func (s *script) results() {
-	s.exec("CREATE TABLE lines (id serial PRIMARY KEY, t text)")
+	s.MustExec("CREATE TABLE lines (id serial PRIMARY KEY, t text)")
 	for _, statement := range []string{
 		"INSERT INTO lines (t) VALUES ('a'), ('b'), ('c')", "UPDATE lines SET t = 'x' WHERE id > 1", "DELETE FROM lines WHERE id = 1",
 		"DELETE FROM lines WHERE id = 1", "SELECT * FROM lines", "CREATE TABLE more (id int)", "TRUNCATE lines",
 		"INSERT INTO lines (t) VALUES ('r') RETURNING id", "VALUES (1), (2)", "SET work_mem = '5MB'", "BEGIN; COMMIT", "DROP TABLE more",
 	} {
 		res, err := s.Exec(statement)
-		s.failed(statement, err)
+		s.NoteError(statement, err)
 		n, err := res.RowsAffected()
-		s.note("%s: %d rows, %v", statement, n, err)
+		s.Note("%s: %d rows, %v", statement, n, err)
 		id, err := res.LastInsertId()
-		s.note("%s: last id %d, %v", statement, id, err)
+		s.Note("%s: last id %d, %v", statement, id, err)
 	}
 	res, err := s.Exec("UPDATE lines SET t = $1", "y")
-	s.must(err)
+	s.Must(err)
 	n, err := res.RowsAffected()
-	s.note("%d rows, %v", n, err)
-	s.failed("ping", s.Ping())
+	s.Note("%d rows, %v", n, err)
+	s.NoteError("ping", s.Ping())
 }
 
 func (s *script) isolation() {
-	s.exec("CREATE TABLE seen (id int)")
+	s.MustExec("CREATE TABLE seen (id int)")
 	for level := sql.LevelDefault; level <= sql.LevelLinearizable+1; level++ {
 		for _, readOnly := range []bool{false, true} {
 			what := fmt.Sprintf("%v, read-only %t", level, readOnly)
-			tx, err := s.BeginTx(s.ctx, &sql.TxOptions{Isolation: level, ReadOnly: readOnly})
-			s.failed(what, err)
+			tx, err := s.BeginTx(s.Ctx, &sql.TxOptions{Isolation: level, ReadOnly: readOnly})
+			s.NoteError(what, err)
 			if err != nil {
 				continue
 			}
 			var isolation, ro string
-			s.must(tx.QueryRow("SELECT current_setting('transaction_isolation'), current_setting('transaction_read_only')").
+			s.Must(tx.QueryRow("SELECT current_setting('transaction_isolation'), current_setting('transaction_read_only')").
 				Scan(&isolation, &ro))
-			s.note("%s: %s %s", what, isolation, ro)
+			s.Note("%s: %s %s", what, isolation, ro)
 			_, err = tx.Exec("INSERT INTO seen VALUES ($1)", int(level))
-			s.failed(what+": insert", err)
-			s.failed(what+": commit", tx.Commit())
-			s.failed(what+": commit again", tx.Commit())
-			s.failed(what+": rollback after", tx.Rollback())
+			s.NoteError(what+": insert", err)
+			s.NoteError(what+": commit", tx.Commit())
+			s.NoteError(what+": commit again", tx.Commit())
+			s.NoteError(what+": rollback after", tx.Rollback())
 		}
 	}
-	s.query("SELECT * FROM seen ORDER BY id")
+	s.NoteQuery("SELECT * FROM seen ORDER BY id")
 	tx, err := s.Begin()
-	s.must(err)
+	s.Must(err)
 	_, err = tx.Exec("DELETE FROM seen")
-	s.must(err)
-	s.failed("rollback", tx.Rollback())
-	s.query("SELECT count(*) FROM seen")
+	s.Must(err)
+	s.NoteError("rollback", tx.Rollback())
+	s.NoteQuery("SELECT count(*) FROM seen")
 	// What a program types by hand stays with the connection that it typed it on.
-	conn, err := s.Conn(s.ctx)
-	s.must(err)
+	conn, err := s.Conn(s.Ctx)
+	s.Must(err)
 	for _, statement := range []string{"BEGIN", "DELETE FROM seen", "ROLLBACK"} {
-		_, err = conn.ExecContext(s.ctx, statement)
-		s.must(err)
+		_, err = conn.ExecContext(s.Ctx, statement)
+		s.Must(err)
 	}
-	s.must(conn.Close())
-	s.query("SELECT count(*) FROM seen")
+	s.Must(conn.Close())
+	s.NoteQuery("SELECT count(*) FROM seen")
 }
 
 func (s *script) rollbackByContext() {
-	s.exec("CREATE TABLE kept (id int)")
+	s.MustExec("CREATE TABLE kept (id int)")
 	for i := range 10 {
-		ctx, cancel := context.WithCancel(s.ctx)
+		ctx, cancel := context.WithCancel(s.Ctx)
 		tx, err := s.BeginTx(ctx, nil)
-		s.must(err)
+		s.Must(err)
 		_, err = tx.Exec("INSERT INTO kept VALUES (1)")
-		s.must(err)
+		s.Must(err)
 		if i%2 == 0 {
 			go cancel()
 		} else {
 			cancel()
 		}
-		eventually(s.t, "the transaction ends", func() bool {
+		pooltest.Eventually(s.T, "the transaction ends", func() bool {
 			_, err := tx.Exec("SELECT 1")
 			return errors.Is(err, sql.ErrTxDone)
 		})
 		err = tx.Commit()
-		s.note("commit refused: %t", errors.Is(err, context.Canceled) || errors.Is(err, sql.ErrTxDone))
+		s.Note("commit refused: %t", errors.Is(err, context.Canceled) || errors.Is(err, sql.ErrTxDone))
 		// Whether the connection is kept is a race inside lib/pq; that it is clean is not.
 		var open bool
-		s.must(s.QueryRow("SELECT now() <> statement_timestamp() OR txid_current_if_assigned() IS NOT NULL").Scan(&open))
-		s.note("a transaction is open: %t", open)
+		s.Must(s.QueryRow("SELECT now() <> statement_timestamp() OR txid_current_if_assigned() IS NOT NULL").Scan(&open))
+		s.Note("a transaction is open: %t", open)
 		cancel()
 	}
-	s.query("SELECT count(*) FROM kept")
-	ctx, cancel := context.WithCancel(s.ctx)
+	s.NoteQuery("SELECT count(*) FROM kept")
+	ctx, cancel := context.WithCancel(s.Ctx)
 	cancel()
 	_, err := s.BeginTx(ctx, nil)
-	s.failed("context over before", err)
+	s.NoteError("context over before", err)
 
 	// With rows open.
-	ctx, cancel = context.WithCancel(s.ctx)
+	ctx, cancel = context.WithCancel(s.Ctx)
 	tx, err := s.BeginTx(ctx, nil)
-	s.must(err)
+	s.Must(err)
 	rows, err := tx.Query("SELECT generate_series(1, 2000000000)") // cannot end before it is cancelled
-	s.must(err)
-	s.note("row: %t", rows.Next())
+	s.Must(err)
+	s.Note("row: %t", rows.Next())
 	cancel()
 	for rows.Next() {
 	}
-	s.note("an error: %t", rows.Err() != nil)
+	s.Note("an error: %t", rows.Err() != nil)
 	rows.Close()
 	tx.Rollback()
-	s.query("SELECT 'alive'")
+	s.NoteQuery("SELECT 'alive'")
 }
 
 func (s *script) raw() {
-	conn, err := s.Conn(s.ctx)
-	s.must(err)
-	s.failed("raw", conn.Raw(func(dc any) error {
+	conn, err := s.Conn(s.Ctx)
+	s.Must(err)
+	s.NoteError("raw", conn.Raw(func(dc any) error {
 		own := lifeguard.Unwrap(dc)
-		s.note("%T", own)
+		s.Note("%T", own)
 		_, execer := own.(driver.ExecerContext)
 		_, checker := own.(driver.NamedValueChecker)
 		_, pinger := own.(driver.Pinger)
-		s.note("%t %t %t", execer, checker, pinger)
-		rows, err := own.(driver.QueryerContext).QueryContext(s.ctx, "SELECT 1, 'two'", nil)
+		s.Note("%t %t %t", execer, checker, pinger)
+		rows, err := own.(driver.QueryerContext).QueryContext(s.Ctx, "SELECT 1, 'two'", nil)
 		if err != nil {
 			return err
 		}
 		defer rows.Close()
 		values := make([]driver.Value, 2)
 		err = rows.Next(values)
-		s.note("%v %v %v %v", rows.Columns(), show(values[0]), show(values[1]), err)
+		s.Note("%v %v %v %v", rows.Columns(), pooltest.Show(values[0]), pooltest.Show(values[1]), err)
 		return nil
 	}))
 	failure := errors.New("of the function")
-	s.note("its error as it is: %t", conn.Raw(func(any) error { return failure }) == failure)
-	pid := s.pid(conn)
-	s.must(conn.Close())
-	s.note("kept: %t", s.pid(s) == pid)
-	s.failed("closed", conn.Raw(func(any) error { return nil }))
+	s.Note("its error as it is: %t", conn.Raw(func(any) error { return failure }) == failure)
+	pid := s.PID(conn)
+	s.Must(conn.Close())
+	s.Note("kept: %t", s.PID(s) == pid)
+	s.NoteError("closed", conn.Raw(func(any) error { return nil }))
 
-	conn, err = s.Conn(s.ctx)
-	s.must(err)
-	s.failed("bad", conn.Raw(func(any) error { return driver.ErrBadConn }))
-	s.failed("use after", conn.PingContext(s.ctx))
-	s.failed("close after", conn.Close())
-	second := s.pid(s)
-	s.note("kept: %t", second == pid)
+	conn, err = s.Conn(s.Ctx)
+	s.Must(err)
+	s.NoteError("bad", conn.Raw(func(any) error { return driver.ErrBadConn }))
+	s.NoteError("use after", conn.PingContext(s.Ctx))
+	s.NoteError("close after", conn.Close())
+	second := s.PID(s)
+	s.Note("kept: %t", second == pid)
 
-	conn, err = s.Conn(s.ctx)
-	s.must(err)
+	conn, err = s.Conn(s.Ctx)
+	s.Must(err)
 	func() {
-		defer func() { s.note("recovered %v", recover()) }()
-		s.failed("not reached", conn.Raw(func(any) error { panic("in Raw") }))
+		defer func() { s.Note("recovered %v", recover()) }()
+		s.NoteError("not reached", conn.Raw(func(any) error { panic("in Raw") }))
 	}()
-	s.failed("close after a panic", conn.Close())
-	s.note("kept: %t", s.pid(s) == second)
+	s.NoteError("close after a panic", conn.Close())
+	s.Note("kept: %t", s.PID(s) == second)
 }
 
 func (s *script) statements() {
-	s.exec("CREATE TABLE words (id int PRIMARY KEY, word text); INSERT INTO words SELECT g, 'word ' || g FROM generate_series(1, 10) g")
+	s.MustExec("CREATE TABLE words (id int PRIMARY KEY, word text); INSERT INTO words SELECT g, 'word ' || g FROM generate_series(1, 10) g")
 	stmt, err := s.Prepare("SELECT word FROM words WHERE id = $1")
-	s.must(err)
+	s.Must(err)
 	insert, err := s.Prepare("INSERT INTO words VALUES ($1, $2)")
-	s.must(err)
+	s.Must(err)
 	for i := range 12 {
 		rows, err := stmt.Query(i)
-		s.rows("prepared", rows, err)
+		s.NoteRows("prepared", rows, err)
 	}
 	_, err = insert.Exec(1, "taken")
-	s.failed("error in a statement", err)
+	s.NoteError("error in a statement", err)
 	_, err = insert.Exec(11)
-	s.failed("too few arguments", err)
+	s.NoteError("too few arguments", err)
 
 	tx, err := s.Begin()
-	s.must(err)
+	s.Must(err)
 	inTx, err := tx.Prepare("UPDATE words SET word = upper(word) WHERE id = $1")
-	s.must(err)
+	s.Must(err)
 	_, err = inTx.Exec(1)
-	s.failed("tx.Prepare", err)
+	s.NoteError("tx.Prepare", err)
 	_, err = tx.Stmt(insert).Exec(11, "eleven")
-	s.failed("tx.Stmt", err)
+	s.NoteError("tx.Stmt", err)
 	rows, err := tx.Stmt(stmt).Query(11)
-	s.rows("tx.Stmt", rows, err)
-	s.failed("commit", tx.Commit())
+	s.NoteRows("tx.Stmt", rows, err)
+	s.NoteError("commit", tx.Commit())
 	_, err = inTx.Exec(2)
-	s.failed("statement of a finished transaction", err)
-	s.failed("its close", inTx.Close())
+	s.NoteError("statement of a finished transaction", err)
+	s.NoteError("its close", inTx.Close())
 
 	tx, err = s.Begin()
-	s.must(err)
-	_, err = tx.StmtContext(s.ctx, insert).Exec(12, "twelve")
-	s.must(err)
-	_, err = tx.StmtContext(s.ctx, insert).Exec(12, "twelve")
-	s.failed("twice", err)
+	s.Must(err)
+	_, err = tx.StmtContext(s.Ctx, insert).Exec(12, "twelve")
+	s.Must(err)
+	_, err = tx.StmtContext(s.Ctx, insert).Exec(12, "twelve")
+	s.NoteError("twice", err)
 	rows, err = tx.Stmt(stmt).Query(12)
-	s.rows("in a failed transaction", rows, err)
-	s.failed("commit", tx.Commit())
+	s.NoteRows("in a failed transaction", rows, err)
+	s.NoteError("commit", tx.Commit())
 
-	conn, err := s.Conn(s.ctx)
-	s.must(err)
-	onConn, err := conn.PrepareContext(s.ctx, "SELECT count(*) FROM words")
-	s.must(err)
+	conn, err := s.Conn(s.Ctx)
+	s.Must(err)
+	onConn, err := conn.PrepareContext(s.Ctx, "SELECT count(*) FROM words")
+	s.Must(err)
 	rows, err = onConn.Query()
-	s.rows("conn.Prepare", rows, err)
-	s.must(conn.Close())
+	s.NoteRows("conn.Prepare", rows, err)
+	s.Must(conn.Close())
 	_, err = onConn.Query()
-	s.failed("statement of a returned connection", err)
-	s.failed("its close", onConn.Close())
+	s.NoteError("statement of a returned connection", err)
+	s.NoteError("its close", onConn.Close())
 
 	rows, err = stmt.Query(11)
-	s.rows("prepared, at the end", rows, err)
-	s.failed("close", stmt.Close())
-	s.failed("close again", stmt.Close())
+	s.NoteRows("prepared, at the end", rows, err)
+	s.NoteError("close", stmt.Close())
+	s.NoteError("close again", stmt.Close())
 	_, err = stmt.Query(1)
-	s.failed("after Close", err)
-	s.failed("close", insert.Close())
-	s.query("SELECT word FROM words ORDER BY id")
+	s.NoteError("after Close", err)
+	s.NoteError("close", insert.Close())
+	s.NoteQuery("SELECT word FROM words ORDER BY id")
 }
 
 func (s *script) statementsOnManyConnections() {
 	stmt, err := s.Prepare("SELECT $1::int * 2")
-	s.must(err)
+	s.Must(err)
 	var wg sync.WaitGroup
 	var wrong atomic.Int64
 	for g := range 16 {
 		wg.Go(func() {
 			for i := range 50 {
 				var twice int
-				if err := stmt.QueryRowContext(s.ctx, g*1000+i).Scan(&twice); err != nil || twice != 2*(g*1000+i) {
+				if err := stmt.QueryRowContext(s.Ctx, g*1000+i).Scan(&twice); err != nil || twice != 2*(g*1000+i) {
 					wrong.Add(1)
 				}
 			}
 		})
 	}
 	wg.Wait()
-	s.note("%d wrong", wrong.Load())
-	s.failed("close", stmt.Close())
-}
-
-func (s *script) cursors() {
-	tx, err := s.Begin()
-	s.must(err)
-	_, err = tx.Exec("DECLARE c SCROLL CURSOR FOR SELECT generate_series(1, 10)")
-	s.must(err)
-	for _, fetch := range []string{"FETCH 3 FROM c", "MOVE 2 IN c", "FETCH 2 FROM c", "FETCH BACKWARD 1 FROM c", "FETCH ALL FROM c", "FETCH 1 FROM c"} {
-		rows, err := tx.Query(fetch)
-		s.rows(fetch, rows, err)
-	}
-	s.failed("commit", tx.Commit())
-	_, err = s.Exec("FETCH 1 FROM c")
-	s.failed("after the transaction", err)
-
-	conn, err := s.Conn(s.ctx)
-	s.must(err)
-	_, err = conn.ExecContext(s.ctx, "DECLARE h CURSOR WITH HOLD FOR SELECT generate_series(1, 4)")
-	s.must(err)
-	rows, err := conn.QueryContext(s.ctx, "FETCH 2 FROM h")
-	s.rows("with hold", rows, err)
-	s.must(conn.Close())
-	s.query("FETCH 1 FROM h") // the only connection
-}
-
-func (s *script) savepoints() {
-	s.exec("CREATE TABLE points (id int PRIMARY KEY)")
-	tx, err := s.Begin()
-	s.must(err)
-	for _, statement := range []string{
-		"INSERT INTO points VALUES (1)", "SAVEPOINT a", "INSERT INTO points VALUES (2)", "INSERT INTO points VALUES (1)",
-		"INSERT INTO points VALUES (3)", "ROLLBACK TO a", "INSERT INTO points VALUES (4)", "SAVEPOINT b", "RELEASE b",
-		"ROLLBACK TO b", "ROLLBACK TO a", "INSERT INTO points VALUES (5)",
-	} {
-		_, err := tx.Exec(statement)
-		s.failed(statement, err)
-	}
-	s.failed("commit", tx.Commit())
-	s.query("SELECT id FROM points ORDER BY id")
-
-	tx, err = s.Begin()
-	s.must(err)
-	_, err = tx.Exec("INSERT INTO points VALUES ($1), ($1)", 9)
-	s.failed("twice", err)
-	_, err = tx.Exec("SELECT 1")
-	s.failed("in a failed transaction", err)
-	s.failed("commit of a failed transaction", tx.Commit())
-	s.query("SELECT id FROM points ORDER BY id")
-}
-
-func (s *script) settings() {
-	conn, err := s.Conn(s.ctx)
-	s.must(err)
-	show := func(q rowQueryer) {
-		var zone, path string
-		var at time.Time
-		s.must(q.QueryRowContext(s.ctx, "SELECT current_setting('TimeZone'), current_setting('search_path'), "+
-			"'2024-02-29 12:00:00+00'::timestamptz").Scan(&zone, &path, &at))
-		s.note("%s %s %s %s", zone, path, at.Format(time.RFC3339), at.Location())
-	}
-	show(conn)
-	_, err = conn.ExecContext(s.ctx, "SET TimeZone = 'Asia/Kolkata'; SET search_path = pg_catalog, script")
-	s.must(err)
-	show(conn)
-	_, err = conn.ExecContext(s.ctx, "CREATE TEMPORARY TABLE mine (id int); INSERT INTO mine VALUES (1)")
-	s.must(err)
-	s.must(conn.Close())
-	show(s) // it is the same connection, and nobody resets it
-	s.query("SELECT * FROM mine")
-	_, err = s.Exec("SELECT pg_advisory_lock(7)")
-	s.must(err)
-	s.query("SELECT pg_advisory_unlock(7)")
-	tx, err := s.Begin()
-	s.must(err)
-	_, err = tx.Exec("SET LOCAL TimeZone = 'America/New_York'")
-	s.must(err)
-	show(tx)
-	s.must(tx.Commit())
-	show(s)
-	s.exec("RESET ALL")
-	show(s)
-	s.exec("DISCARD ALL")
-	s.query("SELECT 'alive'")
-}
-
-func (s *script) errorBetweenRows() {
-	pid := s.pid(s)
-	for _, args := range [][]any{nil, {true}} {
-		query := "SELECT g, 100 / (g - 3) FROM generate_series(1, 5) g"
-		if args != nil {
-			query += " WHERE $1"
-		}
-		s.query(query, args...)
-		s.query("SELECT 'alive'")
-	}
-	rows, err := s.Query("SELECT g FROM generate_series(1, 20000) g")
-	s.must(err)
-	for range 10 {
-		s.note("%t", rows.Next())
-	}
-	s.failed("closed early", rows.Close())
-	s.note("%t", rows.Next())
-	s.failed("its error", rows.Err())
-	var g int
-	s.failed("scan after close", rows.Scan(&g))
-
-	tx, err := s.Begin()
-	s.must(err)
-	rows, err = tx.Query("SELECT g FROM generate_series(1, 20000) g")
-	s.must(err)
-	s.note("%t", rows.Next())
-	_, err = tx.Exec("SELECT 1")
-	s.note("a second query while rows are open is refused: %t", err != nil)
-	s.failed("close", rows.Close())
-	tx.Rollback()
-	s.note("kept: %t", s.pid(s) == pid)
-}
-
-func (s *script) statementTimeout() {
-	conn, err := s.Conn(s.ctx)
-	s.must(err)
-	pid := s.pid(conn)
-	_, err = conn.ExecContext(s.ctx, "SET statement_timeout = '20ms'")
-	s.must(err)
-	_, err = conn.ExecContext(s.ctx, "SELECT pg_sleep(60)")
-	s.failed("exec", err)
-	rows, err := conn.QueryContext(s.ctx, "SELECT pg_sleep($1)", 60)
-	if err == nil {
-		rows.Next()
-		err = errors.Join(rows.Err(), rows.Close())
-	}
-	s.failed("query", errors.Unwrap(errors.Join(err)))
-	s.note("timed out: %t", isCode(err, "57014"))
-	s.must(conn.Close())
-	s.exec("SET statement_timeout = 0")
-	s.note("kept: %t", s.pid(s) == pid)
-
-	tx, err := s.Begin()
-	s.must(err)
-	_, err = tx.Exec("SET LOCAL statement_timeout = '20ms'")
-	s.must(err)
-	_, err = tx.Exec("SELECT pg_sleep(60)")
-	s.failed("in a transaction", err)
-	s.failed("commit", tx.Commit())
-	s.exec("SET idle_in_transaction_session_timeout = '20ms'")
-	tx, err = s.Begin()
-	s.must(err)
-	eventually(s.t, "the server ends the session", func() bool { return len(s.backends(s.t)) == 0 })
-	_, err = tx.Exec("SELECT 1")
-	s.note("the session is over: %t", err != nil)
-	s.note("rollback fails: %t", tx.Rollback() != nil)
-	s.note("kept: %t", s.pid(s) == pid)
-}
-
-// isCode says whether the server answered with that SQLSTATE.
-func isCode(err error, code pqerror.Code) bool {
-	var pqErr *pq.Error
-	return errors.As(err, &pqErr) && pqErr.Code == code
-}
-
-// wasCancelled covers all that plain lib/pq can answer when a context ends in the middle of a query.
-func wasCancelled(err error) bool {
-	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || isCode(err, "57014")
+	s.Note("%d wrong", wrong.Load())
+	s.NoteError("close", stmt.Close())
 }
 
 func (s *script) cancelled() {
 	stmt, err := s.Prepare("SELECT pg_sleep($1)")
-	s.must(err)
+	s.Must(err)
 	defer stmt.Close()
 	const query = "SELECT pg_sleep(60)"
 	for _, c := range []struct {
@@ -1149,925 +458,93 @@ func (s *script) cancelled() {
 		{"prepared", func(ctx context.Context) error { _, err := stmt.ExecContext(ctx, 60); return err }},
 		{"prepared query", func(ctx context.Context) error { return stmt.QueryRowContext(ctx, 60).Scan(new(string)) }},
 	} {
-		pid := s.pid(s)
-		ctx, cancel := context.WithCancel(s.ctx)
+		pid := s.PID(s)
+		ctx, cancel := context.WithCancel(s.Ctx)
 		failed := make(chan error, 1)
 		go func() { failed <- c.run(ctx) }()
-		eventually(s.t, "the query is running", func() (running bool) {
-			s.must(s.server.QueryRow("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1 AND state = 'active' "+
+		pooltest.Eventually(s.T, "the query is running", func() (running bool) {
+			s.Must(s.Server.QueryRow("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1 AND state = 'active' "+
 				"AND wait_event = 'PgSleep')", pid).Scan(&running))
 			return running
 		})
 		cancel()
 		err := <-failed
-		s.note("%s: cancelled %t", c.how, wasCancelled(err))
+		s.Note("%s: cancelled %t", c.how, pooltest.WasCancelled(err))
 		for range 10 {
 			var one int
-			s.must(s.QueryRow("SELECT 1").Scan(&one))
+			s.Must(s.QueryRow("SELECT 1").Scan(&one))
 		}
-		s.note("%s: kept %t", c.how, s.pid(s) == pid)
+		s.Note("%s: kept %t", c.how, s.PID(s) == pid)
 	}
 
-	ctx, cancel := context.WithCancel(s.ctx)
+	ctx, cancel := context.WithCancel(s.Ctx)
 	rows, err := s.QueryContext(ctx, "SELECT generate_series(1, 2000000000), repeat('x', 1000)")
-	s.must(err)
+	s.Must(err)
 	for range 10 {
-		s.note("%t", rows.Next())
+		s.Note("%t", rows.Next())
 	}
 	cancel()
 	for rows.Next() {
 	}
-	s.note("in the middle of rows: cancelled %t", wasCancelled(rows.Err()))
+	s.Note("in the middle of rows: cancelled %t", pooltest.WasCancelled(rows.Err()))
 	// Nothing if database/sql closed them for the context already, which it does on a goroutine of its own.
-	if err := rows.Close(); err != nil && !wasCancelled(err) {
-		s.failed("close", err)
+	if err := rows.Close(); err != nil && !pooltest.WasCancelled(err) {
+		s.NoteError("close", err)
 	}
-	s.query("SELECT 'alive'")
-}
-
-// cancelledAtRandom cancels around the moment at which a query ends: who comes next must get his own result.
-func (s *script) cancelledAtRandom() {
-	seed := testSeed(s.t).Uint64()
-	n := 40
-	if testing.Short() {
-		n = 10
-	}
-	var wg sync.WaitGroup
-	var wrong, poisoned atomic.Int64
-	for g := range 8 {
-		wg.Go(func() {
-			rnd := rand.New(rand.NewPCG(seed, uint64(g)))
-			for i := range n {
-				want := g*1_000_000 + i
-				ctx, cancel := context.WithTimeout(s.ctx, time.Duration(rnd.IntN(1500))*time.Microsecond)
-				var got int
-				if err := s.QueryRowContext(ctx, "SELECT $1::int", want).Scan(&got); err == nil && got != want {
-					wrong.Add(1)
-				}
-				cancel()
-				if err := s.QueryRowContext(s.ctx, "SELECT $1::int", -want).Scan(&got); err != nil {
-					poisoned.Add(1)
-					s.t.Error("the query after a cancelled one:", err)
-				} else if got != -want {
-					wrong.Add(1)
-				}
-			}
-		})
-	}
-	wg.Wait()
-	s.note("%d wrong, %d poisoned", wrong.Load(), poisoned.Load())
+	s.NoteQuery("SELECT 'alive'")
 }
 
 func (s *script) terminated() {
-	pid := s.pid(s)
-	s.terminate(s.t)
-	s.query("SELECT 'alive'")
-	s.note("kept: %t", s.pid(s) == pid)
-	conn, err := s.Conn(s.ctx)
-	s.must(err)
-	s.terminate(s.t)
-	_, err = conn.ExecContext(s.ctx, "SELECT 1")
-	s.failed("held", err)
-	s.failed("held, again", conn.PingContext(s.ctx))
-	s.failed("close", conn.Close())
+	pid := s.PID(s)
+	s.Terminate(s.T)
+	s.NoteQuery("SELECT 'alive'")
+	s.Note("kept: %t", s.PID(s) == pid)
+	conn, err := s.Conn(s.Ctx)
+	s.Must(err)
+	s.Terminate(s.T)
+	_, err = conn.ExecContext(s.Ctx, "SELECT 1")
+	s.NoteError("held", err)
+	s.NoteError("held, again", conn.PingContext(s.Ctx))
+	s.NoteError("close", conn.Close())
 	tx, err := s.Begin()
-	s.must(err)
-	s.terminate(s.t)
+	s.Must(err)
+	s.Terminate(s.T)
 	_, err = tx.Exec("SELECT 1")
-	s.failed("transaction", err)
-	s.failed("commit", tx.Commit())
-	s.query("SELECT 'alive'")
+	s.NoteError("transaction", err)
+	s.NoteError("commit", tx.Commit())
+	s.NoteQuery("SELECT 'alive'")
 	stmt, err := s.Prepare("SELECT 'prepared'")
-	s.must(err)
-	s.terminate(s.t)
+	s.Must(err)
+	s.Terminate(s.T)
 	rows, err := stmt.Query()
-	s.rows("prepared", rows, err)
-	s.failed("close", stmt.Close())
-	s.terminate(s.t)
-	s.failed("ping", s.Ping())
+	s.NoteRows("prepared", rows, err)
+	s.NoteError("close", stmt.Close())
+	s.Terminate(s.T)
+	s.NoteError("ping", s.Ping())
 }
 
 func (s *script) closed() {
-	conn, err := s.Conn(s.ctx)
-	s.must(err)
+	conn, err := s.Conn(s.Ctx)
+	s.Must(err)
 	tx, err := s.Begin()
-	s.must(err)
+	s.Must(err)
 	stmt, err := s.Prepare("SELECT 1")
-	s.must(err)
-	s.failed("close", s.Close())
+	s.Must(err)
+	s.NoteError("close", s.Close())
 	// What is under way may go on.
-	_, err = conn.ExecContext(s.ctx, "SELECT 1")
-	s.failed("conn", err)
+	_, err = conn.ExecContext(s.Ctx, "SELECT 1")
+	s.NoteError("conn", err)
 	_, err = tx.Exec("CREATE TABLE late (id int)")
-	s.failed("tx", err)
-	s.failed("commit", tx.Commit())
-	s.failed("conn", conn.Close())
+	s.NoteError("tx", err)
+	s.NoteError("commit", tx.Commit())
+	s.NoteError("conn", conn.Close())
 	_, err = stmt.Query()
-	s.failed("statement", err)
-	s.failed("statement", stmt.Close())
+	s.NoteError("statement", err)
+	s.NoteError("statement", stmt.Close())
 	_, err = s.Query("SELECT 1")
-	s.failed("query", err)
+	s.NoteError("query", err)
 	_, err = s.Begin()
-	s.failed("begin", err)
-	s.failed("ping", s.Ping())
-	s.failed("close again", s.Close())
-}
-
-// A wire dials for lib/pq and knows exactly which connections are open. The server knows it only some time later.
-type wire struct {
-	refusing atomic.Bool
-	hanging  atomic.Bool
-
-	mu    sync.Mutex
-	ports map[int]*wireConn // by the client's port; nil for those that were closed
-	open  int
-	most  int // most that were open at the same time
-}
-
-type wireConn struct {
-	net.Conn
-	wire    *wire
-	port    int
-	started bool // the first packet has been written; lib/pq writes from one goroutine at that time
-	closing sync.Once
-}
-
-var _ pq.DialerContext = (*wire)(nil)
-
-func (w *wire) Dial(network, address string) (net.Conn, error) {
-	return w.DialContext(context.Background(), network, address)
-}
-
-func (w *wire) DialTimeout(network, address string, timeout time.Duration) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
-	return w.DialContext(ctx, network, address)
-}
-
-func (w *wire) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	for w.hanging.Load() && ctx.Err() == nil {
-		time.Sleep(time.Millisecond)
-	}
-	if w.refusing.Load() {
-		return nil, &net.OpError{Op: "dial", Net: network, Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
-	}
-	var d net.Dialer
-	c, err := d.DialContext(ctx, network, address)
-	if err != nil {
-		return nil, err
-	}
-	return &wireConn{Conn: c, wire: w, port: c.LocalAddr().(*net.TCPAddr).Port}, nil
-}
-
-// Write looks at the first packet: lib/pq also dials to cancel a query, which is no session and does not count.
-func (c *wireConn) Write(b []byte) (int, error) {
-	if !c.started {
-		c.started = true
-		const cancelRequest = 80877102
-		if len(b) < 8 || binary.BigEndian.Uint32(b[4:]) != cancelRequest {
-			c.wire.mu.Lock()
-			c.wire.ports[c.port] = c
-			c.wire.open++
-			c.wire.most = max(c.wire.most, c.wire.open)
-			c.wire.mu.Unlock()
-		}
-	}
-	return c.Conn.Write(b)
-}
-
-func (c *wireConn) Close() error {
-	c.closing.Do(func() {
-		c.wire.mu.Lock()
-		defer c.wire.mu.Unlock()
-		if c.wire.ports[c.port] == c {
-			c.wire.ports[c.port] = nil
-			c.wire.open--
-		}
-	})
-	return c.Conn.Close()
-}
-
-// cut closes one of the open connections under lib/pq's feet.
-func (w *wire) cut() {
-	w.mu.Lock()
-	var c *wireConn
-	for _, c = range w.ports {
-		if c != nil {
-			break
-		}
-	}
-	w.mu.Unlock()
-	if c != nil {
-		c.Conn.Close() // open still, as far as the pool is concerned
-	}
-}
-
-// left says whether the connection from that port has been closed by the client.
-func (w *wire) left(port int) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	c, known := w.ports[port]
-	return known && c == nil
-}
-
-// wiredDriver is lib/pq dialling through a wire.
-type wiredDriver struct {
-	pq.Driver
-	wire *wire
-}
-
-func (d wiredDriver) OpenConnector(dsn string) (driver.Connector, error) {
-	c, err := pq.NewConnector(dsn)
-	if err != nil {
-		return nil, err
-	}
-	c.Dialer(d.wire)
-	return c, nil
-}
-
-// openWired opens a handle through lifeguard whose connections go through a wire.
-func openWired(t testing.TB, dsn string, limit int, params ...string) (*pgClient, *wire) {
-	t.Helper()
-	w := &wire{ports: map[int]*wireConn{}}
-	name := fmt.Sprint("wired ", clients.Add(1))
-	lifeguard.Register(name, wiredDriver{wire: w}, quiet)
-	return openPostgres(t, name, dsn, limit, params...), w
-}
-
-// watchLimit looks at the server every few milliseconds, until stop, for more than limit connections of the client.
-// Those that the client has closed do not count, though the server may not have noticed.
-func (c *pgClient) watchLimit(t *testing.T, w *wire, limit int) (stop func()) {
-	quit, done := make(chan struct{}), make(chan struct{})
-	looks, most := 0, 0
-	go func() {
-		defer close(done)
-		for tick := time.NewTicker(3 * time.Millisecond); ; {
-			select {
-			case <-quit:
-				tick.Stop()
-				return
-			case <-tick.C:
-			}
-			open := slices.DeleteFunc(c.backends(t), func(b backend) bool { return w.left(b.clientPort) })
-			looks++
-			most = max(most, len(open))
-		}
-	}()
-	return func() {
-		close(quit)
-		<-done
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		t.Logf("at most %d connections on the server in %d looks, %d by the client's own count", most, looks, w.most)
-		assert.LessOrEqual(t, most, limit, "connections on the server")
-		assert.LessOrEqual(t, w.most, limit, "connections by the client's own count")
-		assert.NotZero(t, most)
-	}
-}
-
-// allPlaces checks that nothing was lost: the whole limit can be checked out at once.
-func (c *pgClient) allPlaces(t *testing.T, limit int) {
-	t.Helper()
-	settled(t, poolOf(t, c.DB))
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	pids := map[int]bool{}
-	for range limit {
-		conn, err := c.Conn(ctx)
-		require.NoError(t, err)
-		defer conn.Close()
-		var pid int
-		require.NoError(t, conn.QueryRowContext(ctx, "SELECT pg_backend_pid()").Scan(&pid))
-		pids[pid] = true
-	}
-	assert.Len(t, pids, limit)
-	st := poolOf(t, c.DB).Stats()
-	assert.Equal(t, []int{limit, 0, 0}, []int{st.InUse, st.Idle, st.Waiting})
-}
-
-// panicInside begins a transaction, inserts id and panics.
-func (c *pgClient) panicInside(ctx context.Context, id int64) (rolledBack bool) {
-	defer func() { recover() }()
-	tx, err := c.BeginTx(ctx, nil)
-	if err != nil {
-		return false
-	}
-	defer func() { rolledBack = tx.Rollback() == nil }()
-	if _, err := tx.ExecContext(ctx, "INSERT INTO ledger VALUES ($1)", id); err != nil {
-		return false
-	}
-	panic("in a transaction")
-}
-
-// cancelSoon is a context that ends within limit.
-func cancelSoon(ctx context.Context, rnd *rand.Rand, limit time.Duration) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(ctx)
-	timer := time.AfterFunc(time.Duration(rnd.Int64N(int64(limit))), cancel)
-	return ctx, func() { timer.Stop(); cancel() }
-}
-
-// stormLength is how long the tests of this file shake the pool.
-func stormLength(usual time.Duration) time.Duration {
-	if testing.Short() {
-		return usual / 5
-	}
-	return usual
-}
-
-// TestLimitOnServer has 50 goroutines query, cancel within microseconds and panic inside transactions, on 5 connections.
-func TestLimitOnServer(t *testing.T) {
-	const limit = 5
-	seed := testSeed(t).Uint64()
-	c, w := openWired(t, pgtest.DSN(t), limit)
-	_, err := c.Exec("CREATE TABLE ledger (id bigint PRIMARY KEY)")
-	require.NoError(t, err)
-	stop := c.watchLimit(t, w, limit)
-	var committed, cancelled, panicked, queries atomic.Int64
-	var wg sync.WaitGroup
-	end := time.Now().Add(stormLength(2500 * time.Millisecond))
-	for g := range 50 {
-		wg.Go(func() {
-			rnd := rand.New(rand.NewPCG(seed, uint64(g)))
-			ctx := t.Context()
-			for i := 0; time.Now().Before(end); i++ {
-				id := int64(g)<<32 | int64(i)
-				switch rnd.IntN(6) {
-				case 0, 1:
-					var got int64
-					err := c.QueryRowContext(ctx, "SELECT $1::bigint", id).Scan(&got)
-					if !assert.NoError(t, err) || !assert.Equal(t, id, got) {
-						return
-					}
-					queries.Add(1)
-				case 2:
-					ctx, cancel := cancelSoon(ctx, rnd, 500*time.Microsecond)
-					var got int64
-					if c.QueryRowContext(ctx, "SELECT $1::bigint", id).Scan(&got) != nil {
-						cancelled.Add(1)
-					}
-					cancel()
-				case 3:
-					if c.panicInside(ctx, id) {
-						panicked.Add(1)
-					}
-				case 4:
-					tx, err := c.BeginTx(ctx, nil)
-					if !assert.NoError(t, err) {
-						return
-					}
-					_, err = tx.Exec("INSERT INTO ledger VALUES ($1)", id)
-					if !assert.NoError(t, err) || !assert.NoError(t, tx.Commit()) {
-						return
-					}
-					committed.Add(1)
-				case 5:
-					rows, err := c.QueryContext(ctx, "SELECT generate_series(1, 100)")
-					if !assert.NoError(t, err) {
-						return
-					}
-					for range rnd.IntN(100) {
-						rows.Next()
-					}
-					assert.NoError(t, rows.Close())
-				}
-			}
-		})
-	}
-	wg.Wait()
-	settled(t, poolOf(t, c.DB))
-	stop()
-	t.Logf("%d queries, %d commits, %d cancelled, %d panics", queries.Load(), committed.Load(), cancelled.Load(), panicked.Load())
-	for _, n := range []*atomic.Int64{&committed, &cancelled, &panicked, &queries} {
-		assert.Positive(t, n.Load())
-	}
-	var rows int64
-	require.NoError(t, c.QueryRow("SELECT count(*) FROM ledger").Scan(&rows))
-	assert.Equal(t, committed.Load(), rows)
-	c.allPlaces(t, limit)
-}
-
-// TestFairnessOnServer reports latencies of 100 goroutines on 5 connections. Figures from a machine that does other
-// things too are for reading; what is asserted about order is asserted in virtual time.
-func TestFairnessOnServer(t *testing.T) {
-	dsn := pgtest.DSN(t)
-	for _, driverName := range []string{"postgres", "lifeguard"} {
-		c := openPostgres(t, driverName, dsn, 5)
-		c.fill(t, 5)
-		var mu sync.Mutex
-		var all []time.Duration
-		var wg sync.WaitGroup
-		begin := time.Now()
-		end := begin.Add(stormLength(600 * time.Millisecond))
-		for range 100 {
-			wg.Go(func() {
-				var own []time.Duration
-				for time.Now().Before(end) {
-					start := time.Now()
-					_, err := c.ExecContext(t.Context(), "SELECT pg_sleep(0.005)")
-					if !assert.NoError(t, err) {
-						return
-					}
-					own = append(own, time.Since(start))
-				}
-				mu.Lock()
-				defer mu.Unlock()
-				all = append(all, own...)
-			})
-		}
-		wg.Wait()
-		length := time.Since(begin)
-		require.GreaterOrEqual(t, len(all), 100)
-		slices.Sort(all)
-		p50, p99 := all[len(all)/2], all[len(all)*99/100]
-		t.Logf("%-9s %5.0f/s  p50 %v  p99 %v (%.1f times)  max %v", driverName, float64(len(all))/length.Seconds(),
-			p50.Round(100*time.Microsecond), p99.Round(100*time.Microsecond), float64(p99)/float64(p50),
-			all[len(all)-1].Round(100*time.Microsecond))
-	}
-}
-
-// A ledgerOutcome is what a writer was told about its row.
-type ledgerOutcome int
-
-const (
-	unknown      ledgerOutcome = iota // an error: the row may be there or not
-	acknowledged                      // committed
-	refused                           // rolled back
-)
-
-// TestStormOnServer kills connections in every way while rows are written: nothing that was acknowledged may be missing, and no
-// place in the pool may be lost.
-func TestStormOnServer(t *testing.T) {
-	const limit, writers = 8, 24
-	seed := testSeed(t).Uint64()
-	c, w := openWired(t, pgtest.DSN(t), limit, "pool_timeout=20")
-	_, err := c.Exec("CREATE TABLE ledger (id bigint PRIMARY KEY)")
-	require.NoError(t, err)
-	stop := c.watchLimit(t, w, limit)
-
-	ctx, cancel := context.WithTimeout(t.Context(), stormLength(6*time.Second))
-	defer cancel()
-	var faults, writing sync.WaitGroup
-	faults.Go(func() { c.makeTrouble(ctx, t, w, rand.New(rand.NewPCG(seed, 1000))) })
-	told := make([]map[int64]ledgerOutcome, writers)
-	var mu sync.Mutex
-	kinds := map[string]int{}
-	for g := range writers {
-		told[g] = map[int64]ledgerOutcome{}
-		writing.Go(func() {
-			rnd := rand.New(rand.NewPCG(seed, uint64(g)))
-			for i := int64(0); ctx.Err() == nil; i++ {
-				id := int64(g)<<32 | i
-				outcome, err := c.write(t, rnd, id)
-				told[g][id] = outcome
-				if err != nil {
-					mu.Lock()
-					kinds[kindOfTrouble(err)]++
-					mu.Unlock()
-				}
-			}
-		})
-	}
-	writing.Wait()
-	faults.Wait()
-	settled(t, poolOf(t, c.DB))
-	stop()
-	c.allPlaces(t, limit)
-
-	there := map[int64]bool{}
-	rows, err := c.Query("SELECT id FROM ledger")
-	require.NoError(t, err)
-	for rows.Next() {
-		var id int64
-		require.NoError(t, rows.Scan(&id))
-		there[id] = true
-	}
-	require.NoError(t, rows.Err())
-	counts := map[ledgerOutcome]int{}
-	for _, ids := range told {
-		for id, outcome := range ids {
-			counts[outcome]++
-			switch {
-			case outcome == acknowledged && !there[id]:
-				t.Errorf("row %d is missing, though its commit was acknowledged", id)
-			case outcome == refused && there[id]:
-				t.Errorf("row %d is there, though it was rolled back", id)
-			}
-		}
-	}
-	t.Logf("%d acknowledged, %d rolled back, %d unknown, %d rows; errors %v; %+v", counts[acknowledged], counts[refused],
-		counts[unknown], len(there), kinds, poolOf(t, c.DB).Stats())
-	for _, outcome := range []ledgerOutcome{acknowledged, refused, unknown} {
-		assert.Positive(t, counts[outcome])
-	}
-	assert.Zero(t, kinds["pool timeout"], "no fault lasts for as long as pool_timeout")
-}
-
-// write tries to write one row in one of several ways, and echoes a value to see that answers are not mixed up.
-func (c *pgClient) write(t *testing.T, rnd *rand.Rand, id int64) (ledgerOutcome, error) {
-	ctx := t.Context()
-	if rnd.IntN(4) == 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = cancelSoon(ctx, rnd, 5*time.Millisecond)
-		defer cancel()
-	}
-	const insert = "INSERT INTO ledger VALUES ($1)"
-	switch rnd.IntN(5) {
-	case 0:
-		if _, err := c.ExecContext(ctx, insert, id); err != nil {
-			return unknown, err
-		}
-		return acknowledged, nil
-	case 1:
-		if c.panicInside(ctx, id) {
-			return refused, nil
-		}
-		return unknown, nil
-	case 2:
-		var got int64
-		if err := c.QueryRowContext(ctx, "SELECT $1::bigint", id).Scan(&got); err != nil {
-			return unknown, err
-		}
-		if got != id {
-			t.Errorf("asked for %d, got %d", id, got)
-		}
-		return refused, nil
-	}
-	tx, err := c.BeginTx(ctx, nil)
-	if err != nil {
-		return unknown, err
-	}
-	defer tx.Rollback()
-	if _, err := tx.ExecContext(ctx, insert, id); err != nil {
-		return unknown, err
-	}
-	if rnd.IntN(5) == 0 {
-		if err := tx.Rollback(); err != nil {
-			return unknown, err
-		}
-		return refused, nil
-	}
-	if err := tx.Commit(); err != nil {
-		return unknown, err
-	}
-	return acknowledged, nil
-}
-
-// makeTrouble does, until ctx ends, what networks and administrators do. It ends with everything working again.
-func (c *pgClient) makeTrouble(ctx context.Context, t *testing.T, w *wire, rnd *rand.Rand) {
-	admin := openControl(t, c.dsn)
-	for ctx.Err() == nil {
-		pause := time.Duration(rnd.IntN(40)) * time.Millisecond
-		switch rnd.IntN(8) {
-		case 0:
-			w.refusing.Store(true)
-			pause *= 8
-		case 1:
-			w.hanging.Store(true)
-			pause *= 8
-		case 2:
-			w.cut()
-		case 3:
-			_, err := admin.Exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1", c.name)
-			assert.NoError(t, err)
-		default:
-			_, err := admin.Exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1 "+
-				"ORDER BY random() LIMIT 1", c.name)
-			assert.NoError(t, err)
-		}
-		time.Sleep(pause)
-		w.refusing.Store(false)
-		w.hanging.Store(false)
-	}
-}
-
-// kindOfTrouble sorts errors for the log.
-func kindOfTrouble(err error) string {
-	var pqErr *pq.Error
-	var netErr *net.OpError
-	switch {
-	case errors.Is(err, lifeguard.ErrPoolTimeout):
-		return "pool timeout"
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return "context"
-	case errors.Is(err, sql.ErrTxDone):
-		return "transaction over"
-	case errors.Is(err, driver.ErrBadConn):
-		return "bad connection"
-	case errors.As(err, &pqErr):
-		return string(pqErr.Code)
-	case errors.As(err, &netErr):
-		return netErr.Op
-	default:
-		return err.Error()
-	}
-}
-
-// TestRestartOnServer leaves pools of ten connections idle, in the handle and in the pool behind it, kills the
-// connections or restarts the server, and then makes one call, or eight at once. None may see an error.
-func TestRestartOnServer(t *testing.T) {
-	srv := pgtest.Start(t)
-	type idlePool struct {
-		*pgClient
-		what   string
-		pooled bool
-		calls  int
-	}
-	const size = 10
-	open := func(what string, drivers ...string) (pools []idlePool) {
-		var wg sync.WaitGroup
-		for _, driverName := range drivers {
-			for _, calls := range []int{1, 8} {
-				p := idlePool{openPostgres(t, driverName, srv.DSN(), size), driverName + ", " + what, driverName != "postgres", calls}
-				pools = append(pools, p)
-				wg.Go(func() { p.fill(t, size) })
-			}
-		}
-		wg.Wait()
-		return pools
-	}
-	call := func(p idlePool) {
-		start := make(chan struct{})
-		var wg sync.WaitGroup
-		for i := range p.calls {
-			wg.Go(func() {
-				<-start
-				var err error
-				switch i % 4 {
-				case 0:
-					err = p.QueryRowContext(t.Context(), "SELECT $1::int", i).Scan(new(int))
-				case 1:
-					_, err = p.ExecContext(t.Context(), "SELECT 1")
-				case 2:
-					var tx *sql.Tx
-					if tx, err = p.BeginTx(t.Context(), nil); err == nil {
-						err = tx.Commit()
-					}
-				case 3:
-					var stmt *sql.Stmt
-					if stmt, err = p.PrepareContext(t.Context(), "SELECT 2"); err == nil {
-						err = stmt.Close()
-					}
-				}
-				assert.NoError(t, err, "%s, call %d of %d", p.what, i, p.calls)
-			})
-		}
-		close(start)
-		wg.Wait()
-		if p.pooled {
-			p.allPlaces(t, size)
-		}
-	}
-
-	// As idle connections of the inner pool: that is what leases become when they have lasted for a second and the
-	// janitor, which comes once a second, has seen it. Only time does it.
-	settledIn := time.Now()
-	killed := open("idle for long", "lifeguard")
-	restarted := open("idle for long", "lifeguard")
-	time.Sleep(time.Until(settledIn.Add(2500 * time.Millisecond)))
-	// As leases.
-	killed = append(killed, open("just used", "postgres", "lifeguard", "lifeguard.Open")...)
-	for _, p := range killed {
-		p.terminate(t)
-	}
-	for _, p := range killed {
-		call(p)
-	}
-	restarted = append(restarted, open("just used", "postgres", "lifeguard", "lifeguard.Open")...)
-	srv.Restart(t, "immediate")
-	for _, p := range restarted {
-		call(p)
-	}
-}
-
-// TestTooManyConnectionsOnServer takes all the server's places but a few with another pool.
-func TestTooManyConnectionsOnServer(t *testing.T) {
-	const room = 2
-	dsn := pgtest.Start(t, "max_connections=10").DSN()
-	others := openPostgres(t, "postgres", dsn, 10)
-	require.Empty(t, others.backends(t)) // takes a place for looking
-	var held []*sql.Conn
-	for {
-		conn, err := others.Conn(t.Context())
-		if isCode(err, "53300") {
-			break
-		}
-		require.NoError(t, err)
-		held = append(held, conn)
-	}
-	require.Greater(t, len(held), room)
-
-	// No place at all.
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	var log logBuffer
-	open := func(timeout string) *sql.DB {
-		db, err := lifeguard.Open("postgres", addParams(t, dsn, "connection_limit=5", "pool_timeout="+timeout),
-			lifeguard.WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
-		require.NoError(t, err)
-		t.Cleanup(func() { assert.NoError(t, db.Close()) })
-		return db
-	}
-	err := open("1s").PingContext(ctx)
-	assert.ErrorIs(t, err, lifeguard.ErrPoolTimeout)
-	assert.True(t, isCode(err, "53300"), "got %v", err)
-	assert.ErrorContains(t, err, "lower connection_limit, or raise max_connections")
-
-	// Some, but fewer than the limit.
-	for _, conn := range held[:room] {
-		// Not just Close, after which it would wait idle for its next use.
-		require.ErrorIs(t, conn.Raw(func(any) error { return driver.ErrBadConn }), driver.ErrBadConn)
-	}
-	db := open("30")
-	var conns [room]*sql.Conn
-	for i := range conns {
-		conns[i], err = db.Conn(ctx)
-		require.NoError(t, err)
-	}
-	log.Reset()
-	waited := make(chan error, 1)
-	go func() {
-		conn, err := db.Conn(ctx)
-		if err == nil {
-			err = conn.Close()
-		}
-		waited <- err
-	}()
-	eventually(t, "the server refuses a further connection", func() bool { return strings.Contains(log.String(), "53300") })
-	assert.Empty(t, waited)
-	assert.Equal(t, 1, poolOf(t, db).Stats().Waiting)
-	require.NoError(t, conns[0].Close())
-	assert.NoError(t, <-waited, "who waits gets a connection of the pool that is returned")
-	require.NoError(t, conns[1].Close())
-
-	var wg sync.WaitGroup
-	for range 8 {
-		wg.Go(func() {
-			for range 20 {
-				_, err := db.ExecContext(ctx, "SELECT 1")
-				assert.NoError(t, err)
-			}
-		})
-	}
-	wg.Wait()
-	for _, conn := range held[room:] {
-		assert.NoError(t, conn.Close())
-	}
-}
-
-// A logBuffer is what has been logged.
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
-
-func (b *logBuffer) Reset() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.buf.Reset()
-}
-
-// TestRefusedByServer has errors of connecting which waiting cannot mend: each caller gets the plain driver's at once.
-func TestRefusedByServer(t *testing.T) {
-	good, err := url.Parse(pgtest.DSN(t))
-	require.NoError(t, err)
-	for code, change := range map[pqerror.Code]func(u *url.URL, q url.Values){
-		"28P01": func(u *url.URL, _ url.Values) { u.User = url.UserPassword(u.User.Username(), "wr0ng-pass") },
-		"3D000": func(u *url.URL, _ url.Values) { u.Path = "/missing" },
-		"22023": func(_ *url.URL, q url.Values) { q.Set("work_mem", "little") },
-	} {
-		t.Run(string(code), func(t *testing.T) {
-			u, q := *good, good.Query()
-			change(&u, q)
-			u.RawQuery = q.Encode()
-			bad := u.String()
-			texts := map[string]string{}
-			for name, open := range map[string]func() (*sql.DB, error){
-				"plain":     func() (*sql.DB, error) { return sql.Open("postgres", bad) },
-				"lifeguard": func() (*sql.DB, error) { return lifeguard.Open("postgres", addParams(t, bad, "pool_timeout=0"), quiet) },
-			} {
-				db, err := open()
-				require.NoError(t, err)
-				defer db.Close()
-				ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-				defer cancel()
-				var wg sync.WaitGroup
-				for range 8 {
-					wg.Go(func() {
-						err := db.PingContext(ctx)
-						assert.True(t, isCode(err, code), "%s: %v", name, err)
-						assert.NotErrorIs(t, err, lifeguard.ErrPoolTimeout)
-						assert.NotContains(t, err.Error(), "wr0ng-pass")
-					})
-				}
-				wg.Wait()
-				_, err = db.ExecContext(ctx, "SELECT 1")
-				texts[name] = describePostgresError(err)
-			}
-			assert.Equal(t, texts["plain"], texts["lifeguard"])
-		})
-	}
-}
-
-// TestNoServer dials a port at which nobody listens, and one at which somebody listens who never answers.
-func TestNoServer(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	dsn := fmt.Sprintf("postgres://user:s3cret@%s/db?sslmode=disable&pool_timeout=500ms", listener.Addr())
-	silent, err := lifeguard.Open("postgres", dsn, quiet)
-	require.NoError(t, err)
-	defer silent.Close()
-	start := time.Now()
-	_, err = silent.ExecContext(t.Context(), "SELECT 1")
-	assert.GreaterOrEqual(t, time.Since(start), 500*time.Millisecond)
-	var timeout *lifeguard.PoolTimeoutError
-	require.ErrorAs(t, err, &timeout)
-	// The caller and the dial give up at the same time.
-	assert.Regexp(t, "^connecting to "+listener.Addr().String()+"/db (has not finished|was given up) after ", timeout.Err.Error())
-	assert.NotContains(t, err.Error(), "s3cret")
-
-	require.NoError(t, listener.Close()) // and with it all that it never accepted
-	down, err := lifeguard.Open("postgres", dsn, quiet)
-	require.NoError(t, err)
-	defer down.Close()
-	start = time.Now()
-	_, err = down.ExecContext(t.Context(), "SELECT 1")
-	assert.GreaterOrEqual(t, time.Since(start), 500*time.Millisecond)
-	require.ErrorIs(t, err, lifeguard.ErrPoolTimeout)
-	assert.ErrorIs(t, err, syscall.ECONNREFUSED)
-	assert.ErrorContains(t, err, "connection refused")
-	assert.NotContains(t, err.Error(), "s3cret")
-
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer cancel()
-	_, err = down.ExecContext(ctx, "SELECT 1")
-	assert.Equal(t, context.DeadlineExceeded, err)
-}
-
-// TestSharedPoolsOnServer opens three handles by pool_name: all of them together keep to the limit.
-func TestSharedPoolsOnServer(t *testing.T) {
-	const limit = 3
-	dsn := pgtest.DSN(t)
-	name := fmt.Sprint("shared ", clients.Add(1))
-	shared := addParams(t, dsn, "pool_name="+name, "connection_limit=3", "application_name="+name)
-	handles := make([]*sql.DB, 3)
-	for i := range handles {
-		var err error
-		handles[i], err = sql.Open("lifeguard", shared)
-		require.NoError(t, err)
-		defer handles[i].Close()
-		assert.Same(t, poolOf(t, handles[0]), poolOf(t, handles[i]))
-	}
-	_, err := sql.Open("lifeguard", addParams(t, shared, "connect_timeout=7"))
-	require.ErrorContains(t, err, name)
-	u, err := url.Parse(dsn)
-	require.NoError(t, err)
-	if password, ok := u.User.Password(); ok {
-		_, err = sql.Open("lifeguard", addParams(t, shared, "connect_timeout=7"))
-		assert.NotContains(t, err.Error(), password)
-	}
-
-	look := &pgClient{name: name, server: openControl(t, dsn)}
-	var wg sync.WaitGroup
-	for g := range 30 {
-		wg.Go(func() {
-			for range 10 {
-				_, err := handles[g%3].ExecContext(t.Context(), "SELECT pg_sleep(0.001)")
-				assert.NoError(t, err)
-			}
-		})
-	}
-	done := make(chan struct{})
-	go func() { wg.Wait(); close(done) }()
-	for running := true; running; {
-		assert.LessOrEqual(t, len(look.backends(t)), limit)
-		select {
-		case <-done:
-			running = false
-		default:
-		}
-	}
-	require.NoError(t, handles[0].Close())
-	require.NoError(t, handles[1].Close())
-	assert.ErrorContains(t, handles[0].Ping(), "closed")
-	_, err = handles[2].Exec("SELECT 1")
-	assert.NoError(t, err, "the others only left")
-	require.NoError(t, handles[2].Close())
-	eventually(t, "the last one to leave closes the pool", func() bool { return len(look.backends(t)) == 0 })
-
-	again, err := sql.Open("lifeguard", addParams(t, shared, "connect_timeout=7"))
-	require.NoError(t, err, "the name is free again")
-	assert.NoError(t, again.Ping())
-	assert.NoError(t, again.Close())
+	s.NoteError("begin", err)
+	s.NoteError("ping", s.Ping())
+	s.NoteError("close again", s.Close())
 }

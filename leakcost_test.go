@@ -7,20 +7,19 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/go-lifeguard/lifeguard"
 	"github.com/go-lifeguard/lifeguard/internal/fakedriver"
-	"github.com/stretchr/testify/require"
+	"github.com/go-lifeguard/lifeguard/internal/pooltest"
 )
 
 // BenchmarkLeakDetection shows what finding leaks costs a QueryRow on a driver in memory. Batches alternate on a handle
-// that does nothing for it, the baseline; on one with leak_threshold=0, which notes holders for the errors of others all
-// the same; and on one with the default. The figures are medians of the batches, more-ns and x-bare those of the
-// differences and ratios between batches next to each other. At full speed most checkouts are over the number of stacks
-// taken a second. At the paced rate, below it, they are
-// taken, except where checkouts follow each other within microseconds for long: more-ns is what that costs, and
-// StackCapture what one of them does.
+// with leak_threshold=0, the baseline, and on one with the default; the first notes holders too, for the errors of others.
+// The figures are medians of the batches; more-ns and x-off are those of differences and ratios of neighbours. At full
+// speed most checkouts are beyond the stacks taken in a second; at the paced rate each has its stack.
 //
-//	go test -run '^$' -bench LeakDetection .
+//	go test -run '^$' -bench LeakDetection ./internal/leak
 func BenchmarkLeakDetection(b *testing.B) {
 	for _, depth := range []int{1, 25} {
 		b.Run(fmt.Sprintf("Rate=full/Depth=%d", depth), func(b *testing.B) {
@@ -44,10 +43,7 @@ func below(depth int, f func()) {
 }
 
 func alternateDetection(b *testing.B, batch int, pause time.Duration) {
-	bare := openDetecting(b, 0)
-	pool, _ := lifeguard.PoolOf(bare)
-	lifeguard.WithoutSites(pool)
-	dbs := []*sql.DB{bare, openDetecting(b, 0), openDetecting(b, time.Minute)}
+	dbs := []*sql.DB{openDetecting(b, 0), openDetecting(b, time.Minute)}
 	times := make([][]float64, len(dbs))
 	var ratios, more []float64
 	for round := 0; b.Loop(); round++ {
@@ -64,15 +60,14 @@ func alternateDetection(b *testing.B, batch int, pause time.Duration) {
 			times[i] = append(times[i], float64(time.Since(start).Nanoseconds())/float64(batch))
 		}
 		n := len(times[0]) - 1
-		ratios = append(ratios, times[2][n]/times[0][n])
-		more = append(more, times[2][n]-times[0][n])
+		ratios = append(ratios, times[1][n]/times[0][n])
+		more = append(more, times[1][n]-times[0][n])
 	}
 	b.ReportMetric(0, "ns/op") // an iteration is a batch of everything, which says nothing
-	b.ReportMetric(median(times[0]), "bare-ns")
-	b.ReportMetric(median(times[1]), "off-ns")
-	b.ReportMetric(median(times[2]), "on-ns")
-	b.ReportMetric(median(more), "more-ns")
-	b.ReportMetric(median(ratios), "x-bare")
+	b.ReportMetric(pooltest.Median(times[0]), "off-ns")
+	b.ReportMetric(pooltest.Median(times[1]), "on-ns")
+	b.ReportMetric(pooltest.Median(more), "more-ns")
+	b.ReportMetric(pooltest.Median(ratios), "x-off")
 }
 
 func openDetecting(tb testing.TB, threshold time.Duration) *sql.DB {
@@ -82,20 +77,6 @@ func openDetecting(tb testing.TB, threshold time.Duration) *sql.DB {
 	require.NoError(tb, err)
 	tb.Cleanup(func() { db.Close() })
 	return db
-}
-
-// BenchmarkStackCapture is what it costs to note the stack of a checkout, below as many frames of an application.
-func BenchmarkStackCapture(b *testing.B) {
-	for _, depth := range []int{1, 10, 20, 40} {
-		b.Run(fmt.Sprintf("Depth=%d", depth), func(b *testing.B) {
-			below(depth, func() {
-				var site lifeguard.SiteOf
-				for b.Loop() {
-					site.Find()
-				}
-			})
-		})
-	}
 }
 
 // Detection adds no allocation to a checkout.
@@ -114,7 +95,7 @@ func TestLeakDetectionAllocations(t *testing.T) {
 			}
 		})
 	}
-	if !raceEnabled && allocs[1] > allocs[0] { // the race detector allocates on its own account
+	if !pooltest.RaceEnabled && allocs[1] > allocs[0] { // the race detector allocates on its own account
 		t.Errorf("%g allocations with detection, %g without", allocs[1], allocs[0])
 	}
 }

@@ -13,12 +13,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/go-lifeguard/lifeguard"
-	"github.com/go-lifeguard/lifeguard/internal/fakedriver"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel/attribute"
@@ -26,6 +25,10 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/go-lifeguard/lifeguard"
+	"github.com/go-lifeguard/lifeguard/internal/fakedriver"
+	"github.com/go-lifeguard/lifeguard/internal/pooltest"
 )
 
 // leakReports are what a pool said about leaks, to its handler and to its log.
@@ -287,7 +290,7 @@ func testLeakReport(t *testing.T, kind holdKind, threshold time.Duration) {
 // Ten workers, each taking a connection for half a threshold at most, 10,000 times a second together.
 func TestNoReportForThoseInTime(t *testing.T) {
 	length := 2 * time.Minute
-	if raceEnabled || testing.Short() {
+	if pooltest.RaceEnabled || testing.Short() {
 		length = 5 * time.Second
 	}
 	synctest.Test(t, func(t *testing.T) {
@@ -329,7 +332,7 @@ func TestNoReportInRealTime(t *testing.T) {
 		threshold = 2 * time.Second // more than a loaded machine keeps a goroutine from its work
 	)
 	db, pool, reports := openReported(t, fakedriver.New(), func(c *lifeguard.Config) {
-		limit(workers)(c)
+		pooltest.Limit(workers)(c)
 		c.LeakThreshold = threshold
 	})
 	start := time.Now()
@@ -461,7 +464,7 @@ func TestLeakHandlerPanics(t *testing.T) {
 			lifeguard.WithLeakHandler(func(lifeguard.Leak) { calls++; panic("out of paper") }))
 		require.NoError(t, err)
 		defer db.Close()
-		defer take(t, db).Close()
+		defer pooltest.Take(t, db).Close()
 		time.Sleep(200 * time.Second)
 		synctest.Wait()
 		assert.Equal(t, 2, calls, "the next report is made all the same")
@@ -477,14 +480,14 @@ func TestLeakHandlerUsesThePool(t *testing.T) {
 		var db *sql.DB
 		var holders []lifeguard.Holder
 		srv := fakedriver.New()
-		db, err := lifeguard.OpenDB(srv.Connector(), lifeguard.WithConfig(lifeguard.DefaultConfig()), quiet,
+		db, err := lifeguard.OpenDB(srv.Connector(), lifeguard.WithConfig(lifeguard.DefaultConfig()), pooltest.Quiet,
 			lifeguard.WithLeakHandler(func(lifeguard.Leak) {
 				p, _ := lifeguard.PoolOf(db)
 				holders = p.Holders()
 				db.Close()
 			}))
 		require.NoError(t, err)
-		c := take(t, db)
+		c := pooltest.Take(t, db)
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		assert.Len(t, holders, 1)
@@ -522,6 +525,13 @@ func TestOneJanitor(t *testing.T) {
 	}
 }
 
+// realClock reads the machine's clock, which a synctest bubble hides.
+func realClock(t *testing.T) time.Duration {
+	var tv syscall.Timeval
+	require.NoError(t, syscall.Gettimeofday(&tv))
+	return time.Duration(tv.Nano())
+}
+
 // In a pool where nothing is leased nothing wakes up: virtual time passes in one step.
 func TestJanitorRests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -529,13 +539,13 @@ func TestJanitorRests(t *testing.T) {
 		_, err := db.ExecContext(t.Context(), "SELECT 1")
 		require.NoError(t, err)
 		start := time.Now()
-		real := realClock()
+		real := realClock(t)
 		time.Sleep(1000 * 24 * time.Hour)
 		assert.Equal(t, 1000*24*time.Hour, time.Since(start))
 		// 86 million looks would take minutes.
-		assert.Less(t, realClock()-real, 10*time.Second)
+		assert.Less(t, realClock(t)-real, 10*time.Second)
 		// It is there again when it is needed.
-		c := take(t, db)
+		c := pooltest.Take(t, db)
 		defer c.Close()
 		pool, _ := lifeguard.PoolOf(db)
 		time.Sleep(61 * time.Second)
@@ -548,35 +558,51 @@ func TestJanitorRests(t *testing.T) {
 func TestNoLeakThreshold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		db, pool, reports := openReported(t, fakedriver.New(), func(c *lifeguard.Config) { c.LeakThreshold = 0 })
-		c := holdForTest(t, db)
+		c := holdUnreported(t, db)
 		time.Sleep(24 * time.Hour)
 		leaks, log := reports.take()
 		assert.Empty(t, leaks)
 		assert.Empty(t, log)
 		require.Len(t, pool.Holders(), 1)
 		assert.Equal(t, 24*time.Hour, pool.Holders()[0].Held)
-		assert.Contains(t, pool.Holders()[0].Stack[0].Function, "holdForTest")
+		assert.Contains(t, pool.Holders()[0].Stack[0].Function, "holdUnreported")
 		assert.NoError(t, c.Close())
 	})
 }
 
-// Each of 64 goroutines has a function of its own that takes connections, and whoever holds one must be named by it:
-// whether the connection was handed on to a waiter, checked out again, or opened by database/sql's own goroutine.
+func holdUnreported(t *testing.T, db *sql.DB) *sql.Conn {
+	c, err := db.Conn(t.Context())
+	require.NoError(t, err)
+	return c
+}
+
+// nested calls f below that many frames of itself.
+//
+//go:noinline
+func nested(frames int, f func()) {
+	if frames > 1 {
+		nested(frames-1, f)
+		return
+	}
+	f()
+}
+
+// Each goroutine checks connections out below a number of frames of its own, and the holder's stack must show that number.
+// This holds for connections that are handed on, checked out again, or opened by a goroutine of database/sql.
 func TestHolderStacksUnderContention(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	for _, handleLimit := range []int{0, 4} {
 		t.Run(fmt.Sprintf("SetMaxOpenConns=%d", handleLimit), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				db, pool, _ := openReported(t, fakedriver.New(), limit(8))
+				db, pool, _ := openReported(t, fakedriver.New(), pooltest.Limit(8))
 				db.SetMaxOpenConns(handleLimit)
 				var wg sync.WaitGroup
-				for i, take := range takers {
+				for i := range 20 {
 					rnd := rand.New(rand.NewPCG(seed, uint64(i)))
 					ctx := trace.ContextWithSpanContext(t.Context(), trace.NewSpanContext(trace.SpanContextConfig{
 						TraceID: trace.TraceID{1, byte(i)}, SpanID: trace.SpanID{1},
 					}))
-					mine := fmt.Sprintf("lifeguard_test.taker%02d", i)
 					hold := func(turn int) {
 						c, err := db.Conn(ctx)
 						if !assert.NoError(t, err) {
@@ -592,9 +618,13 @@ func TestHolderStacksUnderContention(t *testing.T) {
 						at := slices.IndexFunc(holders, func(h lifeguard.Holder) bool { return h.LastQuery == marker })
 						if assert.GreaterOrEqual(t, at, 0, "a holder who is not listed") {
 							h := holders[at]
-							assert.True(t, slices.ContainsFunc(h.Stack, func(f runtime.Frame) bool {
-								return strings.HasSuffix(f.Function, mine)
-							}), "%s is not in %v", mine, h.Stack)
+							frames := 0
+							for _, f := range h.Stack {
+								if strings.HasSuffix(f.Function, ".nested") {
+									frames++
+								}
+							}
+							assert.Equal(t, i+1, frames, "%v", h.Stack)
 							if assert.NotEmpty(t, h.Stack) {
 								assert.Contains(t, h.Stack[0].Function, "TestHolderStacksUnderContention")
 							}
@@ -604,7 +634,7 @@ func TestHolderStacksUnderContention(t *testing.T) {
 					}
 					wg.Go(func() {
 						for turn := range 50 {
-							take(func() { hold(turn) })
+							nested(i+1, func() { hold(turn) })
 						}
 					})
 				}
@@ -617,7 +647,7 @@ func TestHolderStacksUnderContention(t *testing.T) {
 // The application is found, and a few of its callers with it, below however many frames of libraries.
 func TestStackBelowLibraries(t *testing.T) {
 	for layers := range 6 {
-		db, pool, _ := openReported(t, fakedriver.New(), limit(1))
+		db, pool, _ := openReported(t, fakedriver.New(), pooltest.Limit(1))
 		begin := db.Begin
 		for range layers {
 			begin = sync.OnceValues(begin)
@@ -640,11 +670,11 @@ func beginForTest(begin func() (*sql.Tx, error)) (*sql.Tx, error) { return begin
 // A checkout that got no stack, because there were too many at its moment, gets one at its next operation, if it lasts.
 func TestLateStack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		db, pool, _ := openReported(t, fakedriver.New(), limit(2))
-		c := take(t, db)
+		db, pool, _ := openReported(t, fakedriver.New(), pooltest.Limit(2))
+		c := pooltest.Take(t, db)
 		for len(pool.Holders()[0].Stack) > 0 { // in one moment of virtual time
 			require.NoError(t, c.Close())
-			c = take(t, db)
+			c = pooltest.Take(t, db)
 		}
 		defer c.Close()
 		time.Sleep(61 * time.Second) // the janitor has looked at it
@@ -662,7 +692,7 @@ func pingForTest(t *testing.T, c *sql.Conn) { require.NoError(t, c.PingContext(t
 
 func TestPoolTimeoutDoesNotStopThePool(t *testing.T) {
 	// Holders are read while checkouts go on at full speed, by many at once.
-	db, pool, _ := openReported(t, fakedriver.New(), limit(4))
+	db, pool, _ := openReported(t, fakedriver.New(), pooltest.Limit(4))
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	var wg sync.WaitGroup
@@ -684,4 +714,23 @@ func TestPoolTimeoutDoesNotStopThePool(t *testing.T) {
 	wg.Wait()
 	t.Logf("%d looks at the holders, %d checkouts", looks, pool.Stats().Acquired)
 	assert.Greater(t, pool.Stats().Acquired, uint64(1000))
+}
+
+// A holder is dated at its checkout, however many quick operations came before it.
+func TestHoldersAreDated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		db, pool, _ := openReported(t, fakedriver.New(), pooltest.Limit(1))
+		for _, pause := range []time.Duration{0, 500 * time.Microsecond, 2 * time.Millisecond, 300 * time.Millisecond} {
+			for range 100 {
+				_, err := db.ExecContext(t.Context(), "SELECT 1")
+				require.NoError(t, err)
+			}
+			time.Sleep(pause)
+			c := pooltest.Take(t, db)
+			lag := time.Since(pool.Holders()[0].Since)
+			assert.GreaterOrEqual(t, lag, time.Duration(0))
+			assert.LessOrEqual(t, lag, time.Millisecond, "after %v", pause)
+			require.NoError(t, c.Close())
+		}
+	})
 }

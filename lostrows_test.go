@@ -14,12 +14,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-lifeguard/lifeguard"
-	"github.com/go-lifeguard/lifeguard/internal/fakedriver"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+
+	"github.com/go-lifeguard/lifeguard"
+	"github.com/go-lifeguard/lifeguard/internal/fakedriver"
+	"github.com/go-lifeguard/lifeguard/internal/pooltest"
 )
 
 // The garbage collector works in real time, so these tests do, too.
@@ -69,7 +71,7 @@ func TestLostRows(t *testing.T) {
 	for name, lose := range losses {
 		t.Run(name, func(t *testing.T) {
 			srv := fakedriver.New()
-			db, pool, reports := openReported(t, srv, limit(2))
+			db, pool, reports := openReported(t, srv, pooltest.Limit(2))
 			keep, err := db.Query("rows 3")
 			require.NoError(t, err)
 			lose(t, db)
@@ -101,7 +103,7 @@ func TestLostRows(t *testing.T) {
 
 func TestThousandLosses(t *testing.T) {
 	srv := fakedriver.New()
-	db, pool, _ := openReported(t, srv, limit(2))
+	db, pool, _ := openReported(t, srv, pooltest.Limit(2))
 	defer collecting()()
 	rounds := 1000
 	if testing.Short() {
@@ -126,7 +128,7 @@ func TestThousandLosses(t *testing.T) {
 // The pool's own request for a collection: nobody else runs one here, and who waits is served all the same.
 func TestWaiterAsksForCollection(t *testing.T) {
 	srv := fakedriver.New()
-	db, pool, _ := openReported(t, srv, limit(2))
+	db, pool, _ := openReported(t, srv, pooltest.Limit(2))
 	for round := range 2 {
 		loseRows(t, db)
 		loseRow(t, db)
@@ -142,7 +144,7 @@ func TestWaiterAsksForCollection(t *testing.T) {
 // Rows that are only slow cost a collection now and then, and no more than one a second; TestCollectionRequests has the
 // rest.
 func TestCollectionsAreBounded(t *testing.T) {
-	db, _, _ := openReported(t, fakedriver.New(), func(c *lifeguard.Config) { limit(1)(c); c.PoolTimeout = 1500 * time.Millisecond })
+	db, _, _ := openReported(t, fakedriver.New(), func(c *lifeguard.Config) { pooltest.Limit(1)(c); c.PoolTimeout = 1500 * time.Millisecond })
 	rows, err := db.Query("rows 3")
 	require.NoError(t, err)
 	var before, after runtime.MemStats
@@ -165,7 +167,7 @@ func connOfLostRows(t *testing.T, connector driver.Connector, set func(*lifeguar
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, db.Close()) })
 	pool, _ := lifeguard.PoolOf(db)
-	c := take(t, db)
+	c := pooltest.Take(t, db)
 	loseRowsOfConn(t, c)
 	leak := awaitLeak(t, reports, func(l lifeguard.Leak) bool { return l.Kind == lifeguard.LeakLostRows })
 	assert.False(t, leak.Reclaimed, "its holder may be about to go on")
@@ -193,7 +195,7 @@ func TestLostRowsOfConn(t *testing.T) {
 	leak := awaitLeak(t, reports, func(l lifeguard.Leak) bool { return l.Reclaimed })
 	assert.Equal(t, lifeguard.LeakLostRows, leak.Kind)
 	assert.GreaterOrEqual(t, leak.Held, 200*time.Millisecond, "nobody waited")
-	eventually(t, "its place is free", func() bool { return pool.Stats().InUse == 0 })
+	pooltest.Eventually(t, "its place is free", func() bool { return pool.Stats().InUse == 0 })
 	assert.ErrorIs(t, c.PingContext(t.Context()), lifeguard.ErrReclaimed)
 	_, err := c.ExecContext(t.Context(), "UPDATE customers SET name = $1", "a")
 	assert.ErrorIs(t, err, lifeguard.ErrReclaimed)
@@ -291,12 +293,12 @@ func TestThousandLossesOfConns(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			srv := fakedriver.New()
 			db, pool, _ := openReported(t, srv, func(c *lifeguard.Config) {
-				limit(2)(c)
+				pooltest.Limit(2)(c)
 				c.LeakThreshold = 30 * time.Millisecond
 			})
 			defer collecting()()
 			rounds := 1000
-			if testing.Short() || raceEnabled {
+			if testing.Short() || pooltest.RaceEnabled {
 				rounds = 100
 			}
 			var alive []*sql.Conn
@@ -334,7 +336,7 @@ func loseConn(t *testing.T, db *sql.DB) *sql.Conn {
 // The pool's own request for a collection finds rows of a sql.Conn, too, and who waits is served without the patience
 // that there is for a holder whose connection nobody needs.
 func TestWaiterGetsConnOfLostRows(t *testing.T) {
-	db, pool, _ := openReported(t, fakedriver.New(), limit(1)) // with a leak_threshold of a minute
+	db, pool, _ := openReported(t, fakedriver.New(), pooltest.Limit(1)) // with a leak_threshold of a minute
 	loseConn(t, db)
 	start := time.Now()
 	_, err := db.Exec("SELECT 1")
@@ -353,7 +355,7 @@ func TestRowsThatAreKept(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			const threshold = 100 * time.Millisecond
 			db, pool, reports := openReported(t, fakedriver.New(), func(c *lifeguard.Config) {
-				limit(2)(c)
+				pooltest.Limit(2)(c)
 				c.LeakThreshold, c.LeakReclaimAfter = threshold, 4*threshold
 			})
 			lose(t, db)
@@ -366,7 +368,7 @@ func TestRowsThatAreKept(t *testing.T) {
 			assert.Equal(t, lifeguard.LeakHeld, leak.Kind)
 			assert.Zero(t, pool.Stats().LostRows)
 			assert.EqualValues(t, 1, pool.Stats().Leaks)
-			eventually(t, "its place is free", func() bool { return pool.Stats().InUse == 0 }) // closing it may take time
+			pooltest.Eventually(t, "its place is free", func() bool { return pool.Stats().InUse == 0 }) // closing it may take time
 		})
 	}
 }
@@ -417,7 +419,7 @@ func loseRowsOfConn(t *testing.T, c *sql.Conn) {
 func TestClosedRowsAreNotLost(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
-	db, pool, _ := openReported(t, fakedriver.New(), limit(4))
+	db, pool, _ := openReported(t, fakedriver.New(), pooltest.Limit(4))
 	stop := collecting()
 	var done atomic.Int64
 	var wg sync.WaitGroup
@@ -459,8 +461,8 @@ func TestClosedRowsAreNotLost(t *testing.T) {
 // Of rows that were open at the same time only one is kept for the next query. The others become garbage while their
 // connection is still held.
 func TestClosedRowsOfHeldConnection(t *testing.T) {
-	db, pool, _ := openReported(t, fakedriver.New(), limit(2))
-	c := take(t, db)
+	db, pool, _ := openReported(t, fakedriver.New(), pooltest.Limit(2))
+	c := pooltest.Take(t, db)
 	openAndClose(t, c, 10)
 	for range 5 {
 		runtime.GC()
@@ -491,7 +493,7 @@ func TestLossesUnderLoad(t *testing.T) {
 	t.Logf("seed %d", seed)
 	srv := fakedriver.New()
 	db, pool, _ := openReported(t, srv, func(c *lifeguard.Config) {
-		limit(4)(c)
+		pooltest.Limit(4)(c)
 		c.MaxConnectionLifetime = 20 * time.Millisecond
 	})
 	defer collecting()()
@@ -525,17 +527,17 @@ func TestLossesUnderLoad(t *testing.T) {
 
 // A connection that was reported because it is held too long, and whose rows turn out to be lost, is one leak.
 func TestLostRowsOfLeak(t *testing.T) {
-	m := newMeasures(t)
+	m := pooltest.NewMeasures(t)
 	spans := tracetest.NewSpanRecorder()
 	db, pool, _ := openReported(t, fakedriver.New(), func(cfg *lifeguard.Config) {
 		cfg.LeakThreshold = 50 * time.Millisecond
-	}, lifeguard.WithMeterProvider(m.provider),
+	}, lifeguard.WithMeterProvider(m.Provider),
 		lifeguard.WithTracerProvider(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans))))
 	loseRows(t, db)
 	require.Eventually(t, func() bool { return pool.Stats().Leaks == 1 }, 10*time.Second, time.Millisecond)
 	require.Eventually(t, func() bool { runtime.GC(); return pool.Stats().LostRows == 1 }, 10*time.Second, time.Millisecond)
 	require.Eventually(t, func() bool { return pool.Stats().InUse == 0 }, 10*time.Second, time.Millisecond)
-	assert.EqualValues(t, 1, m.counts()["lifeguard.connection.leaks"])
+	assert.EqualValues(t, 1, m.Counts()["lifeguard.connection.leaks"])
 	leaks := 0
 	for _, s := range spans.Ended() {
 		if s.Name() == "connection leak" {

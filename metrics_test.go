@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"fmt"
-	"math"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -14,93 +13,24 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/metric/noop"
-	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
-	sdktrace "go.opentelemetry.io/otel/sdk/trace"
-	"go.opentelemetry.io/otel/trace"
 
 	"github.com/go-lifeguard/lifeguard"
 	"github.com/go-lifeguard/lifeguard/internal/fakedriver"
 	"github.com/go-lifeguard/lifeguard/internal/pgtest"
+	"github.com/go-lifeguard/lifeguard/internal/pooltest"
 )
-
-// measures reads metrics as an SDK collects them.
-type measures struct {
-	t        testing.TB
-	reader   *sdkmetric.ManualReader
-	provider *sdkmetric.MeterProvider
-}
-
-func newMeasures(t testing.TB) *measures {
-	reader := sdkmetric.NewManualReader()
-	return &measures{t, reader, sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))}
-}
-
-// collect gives all metrics by their names.
-func (m *measures) collect() map[string]metricdata.Metrics {
-	m.t.Helper()
-	var all metricdata.ResourceMetrics
-	require.NoError(m.t, m.reader.Collect(context.Background(), &all))
-	byName := map[string]metricdata.Metrics{}
-	for _, scope := range all.ScopeMetrics {
-		require.Equal(m.t, "github.com/go-lifeguard/lifeguard", scope.Scope.Name)
-		for _, metric := range scope.Metrics {
-			byName[metric.Name] = metric
-		}
-	}
-	return byName
-}
-
-// counts gives the values of the counters and gauges by name, and by name and state for the count of connections.
-func (m *measures) counts() map[string]int64 {
-	m.t.Helper()
-	counts := map[string]int64{}
-	for name, metric := range m.collect() {
-		sum, ok := metric.Data.(metricdata.Sum[int64])
-		if !ok {
-			continue
-		}
-		for _, p := range sum.DataPoints {
-			pool, ok := p.Attributes.Value("db.client.connection.pool.name")
-			require.True(m.t, ok, name)
-			require.Equal(m.t, "fake", pool.AsString())
-			key := name
-			if state, ok := p.Attributes.Value("db.client.connection.state"); ok {
-				key += " " + state.AsString()
-			}
-			counts[key] = p.Value
-		}
-	}
-	return counts
-}
-
-// times gives how often a time was recorded, and their sum.
-func (m *measures) times(name string) string {
-	m.t.Helper()
-	h, ok := m.collect()[name].Data.(metricdata.Histogram[float64])
-	if !ok {
-		return "none"
-	}
-	count, sum := uint64(0), 0.0
-	for _, p := range h.DataPoints {
-		assert.Equal(m.t, []float64{0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10}, p.Bounds)
-		count += p.Count
-		sum += p.Sum
-	}
-	return fmt.Sprintf("%d in %.3fs", count, sum)
-}
 
 // TestMetrics checks everything against a script whose every moment is known.
 func TestMetrics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := newMeasures(t)
+		m := pooltest.NewMeasures(t)
 		srv := fakedriver.New()
 		srv.OnDial(func(context.Context) error { time.Sleep(150 * time.Millisecond); return nil })
 		cfg := lifeguard.DefaultConfig()
 		cfg.PoolName, cfg.ConnectionLimit, cfg.MaxIdleConnections = "fake", 2, 2
 		cfg.PoolTimeout = 5 * time.Second
-		db, err := lifeguard.OpenDB(srv.Connector(), lifeguard.WithConfig(cfg), quiet, lifeguard.WithMeterProvider(m.provider))
+		db, err := lifeguard.OpenDB(srv.Connector(), lifeguard.WithConfig(cfg), pooltest.Quiet, lifeguard.WithMeterProvider(m.Provider))
 		require.NoError(t, err)
 
 		first, err := db.Conn(t.Context()) // at 0, has it at 0.15
@@ -124,24 +54,24 @@ func TestMetrics(t *testing.T) {
 			"db.client.connection.pending_requests": 1, "db.client.connection.timeouts": 0,
 			"lifeguard.connection.leaks": 0, "lifeguard.connection.reclaimed": 0, "lifeguard.slow_queries": 0,
 			"lifeguard.statement_cache.hits": 0, "lifeguard.statement_cache.misses": 0,
-		}, m.counts())
-		assert.Equal(t, "2 in 0.300s", m.times("db.client.connection.create_time"))
-		assert.Equal(t, "2 in 0.300s", m.times("db.client.connection.wait_time"))
-		assert.Equal(t, "none", m.times("db.client.connection.use_time"))
+		}, m.Counts())
+		assert.Equal(t, "2 in 0.300s", m.Times("db.client.connection.create_time"))
+		assert.Equal(t, "2 in 0.300s", m.Times("db.client.connection.wait_time"))
+		assert.Equal(t, "none", m.Times("db.client.connection.use_time"))
 
 		time.Sleep(time.Second)
 		require.NoError(t, first.Close()) // held for 1.15
 		synctest.Wait()
 		third, err := db.Conn(t.Context()) // at 1.3, from the handle
 		require.NoError(t, err)
-		assert.Equal(t, "4 in 1.300s", m.times("db.client.connection.wait_time"))
-		assert.Equal(t, "2 in 1.150s", m.times("db.client.connection.use_time"))
+		assert.Equal(t, "4 in 1.300s", m.Times("db.client.connection.wait_time"))
+		assert.Equal(t, "2 in 1.150s", m.Times("db.client.connection.use_time"))
 		wg.Wait() // at 7.3, the timeout
 		require.NoError(t, second.Close())
 		require.NoError(t, third.Close())
-		assert.Equal(t, "4 in 14.150s", m.times("db.client.connection.use_time"))
-		assert.Equal(t, "4 in 1.300s", m.times("db.client.connection.wait_time"), "who gave up got no connection")
-		counts := m.counts()
+		assert.Equal(t, "4 in 14.150s", m.Times("db.client.connection.use_time"))
+		assert.Equal(t, "4 in 1.300s", m.Times("db.client.connection.wait_time"), "who gave up got no connection")
+		counts := m.Counts()
 		assert.EqualValues(t, 2, counts["db.client.connection.count idle"])
 		assert.EqualValues(t, 0, counts["db.client.connection.count used"])
 		assert.EqualValues(t, 1, counts["db.client.connection.timeouts"])
@@ -149,19 +79,19 @@ func TestMetrics(t *testing.T) {
 
 		pool := poolBehind(t, db)
 		require.NoError(t, pool.SetConnectionLimit(7))
-		counts = m.counts()
+		counts = m.Counts()
 		assert.EqualValues(t, 7, counts["db.client.connection.max"])
 		assert.EqualValues(t, 7, counts["db.client.connection.idle.max"])
 
 		require.NoError(t, db.Close())
-		assert.Empty(t, m.counts(), "closing the handle unregisters everything")
+		assert.Empty(t, m.Counts(), "closing the handle unregisters everything")
 	})
 }
 
 func TestOperationDuration(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := newMeasures(t)
-		d := openTraced(t, nil, lifeguard.WithMeterProvider(m.provider), lifeguard.WithAttributes(attribute.String("shop", "east")))
+		m := pooltest.NewMeasures(t)
+		d := openTraced(t, nil, lifeguard.WithMeterProvider(m.Provider), lifeguard.WithAttributes(attribute.String("shop", "east")))
 		d.srv.OnNext(func(*fakedriver.Conn, int) error { time.Sleep(3 * time.Second); return nil })
 		for range 3 {
 			_, err := d.ExecContext(d.ctx, "UPDATE slow SET a = 7")
@@ -191,7 +121,7 @@ func TestOperationDuration(t *testing.T) {
 		require.NoError(t, err)
 
 		got := map[string]string{}
-		for _, p := range m.collect()["db.client.operation.duration"].Data.(metricdata.Histogram[float64]).DataPoints {
+		for _, p := range m.Collect()["db.client.operation.duration"].Data.(metricdata.Histogram[float64]).DataPoints {
 			for _, k := range []string{"db.system.name other_sql", "shop east"} {
 				var key, value string
 				_, _ = fmt.Sscan(k, &key, &value)
@@ -215,13 +145,13 @@ func TestOperationDuration(t *testing.T) {
 
 // A service that writes values into its queries has no end of them. Their metrics have.
 func TestManyQueries(t *testing.T) {
-	m := newMeasures(t)
-	d := openTraced(t, nil, lifeguard.WithMeterProvider(m.provider))
+	m := pooltest.NewMeasures(t)
+	d := openTraced(t, nil, lifeguard.WithMeterProvider(m.Provider))
 	for i := range 3000 {
 		_, err := d.ExecContext(d.ctx, fmt.Sprintf("UPDATE table_%d SET a = 7", i))
 		require.NoError(t, err)
 	}
-	points := m.collect()["db.client.operation.duration"].Data.(metricdata.Histogram[float64]).DataPoints
+	points := m.Collect()["db.client.operation.duration"].Data.(metricdata.Histogram[float64]).DataPoints
 	assert.LessOrEqual(t, len(points), 513)
 	total := uint64(0)
 	for _, p := range points {
@@ -234,9 +164,9 @@ func TestManyQueries(t *testing.T) {
 
 // A pool that several handles share is measured once, until the last of them is closed.
 func TestSharedPoolIsMeasuredOnce(t *testing.T) {
-	m := newMeasures(t)
+	m := pooltest.NewMeasures(t)
 	srv := fakedriver.New()
-	lifeguard.Register("measured", srv.Driver(), quiet, lifeguard.WithMeterProvider(m.provider))
+	lifeguard.Register("measured", srv.Driver(), pooltest.Quiet, lifeguard.WithMeterProvider(m.Provider))
 	open := func() *sql.DB {
 		db, err := sql.Open("measured", "x?pool_name=fake")
 		require.NoError(t, err)
@@ -245,16 +175,16 @@ func TestSharedPoolIsMeasuredOnce(t *testing.T) {
 	a, b := open(), open()
 	require.NoError(t, a.Ping())
 	require.NoError(t, b.Ping())
-	assert.EqualValues(t, 10, m.counts()["db.client.connection.max"])
+	assert.EqualValues(t, 10, m.Counts()["db.client.connection.max"])
 	require.NoError(t, a.Close())
-	assert.EqualValues(t, 10, m.counts()["db.client.connection.max"])
+	assert.EqualValues(t, 10, m.Counts()["db.client.connection.max"])
 	require.NoError(t, b.Close())
-	assert.Empty(t, m.counts())
+	assert.Empty(t, m.Counts())
 }
 
 // TestCloseWhileCollecting: closing waits for a collection that is under way and reads the pool, with no deadlock.
 func TestCloseWhileCollecting(t *testing.T) {
-	m := newMeasures(t)
+	m := pooltest.NewMeasures(t)
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -264,14 +194,14 @@ func TestCloseWhileCollecting(t *testing.T) {
 				return
 			default:
 				var all metricdata.ResourceMetrics
-				if err := m.reader.Collect(context.Background(), &all); err != nil {
+				if err := m.Reader.Collect(context.Background(), &all); err != nil {
 					t.Error(err)
 				}
 			}
 		}
 	})
 	for range 200 {
-		db, err := lifeguard.OpenDB(fakedriver.Fast(), quiet, lifeguard.WithMeterProvider(m.provider))
+		db, err := lifeguard.OpenDB(fakedriver.Fast(), pooltest.Quiet, lifeguard.WithMeterProvider(m.Provider))
 		require.NoError(t, err)
 		_, err = db.Exec("UPDATE t")
 		require.NoError(t, err)
@@ -281,88 +211,19 @@ func TestCloseWhileCollecting(t *testing.T) {
 	wg.Wait()
 }
 
-// TestMetricsAllocations: with metrics on, no operation allocates more than with none, sampled spans in the context
-// included, from which an SDK may take an exemplar.
-func TestMetricsAllocations(t *testing.T) {
-	if raceEnabled {
-		t.Skip("the detector allocates on its own account")
-	}
-	m := newMeasures(t)
-	tracing := sdktrace.NewTracerProvider()
-	off, err := lifeguard.OpenDB(fakedriver.Fast(), quiet, lifeguard.WithMeterProvider(noop.NewMeterProvider()))
-	require.NoError(t, err)
-	defer off.Close()
-	on, err := lifeguard.OpenDB(fakedriver.Fast(), quiet, lifeguard.WithMeterProvider(m.provider), lifeguard.WithTracerProvider(tracing))
-	require.NoError(t, err)
-	defer on.Close()
-	// Not the context of the test: database/sql starts a goroutine for each query whose context can end.
-	sampled, span := tracing.Tracer("test").Start(context.Background(), "request")
-	defer span.End()
-	for name, ctx := range map[string]context.Context{"no span": context.Background(), "sampled": sampled} {
-		for _, op := range operations {
-			assert.LessOrEqual(t, fewestAllocs(t, on, ctx, op.run), fewestAllocs(t, off, ctx, op.run), "%s, %s", op.name, name)
-		}
-	}
-	require.NotEqual(t, "none", m.times("db.client.operation.duration"))
-}
-
-// TestNoTracingAllocations: spans of slow operations, with an SDK, cost a fast one no allocation.
-func TestNoTracingAllocations(t *testing.T) {
-	if raceEnabled {
-		t.Skip("the detector allocates on its own account")
-	}
-	plain, traced := costHandles[1].open(t), openWithSDK(t)
-	ctx := trace.ContextWithSpanContext(context.Background(), trace.NewSpanContext(trace.SpanContextConfig{
-		TraceID: trace.TraceID{1}, SpanID: trace.SpanID{2}, TraceFlags: trace.FlagsSampled,
-	}))
-	for _, op := range operations {
-		assert.LessOrEqual(t, fewestAllocs(t, traced, ctx, op.run), fewestAllocs(t, plain, ctx, op.run), op.name)
-	}
-}
-
-// fewestAllocs is what an operation allocates when nothing else, such as another goroutine, allocates meanwhile.
-func fewestAllocs(t *testing.T, db *sql.DB, ctx context.Context, run func(context.Context, *sql.DB) error) float64 {
-	fewest := math.Inf(1)
-	for range 5 {
-		fewest = min(fewest, testing.AllocsPerRun(1000, func() {
-			if err := run(ctx, db); err != nil {
-				t.Fatal(err)
-			}
-		}))
-	}
-	return fewest
-}
-
-// openWithSDK opens a handle on the fast driver, with tracing at its default and an SDK that samples everything.
-func openWithSDK(tb testing.TB, opts ...lifeguard.Option) *sql.DB {
-	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(discardSpans{}))
-	db, err := lifeguard.OpenDB(fakedriver.Fast(), append(opts, lifeguard.WithTracerProvider(provider))...)
-	require.NoError(tb, err)
-	tb.Cleanup(func() { db.Close() })
-	return db
-}
-
-// discardSpans is where finished spans go that nobody wants.
-type discardSpans struct{}
-
-func (discardSpans) OnStart(context.Context, sdktrace.ReadWriteSpan) {}
-func (discardSpans) OnEnd(sdktrace.ReadOnlySpan)                     {}
-func (discardSpans) Shutdown(context.Context) error                  { return nil }
-func (discardSpans) ForceFlush(context.Context) error                { return nil }
-
 // TestMetricsOfTrouble has each of lifeguard's own counters at a value that no other has.
 func TestMetricsOfTrouble(t *testing.T) {
-	m := newMeasures(t)
+	m := pooltest.NewMeasures(t)
 	cfg := lifeguard.DefaultConfig()
 	cfg.PoolName, cfg.ConnectionLimit, cfg.MaxIdleConnections = "fake", 4, 4
 	cfg.LeakThreshold, cfg.LeakReclaimAfter = 200*time.Millisecond, 200*time.Millisecond
 	cfg.SlowQueryThreshold = 50 * time.Millisecond
-	db, err := lifeguard.Open("postgres", pgtest.DSN(t), lifeguard.WithConfig(cfg), quiet, lifeguard.WithMeterProvider(m.provider))
+	db, err := lifeguard.Open("postgres", pgtest.DSN(t), lifeguard.WithConfig(cfg), pooltest.Quiet, lifeguard.WithMeterProvider(m.Provider))
 	require.NoError(t, err)
 	defer db.Close()
 	pool := poolBehind(t, db)
 
-	c := take(t, db)
+	c := pooltest.Take(t, db)
 	for i := range 8 { // the statement is prepared once
 		var n int
 		require.NoError(t, c.QueryRowContext(t.Context(), "SELECT $1::int", i).Scan(&n))
@@ -376,18 +237,18 @@ func TestMetricsOfTrouble(t *testing.T) {
 	require.Greater(t, hits, misses)
 	require.Positive(t, misses)
 
-	raw := take(t, db) // reported, and not taken back
+	raw := pooltest.Take(t, db) // reported, and not taken back
 	defer raw.Close()
 	require.NoError(t, raw.Raw(func(dc any) error { lifeguard.Unwrap(dc); return nil }))
 	for range 2 { // reported, and taken back
-		lost := take(t, db)
+		lost := pooltest.Take(t, db)
 		defer lost.Close()
 	}
 	require.Eventually(t, func() bool {
 		st := pool.Stats()
 		return st.Leaks == 3 && st.Reclaimed == 2
 	}, 10*time.Second, time.Millisecond)
-	counts := m.counts()
+	counts := m.Counts()
 	assert.EqualValues(t, 3, counts["lifeguard.connection.leaks"])
 	assert.EqualValues(t, 2, counts["lifeguard.connection.reclaimed"])
 	assert.EqualValues(t, 4, counts["lifeguard.slow_queries"])

@@ -14,10 +14,12 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/go-lifeguard/lifeguard"
-	"github.com/go-lifeguard/lifeguard/internal/fakedriver"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/go-lifeguard/lifeguard"
+	"github.com/go-lifeguard/lifeguard/internal/fakedriver"
+	"github.com/go-lifeguard/lifeguard/internal/pooltest"
 )
 
 func reclaiming(limit int, threshold, after time.Duration) func(*lifeguard.Config) {
@@ -238,7 +240,7 @@ func TestReclaimNeverCutsWhatRuns(t *testing.T) {
 			func(t *testing.T, db *sql.DB) func() {
 				_, err := db.ExecContext(t.Context(), "SELECT 1")
 				require.NoError(t, err)
-				c := take(t, db)
+				c := pooltest.Take(t, db)
 				return func() { assert.NoError(t, c.Close()) }
 			},
 		},
@@ -275,7 +277,7 @@ func TestReclaimLeavesTheLiving(t *testing.T) {
 		}
 		require.NoError(t, rows.Err())
 		require.NoError(t, rows.Close())
-		c := take(t, db)
+		c := pooltest.Take(t, db)
 		for range 100 {
 			require.NoError(t, c.PingContext(t.Context()))
 			time.Sleep(4800 * time.Millisecond)
@@ -292,7 +294,7 @@ func TestReclaimLeavesTheLiving(t *testing.T) {
 func TestUnwrappedIsNotReclaimed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		db, pool, reports := openReported(t, fakedriver.New(), reclaiming(1, time.Second, time.Second))
-		c := take(t, db)
+		c := pooltest.Take(t, db)
 		err := c.Raw(func(dc any) error {
 			conn := lifeguard.Unwrap(dc).(*fakedriver.Conn)
 			time.Sleep(time.Hour)
@@ -308,7 +310,7 @@ func TestUnwrappedIsNotReclaimed(t *testing.T) {
 		assert.NotEmpty(t, leaks)
 
 		// The next checkout is one like any other.
-		c = take(t, db)
+		c = pooltest.Take(t, db)
 		time.Sleep(4 * time.Second)
 		assert.ErrorIs(t, c.PingContext(t.Context()), lifeguard.ErrReclaimed)
 		assert.NoError(t, c.Close())
@@ -358,7 +360,7 @@ func TestReclaimAtTheVeryMoment(t *testing.T) {
 	// Every place is there again.
 	conns := make([]*sql.Conn, workers)
 	for i := range conns {
-		conns[i] = take(t, db)
+		conns[i] = pooltest.Take(t, db)
 	}
 	for _, c := range conns {
 		assert.NoError(t, c.Close())

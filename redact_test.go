@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/go-lifeguard/lifeguard"
+	"github.com/go-lifeguard/lifeguard/internal/pooltest"
 )
 
 // A refusing driver opens nothing, and says why.
@@ -34,9 +35,9 @@ type panicking struct{ error }
 // the error and of everything in it and the log, and the error.
 func askRefusing(t *testing.T, dsn string, told error) (seen string, err error) {
 	t.Helper()
-	name := fmt.Sprint("refusing ", clients.Add(1))
+	name := fmt.Sprint("refusing ", pooltest.Number())
 	synctest.Test(t, func(t *testing.T) {
-		log := &logBuffer{}
+		log := &pooltest.LogBuffer{}
 		lifeguard.Register(name, refusingDriver{told}, lifeguard.WithLogger(slog.New(slog.NewTextHandler(log, nil))))
 		db, openErr := sql.Open(name, dsn)
 		require.NoError(t, openErr)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/go-lifeguard/lifeguard/internal/faultproxy"
 	"github.com/go-lifeguard/lifeguard/internal/pgtest"
+	"github.com/go-lifeguard/lifeguard/internal/pooltest"
 )
 
 // BenchmarkStatements shows what the statement cache gains on PostgreSQL. Batches on plain lib/pq, the baseline, and
@@ -23,11 +24,11 @@ import (
 //	go test -run '^$' -bench 'Statements$' -benchtime 20x .
 func BenchmarkStatements(b *testing.B) {
 	dsn := pgtest.DSN(b)
-	setup := openControl(b, dsn)
+	setup := pooltest.OpenControl(b, dsn)
 	_, err := setup.Exec("CREATE TABLE customers (id int PRIMARY KEY, name text NOT NULL, visits int NOT NULL DEFAULT 0);" +
 		"INSERT INTO customers SELECT g, 'customer ' || g FROM generate_series(1, 10000) g; ANALYZE customers")
 	require.NoError(b, err)
-	far := newTap(b, dsn) // as far away as a server in the next town
+	far := pooltest.NewTap(b, dsn) // as far away as a server in the next town
 	far.SetFrontend(nil)
 
 	for _, at := range []struct {
@@ -37,14 +38,14 @@ func BenchmarkStatements(b *testing.B) {
 		batch     int
 	}{
 		{"Delay=0", dsn, 0, []int{1, 8, 32, 64}, 400},
-		{"Delay=1ms", far.dsn, time.Millisecond, []int{1, 8, 64}, 50},
+		{"Delay=1ms", far.DSN, time.Millisecond, []int{1, 8, 64}, 50},
 	} {
 		far.SetShape(faultproxy.Both, faultproxy.Shape{Delay: at.delay})
 		for _, op := range statementOperations {
-			plain, kept := openPostgres(b, "postgres", at.dsn, op.limit), openPostgres(b, "lifeguard", at.dsn, op.limit)
+			plain, kept := pooltest.OpenPostgres(b, "postgres", at.dsn, op.limit), pooltest.OpenPostgres(b, "lifeguard", at.dsn, op.limit)
 			runs := []func(int) error{op.prepare(b, plain.DB), op.prepare(b, kept.DB)}
 			if op.byHand != nil {
-				runs = append(runs, op.byHand(b, openPostgres(b, "postgres", at.dsn, op.limit).DB))
+				runs = append(runs, op.byHand(b, pooltest.OpenPostgres(b, "postgres", at.dsn, op.limit).DB))
 			}
 			for _, clients := range at.clients {
 				b.Run(fmt.Sprintf("%s/Op=%s/Clients=%d", at.name, op.name, clients), func(b *testing.B) {
@@ -182,10 +183,10 @@ func compareStatements(b *testing.B, runs []func(int) error, clients, batch int)
 		}
 	}
 	b.ReportMetric(0, "ns/op") // an iteration is a batch of everything, which says nothing
-	b.ReportMetric(median(times[0]), "plain-µs")
-	b.ReportMetric(median(times[1]), "lifeguard-µs")
-	b.ReportMetric(median(gains[1]), "x-throughput")
+	b.ReportMetric(pooltest.Median(times[0]), "plain-µs")
+	b.ReportMetric(pooltest.Median(times[1]), "lifeguard-µs")
+	b.ReportMetric(pooltest.Median(gains[1]), "x-throughput")
 	if len(runs) > 2 {
-		b.ReportMetric(median(gains[2]), "by-hand-x")
+		b.ReportMetric(pooltest.Median(gains[2]), "by-hand-x")
 	}
 }

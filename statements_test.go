@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net/url"
 	"regexp"
 	"runtime"
 	"slices"
@@ -24,59 +23,12 @@ import (
 
 	"github.com/go-lifeguard/lifeguard"
 	"github.com/go-lifeguard/lifeguard/internal/bouncertest"
-	"github.com/go-lifeguard/lifeguard/internal/faultproxy"
 	"github.com/go-lifeguard/lifeguard/internal/pgtest"
+	"github.com/go-lifeguard/lifeguard/internal/pooltest"
 )
 
-// A tap is a proxy before a server that takes down what clients have it prepare.
-type tap struct {
-	*faultproxy.Proxy
-	dsn string
-
-	mu     sync.Mutex
-	parsed map[string]int // by text, guarded by mu
-	named  []string       // the names given to statements, guarded by mu
-	syncs  int            // guarded by mu
-}
-
-func newTap(t testing.TB, dsn string) *tap {
-	t.Helper()
-	u, err := url.Parse(dsn)
-	require.NoError(t, err)
-	proxy, err := faultproxy.New(u.Host)
-	require.NoError(t, err)
-	t.Cleanup(func() { assert.NoError(t, proxy.Close()) })
-	u.Host = proxy.Addr()
-	p := &tap{Proxy: proxy, dsn: u.String(), parsed: map[string]int{}}
-	proxy.SetFrontend(func(kind byte, payload []byte) {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		switch kind {
-		case 'P': // Parse: a name, the text, and more
-			name, rest, _ := strings.Cut(string(payload), "\x00")
-			text, _, _ := strings.Cut(rest, "\x00")
-			p.parsed[text]++
-			if name != "" {
-				p.named = append(p.named, name)
-			}
-		case 'S', 'Q': // Sync and Query: each is answered, and waited for
-			p.syncs++
-		}
-	})
-	return p
-}
-
-// take gives what was taken down, and begins anew.
-func (p *tap) take() (parsed map[string]int, named []string, roundTrips int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	parsed, named, roundTrips = p.parsed, p.named, p.syncs
-	p.parsed, p.named, p.syncs = map[string]int{}, nil, 0
-	return parsed, named, roundTrips
-}
-
 // keptOn lists the statements that the server keeps for the one connection of c, as the driver named them.
-func keptOn(t testing.TB, c *pgClient) (texts []string) {
+func keptOn(t testing.TB, c *pooltest.Client) (texts []string) {
 	t.Helper()
 	rows, err := c.Query("SELECT statement FROM pg_prepared_statements WHERE NOT from_sql ORDER BY length(name), name")
 	require.NoError(t, err)
@@ -92,7 +44,7 @@ func keptOn(t testing.TB, c *pgClient) (texts []string) {
 // A cached query makes no more garbage than one that the program prepared by itself.
 func TestStatementsAllocations(t *testing.T) {
 	dsn := pgtest.DSN(t)
-	plain, kept := openPostgres(t, "postgres", dsn, 1), openPostgres(t, "lifeguard", dsn, 1)
+	plain, kept := pooltest.OpenPostgres(t, "postgres", dsn, 1), pooltest.OpenPostgres(t, "lifeguard", dsn, 1)
 	_, err := plain.Exec("CREATE TABLE customers (id int PRIMARY KEY, name text, visits int); INSERT INTO customers VALUES (1, 'Ada', 0)")
 	require.NoError(t, err)
 	const read, write = "SELECT name FROM customers WHERE id = $1", "UPDATE customers SET visits = visits + $2 WHERE id = $1"
@@ -125,7 +77,7 @@ func TestStatementsAllocations(t *testing.T) {
 	} {
 		want, got := testing.AllocsPerRun(500, op.prepared), testing.AllocsPerRun(500, op.kept)
 		t.Logf("%s: %g allocations on a statement of plain lib/pq, %g through lifeguard", op.name, want, got)
-		if got > want && !raceEnabled {
+		if got > want && !pooltest.RaceEnabled {
 			t.Errorf("%s: %g allocations, %g on plain lib/pq with a prepared statement", op.name, got, want)
 		}
 	}
@@ -133,16 +85,16 @@ func TestStatementsAllocations(t *testing.T) {
 
 // A query with arguments takes one round trip, once it is kept.
 func TestStatementsRoundTrips(t *testing.T) {
-	p := newTap(t, pgtest.DSN(t))
-	db := openPostgres(t, "lifeguard", p.dsn, 1)
+	p := pooltest.NewTap(t, pgtest.DSN(t))
+	db := pooltest.OpenPostgres(t, "lifeguard", p.DSN, 1)
 	var n int
 	query := func() { require.NoError(t, db.QueryRow("SELECT $1::int + 1", 41).Scan(&n)) }
 	query()
-	p.take()
+	p.Take()
 	for range 10 {
 		query()
 	}
-	parsed, _, trips := p.take()
+	parsed, _, trips := p.Take()
 	assert.Empty(t, parsed)
 	assert.Equal(t, 10, trips)
 	assert.Equal(t, 42, n)
@@ -150,9 +102,9 @@ func TestStatementsRoundTrips(t *testing.T) {
 
 // A statement of db.Prepare is prepared at most once on each connection, however connections change hands.
 func TestPreparedOncePerConnection(t *testing.T) {
-	p := newTap(t, pgtest.DSN(t))
+	p := pooltest.NewTap(t, pgtest.DSN(t))
 	const limit, goroutines, each = 4, 32, 100
-	db := openPostgres(t, "lifeguard", p.dsn, limit)
+	db := pooltest.OpenPostgres(t, "lifeguard", p.DSN, limit)
 	texts := []string{"SELECT $1::int", "SELECT $1::int * 2", "SELECT $1::int * 3"}
 	var stmts []*sql.Stmt
 	for _, text := range texts {
@@ -175,7 +127,7 @@ func TestPreparedOncePerConnection(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	parsed, _, _ := p.take()
+	parsed, _, _ := p.Take()
 	for _, text := range texts {
 		assert.LessOrEqual(t, parsed[text], limit, "%s was prepared %d times on %d connections", text, parsed[text], limit)
 		assert.Positive(t, parsed[text])
@@ -184,7 +136,7 @@ func TestPreparedOncePerConnection(t *testing.T) {
 
 func TestStatementsBounded(t *testing.T) {
 	const size, distinct = 10, 1000
-	db := openPostgres(t, "lifeguard", pgtest.DSN(t), 1, "statement_cache_size="+strconv.Itoa(size))
+	db := pooltest.OpenPostgres(t, "lifeguard", pgtest.DSN(t), 1, "statement_cache_size="+strconv.Itoa(size))
 	text := func(i int) string { return fmt.Sprintf("SELECT $1::int + %d", i) }
 	for i := range distinct {
 		var n int
@@ -220,22 +172,22 @@ func heapInUse() int64 {
 
 // Once nothing but single uses is seen, what is used again stays.
 func TestStatementsNotPushedOutBySingleUses(t *testing.T) {
-	p := newTap(t, pgtest.DSN(t))
-	db := openPostgres(t, "lifeguard", p.dsn, 1, "statement_cache_size=5")
+	p := pooltest.NewTap(t, pgtest.DSN(t))
+	db := pooltest.OpenPostgres(t, "lifeguard", p.DSN, 1, "statement_cache_size=5")
 	for i := range 200 {
 		require.NoError(t, db.QueryRow(fmt.Sprintf("SELECT $1::int + %d", i), 1).Scan(new(int)))
 	}
-	_, _, before := p.take()
+	_, _, before := p.Take()
 	for i := range 100 {
 		require.NoError(t, db.QueryRow(fmt.Sprintf("SELECT $1::int - %d", i), 1).Scan(new(int)))
 	}
-	_, named, after := p.take()
+	_, named, after := p.Take()
 	assert.Empty(t, named, "statements were kept that nobody uses again")
 	assert.Equal(t, 200, after, "more round trips than the plain driver needs; %d before", before)
 }
 
 func TestStatementsLeastRecentlyUsedGoFirst(t *testing.T) {
-	db := openPostgres(t, "lifeguard", pgtest.DSN(t), 1, "statement_cache_size=3")
+	db := pooltest.OpenPostgres(t, "lifeguard", pgtest.DSN(t), 1, "statement_cache_size=3")
 	const a, b, c, d = "SELECT $1::int AS a", "SELECT $1::int AS b", "SELECT $1::int AS c", "SELECT $1::int AS d"
 	for _, text := range []string{a, b, c, a, d} {
 		require.NoError(t, db.QueryRow(text, 1).Scan(new(int)))
@@ -247,7 +199,7 @@ func TestStatementsLeastRecentlyUsedGoFirst(t *testing.T) {
 
 // What is open is not closed for something else to fit.
 func TestStatementsInUseStay(t *testing.T) {
-	db := openPostgres(t, "lifeguard", pgtest.DSN(t), 1, "statement_cache_size=2")
+	db := pooltest.OpenPostgres(t, "lifeguard", pgtest.DSN(t), 1, "statement_cache_size=2")
 	ctx := t.Context()
 	conn, err := db.Conn(ctx)
 	require.NoError(t, err)
@@ -286,26 +238,28 @@ func TestStatementsInUseStay(t *testing.T) {
 	require.LessOrEqual(t, len(keptOn(t, db)), 2)
 }
 
+type stmtScript struct{ *pooltest.Script }
+
 // statementScripts are run on the plain driver and through lifeguard, on one connection, and what was taken down has to
 // be the same. All of them use the same texts many times while the world changes under them.
 var statementScripts = []struct {
 	name string
-	run  func(*script)
+	run  func(*stmtScript)
 }{
-	{"alter table", (*script).alterTable},
-	{"altered by another", (*script).alteredByAnother},
-	{"forgotten", (*script).forgotten},
-	{"search path", (*script).searchPath},
-	{"settings", (*script).settingsThatMatter},
-	{"settings in disguise", (*script).settingsInDisguise},
-	{"transactions by hand", (*script).transactionsByHand},
-	{"temporary tables", (*script).temporaryTables},
-	{"argument types", (*script).argumentTypes},
-	{"never kept", (*script).neverKept},
-	{"several at once", (*script).severalAtOnce},
-	{"errors", (*script).errorsOfKept},
-	{"cancelled in a transaction", (*script).cancelledInTx},
-	{"long", (*script).longTexts},
+	{"alter table", (*stmtScript).alterTable},
+	{"altered by another", (*stmtScript).alteredByAnother},
+	{"forgotten", (*stmtScript).forgotten},
+	{"search path", (*stmtScript).searchPath},
+	{"settings", (*stmtScript).settingsThatMatter},
+	{"settings in disguise", (*stmtScript).settingsInDisguise},
+	{"transactions by hand", (*stmtScript).transactionsByHand},
+	{"temporary tables", (*stmtScript).temporaryTables},
+	{"argument types", (*stmtScript).argumentTypes},
+	{"never kept", (*stmtScript).neverKept},
+	{"several at once", (*stmtScript).severalAtOnce},
+	{"errors", (*stmtScript).errorsOfKept},
+	{"cancelled in a transaction", (*stmtScript).cancelledInTx},
+	{"long", (*stmtScript).longTexts},
 }
 
 // With nothing kept there is one difference: a server that is told to forget all statements has nothing to forget.
@@ -313,18 +267,8 @@ func TestStatementsLikePlain(t *testing.T) {
 	dsn := pgtest.DSN(t)
 	for _, s := range statementScripts {
 		t.Run(s.name, func(t *testing.T) {
-			run := func(name, driverName string, params ...string) (lines []string) {
-				server := openControl(t, dsn)
-				_, err := server.Exec("DROP SCHEMA IF EXISTS script CASCADE; DROP SCHEMA IF EXISTS other CASCADE;" +
-					"CREATE SCHEMA script; CREATE SCHEMA other")
-				require.NoError(t, err)
-				t.Run(name, func(t *testing.T) {
-					run := &script{pgClient: openPostgres(t, driverName, dsn, 1, append(params, "search_path=script")...), t: t, ctx: t.Context()}
-					s.run(run)
-					require.NotEmpty(t, run.lines)
-					lines = run.lines
-				})
-				return lines
+			run := func(name, driverName string, params ...string) []string {
+				return pooltest.RunScript(t, dsn, name, driverName, 1, func(r *pooltest.Script) { s.run(&stmtScript{r}) }, params...)
 			}
 			plain := run("postgres", "postgres")
 			compare := func(name string, got []string) {
@@ -355,33 +299,33 @@ type querier interface {
 }
 
 // on takes down a query; do takes down a statement.
-func (s *script) on(q querier, query string, args ...any) {
-	s.t.Helper()
-	rows, err := q.QueryContext(s.ctx, query, args...)
-	s.rows(query, rows, err)
+func (s *stmtScript) on(q querier, query string, args ...any) {
+	s.T.Helper()
+	rows, err := q.QueryContext(s.Ctx, query, args...)
+	s.NoteRows(query, rows, err)
 }
 
-func (s *script) do(q querier, statement string, args ...any) {
-	s.t.Helper()
-	res, err := q.ExecContext(s.ctx, statement, args...)
-	s.failed(statement, err)
+func (s *stmtScript) do(q querier, statement string, args ...any) {
+	s.T.Helper()
+	res, err := q.ExecContext(s.Ctx, statement, args...)
+	s.NoteError(statement, err)
 	if err == nil {
 		n, err := res.RowsAffected()
-		s.note("%d rows, %s", n, describePostgresError(err))
+		s.Note("%d rows, %s", n, pooltest.DescribeError(err))
 	}
 }
 
 // inTx runs f in a transaction and takes down how it ends.
-func (s *script) inTx(f func(querier), end func(*sql.Tx) error) {
-	s.t.Helper()
-	tx, err := s.BeginTx(s.ctx, nil)
-	s.must(err)
+func (s *stmtScript) inTx(f func(querier), end func(*sql.Tx) error) {
+	s.T.Helper()
+	tx, err := s.BeginTx(s.Ctx, nil)
+	s.Must(err)
 	f(tx)
-	s.failed("end of the transaction", end(tx))
+	s.NoteError("end of the transaction", end(tx))
 }
 
-func (s *script) alterTable() {
-	s.exec("CREATE TABLE items (id int PRIMARY KEY, name text); INSERT INTO items VALUES (1, 'one'), (2, 'two')")
+func (s *stmtScript) alterTable() {
+	s.MustExec("CREATE TABLE items (id int PRIMARY KEY, name text); INSERT INTO items VALUES (1, 'one'), (2, 'two')")
 	const all, insert = "SELECT * FROM items WHERE id >= $1 ORDER BY id", "INSERT INTO items (id, name) VALUES ($1, $2)"
 	use := func(q querier) {
 		for range 3 {
@@ -420,36 +364,36 @@ func (s *script) alterTable() {
 	s.do(s, "DROP TABLE items")
 	use(s)
 	s.inTx(use, (*sql.Tx).Rollback)
-	s.exec("CREATE TABLE items (id int)")
+	s.MustExec("CREATE TABLE items (id int)")
 	use(s)
 }
 
 // alteredByAnother is DDL that this connection cannot see. Outside a transaction it does not show.
-func (s *script) alteredByAnother() {
-	s.exec("CREATE TABLE items (id int PRIMARY KEY, name text); INSERT INTO items VALUES (1, 'one'), (2, 'two')")
+func (s *stmtScript) alteredByAnother() {
+	s.MustExec("CREATE TABLE items (id int PRIMARY KEY, name text); INSERT INTO items VALUES (1, 'one'), (2, 'two')")
 	const all = "SELECT * FROM script.items WHERE id >= $1 ORDER BY id"
 	for i := range 4 {
 		for range 3 {
 			s.on(s, all, 1)
 		}
-		_, err := s.server.Exec(fmt.Sprintf("ALTER TABLE script.items ADD COLUMN c%d int DEFAULT %d", i, i))
-		s.must(err)
+		_, err := s.Server.Exec(fmt.Sprintf("ALTER TABLE script.items ADD COLUMN c%d int DEFAULT %d", i, i))
+		s.Must(err)
 	}
-	_, err := s.server.Exec("DROP TABLE script.items")
-	s.must(err)
+	_, err := s.Server.Exec("DROP TABLE script.items")
+	s.Must(err)
 	for range 3 {
 		s.on(s, all, 1)
 	}
-	_, err = s.server.Exec("CREATE TABLE script.items (name bytea, id float8); INSERT INTO script.items VALUES ('\\x00', 1.5)")
-	s.must(err)
+	_, err = s.Server.Exec("CREATE TABLE script.items (name bytea, id float8); INSERT INTO script.items VALUES ('\\x00', 1.5)")
+	s.Must(err)
 	for range 3 {
 		s.on(s, all, 1)
 	}
 	s.inTx(func(tx querier) { s.on(tx, all, 1) }, (*sql.Tx).Commit)
 }
 
-func (s *script) forgotten() {
-	s.exec("CREATE TABLE items (id int); INSERT INTO items VALUES (1)")
+func (s *stmtScript) forgotten() {
+	s.MustExec("CREATE TABLE items (id int); INSERT INTO items VALUES (1)")
 	use := func(q querier) {
 		s.on(q, "SELECT id, $1::int FROM items", 5)
 		s.do(q, "UPDATE items SET id = $1", 6)
@@ -459,7 +403,7 @@ func (s *script) forgotten() {
 		use(s)
 		use(s)
 		s.do(s, forget)
-		s.exec("SET search_path = script") // DISCARD ALL took it
+		s.MustExec("SET search_path = script") // DISCARD ALL took it
 		use(s)
 		use(s)
 		s.inTx(func(tx querier) {
@@ -467,33 +411,33 @@ func (s *script) forgotten() {
 			s.do(tx, forget)
 			s.on(tx, "SELECT 1")
 		}, (*sql.Tx).Rollback)
-		s.exec("SET search_path = script")
+		s.MustExec("SET search_path = script")
 		s.inTx(func(tx querier) { use(tx); use(tx) }, (*sql.Tx).Commit)
 	}
 	// A statement of the program's, inside a transaction: the server does not know it, and says so.
 	st, err := s.Prepare("SELECT $1::int + 1")
-	s.must(err)
+	s.Must(err)
 	defer st.Close()
 	s.inTx(func(q querier) {
 		tx := q.(*sql.Tx)
 		own := tx.Stmt(st)
 		rows, err := own.Query(1)
-		s.rows("prepared", rows, err)
+		s.NoteRows("prepared", rows, err)
 		s.do(tx, "DEALLOCATE ALL")
 		_, err = own.Exec(1)
-		s.note("forgotten: %s", withoutNames(err))
+		s.Note("forgotten: %s", withoutNames(err))
 		_, err = own.Exec(1)
-		s.note("after that: %s", withoutNames(err))
+		s.Note("after that: %s", withoutNames(err))
 	}, (*sql.Tx).Rollback)
 }
 
 // withoutNames is describePostgresError without the names of statements, which lib/pq numbers.
 func withoutNames(err error) string {
-	return regexp.MustCompile(`statement \\*"[0-9]+\\*"`).ReplaceAllString(describePostgresError(err), "statement N")
+	return regexp.MustCompile(`statement \\*"[0-9]+\\*"`).ReplaceAllString(pooltest.DescribeError(err), "statement N")
 }
 
-func (s *script) searchPath() {
-	s.exec("CREATE TABLE script.items (v int); INSERT INTO script.items VALUES (1);" +
+func (s *stmtScript) searchPath() {
+	s.MustExec("CREATE TABLE script.items (v int); INSERT INTO script.items VALUES (1);" +
 		"CREATE TABLE other.items (v text); INSERT INTO other.items VALUES ('other')")
 	use := func(q querier) {
 		for range 3 {
@@ -512,7 +456,7 @@ func (s *script) searchPath() {
 	use(s)
 	s.on(s, "SELECT set_config('search_path', $1, false)", "other")
 	use(s)
-	s.exec("SET search_path = script")
+	s.MustExec("SET search_path = script")
 	for _, path := range []string{"SET LOCAL search_path = other", "SET search_path = other", "SELECT set_config('search_path', 'other', true)"} {
 		for _, end := range []func(*sql.Tx) error{(*sql.Tx).Rollback, (*sql.Tx).Commit} {
 			s.inTx(func(tx querier) {
@@ -527,14 +471,14 @@ func (s *script) searchPath() {
 			}, end)
 			s.inTx(use, end)
 			use(s)
-			s.exec("SET search_path = script")
+			s.MustExec("SET search_path = script")
 		}
 	}
 	// By hand.
 	for _, end := range []string{"ROLLBACK", "COMMIT", "end", "abort work"} {
 		for _, begin := range [][]string{{"BEGIN", "SET LOCAL search_path = other"}, {"start transaction; SET LOCAL search_path = other"}} {
-			conn, err := s.Conn(s.ctx)
-			s.must(err)
+			conn, err := s.Conn(s.Ctx)
+			s.Must(err)
 			use(conn)
 			for _, statement := range begin {
 				s.do(conn, statement)
@@ -542,14 +486,14 @@ func (s *script) searchPath() {
 			use(conn)
 			s.do(conn, end)
 			use(conn)
-			s.must(conn.Close())
+			s.Must(conn.Close())
 			s.inTx(use, (*sql.Tx).Commit)
 		}
 	}
 }
 
 // settingsThatMatter are those on which the value of a literal depends.
-func (s *script) settingsThatMatter() {
+func (s *stmtScript) settingsThatMatter() {
 	use := func(q querier) {
 		for range 3 {
 			s.on(q, "SELECT extract(epoch FROM timestamptz '2024-03-04 12:00')::int8, $1::int", 1)
@@ -585,7 +529,7 @@ func (s *script) settingsThatMatter() {
 }
 
 // settingsInDisguise are changes that are not at the beginning of a text, or hard to read.
-func (s *script) settingsInDisguise() {
+func (s *stmtScript) settingsInDisguise() {
 	use := func() {
 		for range 3 {
 			s.on(s, "SELECT extract(epoch FROM timestamptz '2024-03-04 12:00')::int8, $1::int", 1)
@@ -637,8 +581,8 @@ func (s *script) settingsInDisguise() {
 
 // transactionsByHand end and go on in ways that are easily taken for others: whether a statement that failed may be
 // tried again depends on it.
-func (s *script) transactionsByHand() {
-	s.exec("CREATE TABLE items (v int); INSERT INTO items VALUES (1)")
+func (s *stmtScript) transactionsByHand() {
+	s.MustExec("CREATE TABLE items (v int); INSERT INTO items VALUES (1)")
 	use := func() {
 		for range 3 {
 			s.on(s, "SELECT * FROM items WHERE $1::int > 0", 1)
@@ -668,8 +612,8 @@ func (s *script) transactionsByHand() {
 	}
 }
 
-func (s *script) temporaryTables() {
-	s.exec("CREATE TABLE items (v int); INSERT INTO items VALUES (1)")
+func (s *stmtScript) temporaryTables() {
+	s.MustExec("CREATE TABLE items (v int); INSERT INTO items VALUES (1)")
 	use := func(q querier) {
 		for range 3 {
 			s.on(q, "SELECT * FROM items WHERE $1::int > 0", 1)
@@ -701,8 +645,8 @@ func (s *script) temporaryTables() {
 	}
 }
 
-func (s *script) argumentTypes() {
-	s.exec("CREATE TABLE items (i int, t text, j jsonb, b bytea, at timestamptz, f float8)")
+func (s *stmtScript) argumentTypes() {
+	s.MustExec("CREATE TABLE items (i int, t text, j jsonb, b bytea, at timestamptz, f float8)")
 	var nilPointer *int
 	values := []any{1, "2", nil, int64(3), []byte("4"), sql.NullInt64{}, sql.NullString{String: "5", Valid: true}, 6.5, true, nilPointer,
 		"x", time.Unix(7, 0).UTC(), []byte(nil), pq.Array([]int{1, 2}), struct{}{}, uint8(8), "", "NaN"}
@@ -724,8 +668,8 @@ func (s *script) argumentTypes() {
 }
 
 // neverKept is what must be run as it always was.
-func (s *script) neverKept() {
-	s.exec("CREATE TABLE items (i int); INSERT INTO items SELECT generate_series(1, 20)")
+func (s *stmtScript) neverKept() {
+	s.MustExec("CREATE TABLE items (i int); INSERT INTO items SELECT generate_series(1, 20)")
 	for range 3 {
 		s.on(s, "EXPLAIN (COSTS off) SELECT * FROM items WHERE i = $1", 1)
 		s.on(s, "SELECT 1; SELECT $1::int", 1)
@@ -756,7 +700,7 @@ func (s *script) neverKept() {
 	for _, text := range []string{"SELECT $1::int", "EXPLAIN (COSTS off) SELECT $1::int", "SHOW TimeZone", "BEGIN", "COMMIT", "SELECT 1; SELECT 2"} {
 		for range 2 {
 			st, err := s.Prepare(text)
-			s.failed("prepare "+text, err)
+			s.NoteError("prepare "+text, err)
 			if err != nil {
 				continue
 			}
@@ -766,13 +710,13 @@ func (s *script) neverKept() {
 			}
 			for range 2 {
 				rows, err := st.Query(args...)
-				s.rows(text, rows, err)
+				s.NoteRows(text, rows, err)
 			}
-			s.failed("close", st.Close())
+			s.NoteError("close", st.Close())
 		}
 	}
-	conn, err := s.Conn(s.ctx)
-	s.must(err)
+	conn, err := s.Conn(s.Ctx)
+	s.Must(err)
 	defer conn.Close()
 	for _, end := range []string{"COMMIT", "ROLLBACK"} {
 		s.do(conn, "BEGIN")
@@ -791,17 +735,17 @@ func (s *script) neverKept() {
 }
 
 // severalAtOnce is what a program does on a connection that is busy, which it has to be told.
-func (s *script) severalAtOnce() {
-	s.exec("CREATE TABLE items (i int)")
+func (s *stmtScript) severalAtOnce() {
+	s.MustExec("CREATE TABLE items (i int)")
 	const kept = "SELECT $1::int"
 	for range 2 {
 		s.on(s, kept, 1)
 	}
 	open := func(q querier, query string) *sql.Rows {
-		rows, err := q.QueryContext(s.ctx, query)
-		s.must(err)
+		rows, err := q.QueryContext(s.Ctx, query)
+		s.Must(err)
 		if !rows.Next() {
-			s.t.Fatalf("%s: no rows", query)
+			s.T.Fatalf("%s: no rows", query)
 		}
 		return rows
 	}
@@ -813,7 +757,7 @@ func (s *script) severalAtOnce() {
 			s.do(tx, kept, 3)
 			s.do(tx, "SELECT 4")
 			s.do(tx, "SELECT $1::int + 5", 5)
-			s.failed("close", rows.Close())
+			s.NoteError("close", rows.Close())
 			s.on(tx, kept, 6)
 			s.on(tx, "SELECT $1::int + 5", 5)
 		}, (*sql.Tx).Commit)
@@ -822,16 +766,16 @@ func (s *script) severalAtOnce() {
 	s.inTx(func(q querier) {
 		tx := q.(*sql.Tx)
 		in, err := tx.Prepare("COPY items FROM STDIN")
-		s.must(err)
+		s.Must(err)
 		_, err = in.Exec(1)
-		s.failed("copy", err)
+		s.NoteError("copy", err)
 		s.on(tx, kept, 8)
 		s.do(tx, kept, 9)
 		_, err = in.Exec(2)
-		s.failed("copy", err)
+		s.NoteError("copy", err)
 		_, err = in.Exec()
-		s.failed("flush", err)
-		s.failed("close", in.Close())
+		s.NoteError("flush", err)
+		s.NoteError("close", in.Close())
 		s.on(tx, kept, 10)
 		s.on(tx, "SELECT count(*) FROM items WHERE i > $1", 0)
 	}, (*sql.Tx).Commit)
@@ -839,8 +783,8 @@ func (s *script) severalAtOnce() {
 }
 
 // errorsOfKept are errors whose text, with all its detail, must not depend on where the statement ran.
-func (s *script) errorsOfKept() {
-	s.exec("CREATE TABLE items (i int PRIMARY KEY, t varchar(3) NOT NULL CHECK (t <> 'no')); INSERT INTO items VALUES (1, 'a');" +
+func (s *stmtScript) errorsOfKept() {
+	s.MustExec("CREATE TABLE items (i int PRIMARY KEY, t varchar(3) NOT NULL CHECK (t <> 'no')); INSERT INTO items VALUES (1, 'a');" +
 		"CREATE FUNCTION fail(x int) RETURNS int LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''own %'', x USING HINT = ''hint'', DETAIL = ''detail'', ERRCODE = ''P0042''; END'")
 	statements := []struct {
 		text string
@@ -884,43 +828,43 @@ func (s *script) errorsOfKept() {
 		}
 	}
 	// The text was right once.
-	s.exec("CREATE TABLE soon (i int)")
+	s.MustExec("CREATE TABLE soon (i int)")
 	for range 2 {
 		s.on(s, "SELECT i FROM script.soon WHERE i = $1", 1)
 	}
-	_, err := s.server.Exec("ALTER TABLE script.soon RENAME COLUMN i TO j")
-	s.must(err)
+	_, err := s.Server.Exec("ALTER TABLE script.soon RENAME COLUMN i TO j")
+	s.Must(err)
 	for range 2 {
 		s.on(s, "SELECT i FROM script.soon WHERE i = $1", 1)
 	}
-	_, err = s.server.Exec("DROP TABLE script.soon")
-	s.must(err)
+	_, err = s.Server.Exec("DROP TABLE script.soon")
+	s.Must(err)
 	for range 2 {
 		s.do(s, "SELECT i FROM script.soon WHERE i = $1", 1)
 	}
 }
 
-func (s *script) cancelledInTx() {
+func (s *stmtScript) cancelledInTx() {
 	const sleep = "SELECT pg_sleep($1)"
 	s.on(s, sleep, 0)
 	s.on(s, sleep, 0)
 	s.inTx(func(q querier) {
 		tx := q.(*sql.Tx)
-		ctx, cancel := context.WithTimeout(s.ctx, 30*time.Millisecond)
+		ctx, cancel := context.WithTimeout(s.Ctx, 30*time.Millisecond)
 		defer cancel()
 		_, err := tx.ExecContext(ctx, sleep, 60)
-		s.note("cancelled: %t", wasCancelled(err))
+		s.Note("cancelled: %t", pooltest.WasCancelled(err))
 		// lib/pq gives the connection up.
 		s.on(tx, "SELECT $1::int", 1)
 		s.do(tx, "SELECT 1")
 		_, err = tx.Prepare("SELECT 1")
-		s.failed("prepare", err)
+		s.NoteError("prepare", err)
 	}, (*sql.Tx).Commit)
 	s.on(s, "SELECT $1::int", 2)
 
-	conn, err := s.Conn(s.ctx)
-	s.must(err)
-	ctx, cancel := context.WithTimeout(s.ctx, 30*time.Millisecond)
+	conn, err := s.Conn(s.Ctx)
+	s.Must(err)
+	ctx, cancel := context.WithTimeout(s.Ctx, 30*time.Millisecond)
 	defer cancel()
 	rows, err := conn.QueryContext(ctx, sleep, 60)
 	if err == nil {
@@ -928,14 +872,14 @@ func (s *script) cancelledInTx() {
 		err = rows.Err()
 		rows.Close()
 	}
-	s.note("cancelled: %t", wasCancelled(err))
+	s.Note("cancelled: %t", pooltest.WasCancelled(err))
 	s.do(conn, "SELECT $1::int", 3)
 	s.do(conn, "SELECT $1::int", 3)
-	s.failed("close", conn.Close())
+	s.NoteError("close", conn.Close())
 	s.on(s, "SELECT $1::int", 4)
 }
 
-func (s *script) longTexts() {
+func (s *stmtScript) longTexts() {
 	var long strings.Builder
 	long.WriteString("SELECT $1::int")
 	var args []any
@@ -951,8 +895,8 @@ func (s *script) longTexts() {
 }
 
 func TestStatementsCounted(t *testing.T) {
-	db := openPostgres(t, "lifeguard", pgtest.DSN(t), 1, "statement_cache_size=2")
-	pool := poolOf(t, db.DB)
+	db := pooltest.OpenPostgres(t, "lifeguard", pgtest.DSN(t), 1, "statement_cache_size=2")
+	pool := pooltest.PoolOf(t, db.DB)
 	var hits, misses uint64
 	expect := func(what string, moreHits, moreMisses uint64) {
 		t.Helper()
@@ -1017,8 +961,8 @@ func TestStatementsCounted(t *testing.T) {
 func TestStatementsTurnedOff(t *testing.T) {
 	for _, off := range []string{"statement_cache_size=0", "pgbouncer=true"} {
 		t.Run(off, func(t *testing.T) {
-			p := newTap(t, pgtest.DSN(t))
-			db := openPostgres(t, "lifeguard", p.dsn, 2, off)
+			p := pooltest.NewTap(t, pgtest.DSN(t))
+			db := pooltest.OpenPostgres(t, "lifeguard", p.DSN, 2, off)
 			for i := range 5 {
 				var n int
 				require.NoError(t, db.QueryRow("SELECT $1::int", i).Scan(&n))
@@ -1035,9 +979,9 @@ func TestStatementsTurnedOff(t *testing.T) {
 			}
 			require.NoError(t, st.Close())
 			require.Empty(t, keptOn(t, db))
-			_, named, _ := p.take()
+			_, named, _ := p.Take()
 			assert.Empty(t, named)
-			stats := poolOf(t, db.DB).Stats()
+			stats := pooltest.PoolOf(t, db.DB).Stats()
 			assert.Zero(t, stats.StatementHits+stats.StatementMisses)
 		})
 	}
@@ -1047,7 +991,7 @@ func TestStatementsTurnedOff(t *testing.T) {
 // on the server to look at a text: it would end a transaction.
 func TestStatementsOffWithBinaryParameters(t *testing.T) {
 	dsn := pgtest.DSN(t)
-	binary := addParams(t, dsn, "binary_parameters=yes")
+	binary := pooltest.AddParams(t, dsn, "binary_parameters=yes")
 	connector, err := pq.NewConnector(binary)
 	require.NoError(t, err)
 	cfg := lifeguard.DefaultConfig()
@@ -1093,7 +1037,7 @@ func rawPooler(t *testing.T, dsn string) string {
 }
 
 // atPooler is openPostgres without a look at the server, where all connections are the pooler's.
-func atPooler(t *testing.T, driverName, dsn string, limit int, log *logBuffer, params ...string) *sql.DB {
+func atPooler(t *testing.T, driverName, dsn string, limit int, log *pooltest.LogBuffer, params ...string) *sql.DB {
 	t.Helper()
 	var db *sql.DB
 	var err error
@@ -1102,7 +1046,7 @@ func atPooler(t *testing.T, driverName, dsn string, limit int, log *logBuffer, p
 		require.NoError(t, err)
 		db.SetMaxOpenConns(limit)
 	} else {
-		db, err = lifeguard.Open("postgres", addParams(t, dsn, append(params, "connection_limit="+strconv.Itoa(limit))...),
+		db, err = lifeguard.Open("postgres", pooltest.AddParams(t, dsn, append(params, "connection_limit="+strconv.Itoa(limit))...),
 			lifeguard.WithLogger(slog.New(slog.NewTextHandler(log, nil))))
 		require.NoError(t, err)
 	}
@@ -1155,9 +1099,9 @@ func TestStatementsRawPooler(t *testing.T) {
 	})
 
 	t.Run("queries", func(t *testing.T) {
-		log := &logBuffer{}
-		p := newTap(t, dsn)
-		a, b := atPooler(t, "lifeguard", p.dsn, 1, log), atPooler(t, "lifeguard", p.dsn, 1, log)
+		log := &pooltest.LogBuffer{}
+		p := pooltest.NewTap(t, dsn)
+		a, b := atPooler(t, "lifeguard", p.DSN, 1, log), atPooler(t, "lifeguard", p.DSN, 1, log)
 		for range 5 {
 			got, err := crossing(t, a, b, other, func(db *sql.DB, text string) (got string, err error) {
 				err = db.QueryRow(text, "!").Scan(&got)
@@ -1166,10 +1110,10 @@ func TestStatementsRawPooler(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, "a!", got)
 		}
-		_, named, _ := p.take()
+		_, named, _ := p.Take()
 		assert.LessOrEqual(t, len(named), 2, "statements were named: %q", named) // one by each pool, to find out
 		for _, db := range []*sql.DB{a, b} {
-			st := poolOf(t, db).Stats()
+			st := pooltest.PoolOf(t, db).Stats()
 			assert.Zero(t, st.StatementHits+st.StatementMisses)
 		}
 		assert.Contains(t, log.String(), "pgbouncer=true")
@@ -1177,7 +1121,7 @@ func TestStatementsRawPooler(t *testing.T) {
 	})
 
 	t.Run("error", func(t *testing.T) {
-		a, b := atPooler(t, "lifeguard", dsn, 1, &logBuffer{}), atPooler(t, "lifeguard", dsn, 1, &logBuffer{})
+		a, b := atPooler(t, "lifeguard", dsn, 1, &pooltest.LogBuffer{}), atPooler(t, "lifeguard", dsn, 1, &pooltest.LogBuffer{})
 		var failed error
 		for i := 0; i < 20 && failed == nil; i++ {
 			for _, db := range []*sql.DB{a, b} {
@@ -1196,10 +1140,10 @@ func TestStatementsRawPooler(t *testing.T) {
 	})
 
 	t.Run("pgbouncer=true", func(t *testing.T) {
-		p := newTap(t, dsn)
+		p := pooltest.NewTap(t, dsn)
 		var clients []*sql.DB
 		for range 2 {
-			clients = append(clients, atPooler(t, "lifeguard", p.dsn, 4, &logBuffer{}, "pgbouncer=true"))
+			clients = append(clients, atPooler(t, "lifeguard", p.DSN, 4, &pooltest.LogBuffer{}, "pgbouncer=true"))
 		}
 		var wg sync.WaitGroup
 		for g := range 8 {
@@ -1224,7 +1168,7 @@ func TestStatementsRawPooler(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		_, named, _ := p.take()
+		_, named, _ := p.Take()
 		assert.Empty(t, named)
 	})
 }
@@ -1236,13 +1180,13 @@ func TestStatementsSessionPooler(t *testing.T) {
 	if poolerKnowsStatements(t) {
 		settings = append(settings, "max_prepared_statements=0")
 	}
-	db := atPooler(t, "lifeguard", bouncertest.Start(t, pgtest.DSN(t), settings...), 2, &logBuffer{})
+	db := atPooler(t, "lifeguard", bouncertest.Start(t, pgtest.DSN(t), settings...), 2, &pooltest.LogBuffer{})
 	for i := range 10 {
 		var n int
 		require.NoError(t, db.QueryRow("SELECT $1::int", i).Scan(&n))
 		require.Equal(t, i, n)
 	}
-	assert.Zero(t, poolOf(t, db).Stats().StatementHits)
+	assert.Zero(t, pooltest.PoolOf(t, db).Stats().StatementHits)
 }
 
 // A pooler that keeps the statements of its clients apart is no hindrance.
@@ -1254,7 +1198,7 @@ func TestStatementsPoolerWithStatements(t *testing.T) {
 	dsn := bouncertest.Start(t, pgtest.DSN(t), "default_pool_size=2", "max_prepared_statements=100")
 	var clients []*sql.DB
 	for range 2 {
-		clients = append(clients, atPooler(t, "lifeguard", dsn, 4, &logBuffer{}))
+		clients = append(clients, atPooler(t, "lifeguard", dsn, 4, &pooltest.LogBuffer{}))
 	}
 	var wg sync.WaitGroup
 	for g := range 8 {
@@ -1271,7 +1215,7 @@ func TestStatementsPoolerWithStatements(t *testing.T) {
 	}
 	wg.Wait()
 	for _, db := range clients {
-		st := poolOf(t, db).Stats()
+		st := pooltest.PoolOf(t, db).Stats()
 		assert.Greater(t, st.StatementHits, st.StatementMisses)
 	}
 }
@@ -1280,7 +1224,7 @@ func TestStatementsPoolerWithStatements(t *testing.T) {
 func TestStatementsCancelledAtRandom(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
-	db := openPostgres(t, "lifeguard", pgtest.DSN(t), 4)
+	db := pooltest.OpenPostgres(t, "lifeguard", pgtest.DSN(t), 4)
 	own, err := db.Prepare("SELECT $1::int FROM pg_sleep(0.0005)")
 	require.NoError(t, err)
 	defer own.Close()
@@ -1293,7 +1237,7 @@ func TestStatementsCancelledAtRandom(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				soon := rnd.IntN(2) == 0
 				if soon {
-					ctx, cancel = cancelSoon(t.Context(), rnd, 1500*time.Microsecond)
+					ctx, cancel = pooltest.CancelSoon(t.Context(), rnd, 1500*time.Microsecond)
 				}
 				var n int
 				var err error
@@ -1325,8 +1269,8 @@ func TestStatementsCancelledAtRandom(t *testing.T) {
 	wg.Wait()
 	t.Logf("%d cancelled, %d done", cancelled.Load(), done.Load())
 	assert.Positive(t, cancelled.Load())
-	settled(t, poolOf(t, db.DB))
-	db.allPlaces(t, 4)
+	pooltest.Settled(t, pooltest.PoolOf(t, db.DB))
+	db.AllSlots(t, 4)
 }
 
 // Everything at once: kept statements, the program's own, transactions, more texts than fit, cancels, leases that are
@@ -1335,7 +1279,7 @@ func TestStatementsStress(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	const limit, goroutines = 4, 12
-	db := openPostgres(t, "lifeguard", pgtest.DSN(t), limit, "statement_cache_size=4")
+	db := pooltest.OpenPostgres(t, "lifeguard", pgtest.DSN(t), limit, "statement_cache_size=4")
 	_, err := db.Exec("CREATE TABLE items (id int PRIMARY KEY, v int NOT NULL); INSERT INTO items SELECT g, 0 FROM generate_series(0, 99) g")
 	require.NoError(t, err)
 	own, err := db.Prepare("SELECT * FROM items WHERE id = $1")
@@ -1353,12 +1297,12 @@ func TestStatementsStress(t *testing.T) {
 				return
 			default:
 			}
-			migrate := db.server // half of it by somebody whom the pool does not see
+			migrate := db.Server // half of it by somebody whom the pool does not see
 			if n%2 == 0 {
 				migrate = db.DB
 			}
 			for _, ddl := range []string{"ALTER TABLE items ADD COLUMN c text DEFAULT 'x'", "CREATE INDEX i ON items (v)", "DROP INDEX i", "ALTER TABLE items DROP COLUMN c"} {
-				if _, err := migrate.Exec(ddl); err != nil && !isCode(err, "40P01") {
+				if _, err := migrate.Exec(ddl); err != nil && !pooltest.IsCode(err, "40P01") {
 					t.Errorf("%s: %v", ddl, err)
 					return
 				}
@@ -1389,7 +1333,7 @@ func TestStatementsStress(t *testing.T) {
 		return id, rows.Err()
 	}
 	var moved, increments atomic.Int64
-	until := time.Now().Add(stormLength(2 * time.Second))
+	until := time.Now().Add(pooltest.StormLength(2 * time.Second))
 	var wg sync.WaitGroup
 	for g := range goroutines {
 		wg.Go(func() {
@@ -1406,7 +1350,7 @@ func TestStatementsStress(t *testing.T) {
 				case 2:
 					got, err = idOf(db.QueryContext(ctx, fmt.Sprintf("SELECT id, %d FROM items WHERE id = $1", rnd.IntN(9)), id))
 				case 3:
-					ctx, cancel = cancelSoon(ctx, rnd, time.Millisecond)
+					ctx, cancel = pooltest.CancelSoon(ctx, rnd, time.Millisecond)
 					got, err = idOf(db.QueryContext(ctx, "SELECT id FROM items WHERE id = $1", id))
 					if err != nil && ctx.Err() != nil {
 						got, err = id, nil
@@ -1433,7 +1377,7 @@ func TestStatementsStress(t *testing.T) {
 				}
 				cancel()
 				switch {
-				case isCode(err, "0A000"), isCode(err, "40P01"):
+				case pooltest.IsCode(err, "0A000"), pooltest.IsCode(err, "40P01"):
 					moved.Add(1) // in a transaction, or twice in a row
 				case err != nil:
 					t.Errorf("id %d: %v", id, err)
@@ -1449,8 +1393,8 @@ func TestStatementsStress(t *testing.T) {
 	var sum int64
 	require.NoError(t, db.QueryRow("SELECT sum(v) FROM items WHERE id >= $1", 0).Scan(&sum))
 	assert.Equal(t, increments.Load(), sum)
-	settled(t, poolOf(t, db.DB))
-	db.allPlaces(t, limit)
+	pooltest.Settled(t, pooltest.PoolOf(t, db.DB))
+	db.AllSlots(t, limit)
 	conns := make([]*sql.Conn, limit)
 	for i := range conns {
 		conns[i], err = db.Conn(t.Context())
@@ -1465,9 +1409,9 @@ func TestStatementsStress(t *testing.T) {
 // A handle closes the statements of idle connections whenever it likes, also while these are taken back for somebody
 // who waits.
 func TestStatementClosedWhileLeaseIsTakenBack(t *testing.T) {
-	dsn := addParams(t, pgtest.DSN(t), "connection_limit=2", "pool_name=taken-back")
+	dsn := pooltest.AddParams(t, pgtest.DSN(t), "connection_limit=2", "pool_name=taken-back")
 	open := func() *sql.DB {
-		db, err := lifeguard.Open("postgres", dsn, quiet)
+		db, err := lifeguard.Open("postgres", dsn, pooltest.Quiet)
 		require.NoError(t, err)
 		t.Cleanup(func() { assert.NoError(t, db.Close()) })
 		return db
@@ -1494,5 +1438,5 @@ func TestStatementClosedWhileLeaseIsTakenBack(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	settled(t, poolOf(t, a))
+	pooltest.Settled(t, pooltest.PoolOf(t, a))
 }

@@ -29,6 +29,7 @@ import (
 
 	"github.com/go-lifeguard/lifeguard"
 	"github.com/go-lifeguard/lifeguard/internal/fakedriver"
+	"github.com/go-lifeguard/lifeguard/internal/pooltest"
 )
 
 // traced is a handle whose spans and log lines are recorded. It is used in a synctest bubble, so all times are exact.
@@ -301,7 +302,7 @@ func commit(d *traced) error {
 // A connect that takes long has a span of its own, and the operation it was for says how long it waited, once.
 func TestWaitShows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := openTraced(t, limit(1))
+		d := openTraced(t, pooltest.Limit(1))
 		holder, err := d.Conn(d.ctx)
 		require.NoError(t, err)
 		go func() { time.Sleep(3 * time.Second); holder.Close() }()
@@ -330,14 +331,16 @@ func TestWaitShows(t *testing.T) {
 // sqlError is an error with an SQLSTATE, whose text quotes a value.
 type sqlError struct{ state string }
 
-func (e sqlError) Error() string    { return "duplicate key secret@example.com" }
+func (e sqlError) Error() string { return "duplicate key secret@example.com" }
+
 func (e sqlError) SQLState() string { return e.state }
 
 // sqliteError has a number, as modernc.org/sqlite's.
 type sqliteError struct{}
 
 func (sqliteError) Error() string { return "constraint failed" }
-func (sqliteError) Code() int     { return 2067 }
+
+func (sqliteError) Code() int { return 2067 }
 
 func TestFailedSpans(t *testing.T) {
 	for _, c := range []struct {
@@ -393,6 +396,7 @@ func TestFailedSpans(t *testing.T) {
 type timeoutError struct{}
 
 func (timeoutError) Error() string { return "i/o timeout" }
+
 func (timeoutError) Timeout() bool { return true }
 
 // ErrBadConn is a failure when the caller gets it: not when database/sql makes another attempt.
@@ -507,7 +511,7 @@ func TestContextSpans(t *testing.T) {
 
 func TestConnectSpans(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := openTraced(t, func(c *lifeguard.Config) { limit(1)(c); c.PoolTimeout = 5 * time.Second })
+		d := openTraced(t, func(c *lifeguard.Config) { pooltest.Limit(1)(c); c.PoolTimeout = 5 * time.Second })
 		d.none(d.warm)
 		func() {
 			c, err := d.Conn(d.ctx)
@@ -830,7 +834,7 @@ func TestTargetAttributes(t *testing.T) {
 				srv := fakedriver.New()
 				spans := tracetest.NewSpanRecorder()
 				sql.Register(c.driver, srv.Driver())
-				db, err := lifeguard.Open(c.driver, c.dsn+map[bool]string{true: "?trace=all", false: ""}[!strings.Contains(c.dsn, "?")], quiet,
+				db, err := lifeguard.Open(c.driver, c.dsn+map[bool]string{true: "?trace=all", false: ""}[!strings.Contains(c.dsn, "?")], pooltest.Quiet,
 					lifeguard.WithTracerProvider(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans))))
 				require.NoError(t, err)
 				tx, err := db.Begin()
@@ -855,7 +859,7 @@ func TestTargetAttributes(t *testing.T) {
 func TestSystemOfConnector(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		spans := tracetest.NewSpanRecorder()
-		db, err := lifeguard.OpenDB(pqConnector{fakedriver.New().Connector()}, quiet,
+		db, err := lifeguard.OpenDB(pqConnector{fakedriver.New().Connector()}, pooltest.Quiet,
 			lifeguard.WithTracerProvider(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans))))
 		require.NoError(t, err)
 		c, err := db.Conn(t.Context())

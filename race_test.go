@@ -1,5 +1,0 @@
-//go:build race
-
-package lifeguard_test
-
-const raceEnabled = true
