@@ -110,11 +110,11 @@ func holds(field reflect.Value, socket net.Conn) bool {
 // What the server at the other end of the specimen says.
 const (
 	specimenPID = 0x1badcafe
-	specimenKey = "\xfe\xedfac"
+	specimenKey = "\xfe\xed\xfa\xce"
 
 	authenticated = "R\x00\x00\x00\x08\x00\x00\x00\x00"
 	passwordAsked = "R\x00\x00\x00\x08\x00\x00\x00\x03"
-	backendKey    = "K\x00\x00\x00\x0d\x1b\xad\xca\xfe" + specimenKey
+	backendKey    = "K\x00\x00\x00\x0c\x1b\xad\xca\xfe" + specimenKey
 	readyForQuery = "Z\x00\x00\x00\x05I"
 )
 

@@ -100,12 +100,14 @@ func judgeEnd(err error) verdict {
 			}
 		}
 	}
+	text := err.Error()
 	switch path := packageOf(err); {
-	case path == "crypto/tls", strings.HasPrefix(path, "crypto/x509"):
-		return final // an alert, or a certificate
-	case err.Error() == "invalid connection": // all that go-sql-driver/mysql says of a server that hangs up
+	case path == "crypto/tls", strings.HasPrefix(path, "crypto/x509"),
+		strings.HasPrefix(text, "tls: "), strings.HasPrefix(text, "x509: "):
+		return final // an alert, a certificate, a key
+	case text == "invalid connection": // all that go-sql-driver/mysql says of a server that hangs up
 		return mendable
-	case strings.HasPrefix(err.Error(), "pq: server error: "): // in plain text, from one that cannot start a process
+	case strings.HasPrefix(text, "pq: server error: "): // in plain text, from a server that cannot start a process
 		return mendable
 	}
 	return unclear
