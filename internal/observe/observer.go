@@ -1,0 +1,178 @@
+package observe
+
+import (
+	"context"
+	"log/slog"
+	"math"
+	"runtime/debug"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/go-lifeguard/lifeguard/internal/sqltext"
+)
+
+// scope is the name under which spans and metrics appear.
+const scope = "github.com/go-lifeguard/lifeguard"
+
+// TraceMode says which operations have spans. Failed ones have one in all modes but TraceOff.
+type TraceMode uint8
+
+// The values of [TraceMode].
+const (
+	TraceOff TraceMode = iota
+	TraceSlow
+	TraceAll
+)
+
+// LogMode says which operations have a line in the log.
+type LogMode uint8
+
+// The values of [LogMode].
+const (
+	LogOff LogMode = iota
+	LogSlow
+	LogAll
+)
+
+// Config is what an [Observer] needs to know. The zero value shows nothing and counts into the global providers.
+type Config struct {
+	Pool       string // name of the pool
+	Dialect    sqltext.Dialect
+	Base       []attribute.KeyValue // the database, of operations alone: see [Database]
+	Attributes []attribute.KeyValue // the user's, of everything
+	Target     string               // what operations without a query are done to: see [TargetName]
+
+	Trace TraceMode
+	Log   LogMode
+	Slow  time.Duration // from which on an operation is slow; 0 for none
+	Skip  []string      // packages that are not shown as callers
+
+	Logger  *slog.Logger         // nil for the default one
+	Tracers trace.TracerProvider // nil for the global one
+	Meters  metric.MeterProvider // nil for the global one
+
+	// Status returns what the database calls an error, "" if it has no name for it.
+	Status func(error) string
+
+	// Own returns error.type of an error of lifeguard's own, "" for others. The second result is the error whose text may
+	// be shown; nil if only the type may. The text of others may quote values. It is not asked for where nothing shows
+	// it: that of a pool timeout takes some microseconds.
+	Own func(error) (typ string, shown error)
+}
+
+// Observer shows operations. It is safe for concurrent use, but for Watch and Close.
+//
+// Its methods contain panics of the logger, the providers and the functions of [Config]: see contain.
+type Observer struct {
+	pool    string
+	dialect sqltext.Dialect
+	target  string
+	skip    []string
+	trace   TraceMode
+	log     LogMode
+	slow    time.Duration // math.MaxInt64 for none
+	limit   time.Duration
+	status  func(error) string
+	own     func(error) (typ string, shown error)
+
+	logger  *slog.Logger
+	tracer  trace.Tracer
+	metrics metrics
+
+	base        []attribute.KeyValue // of all operations; not empty
+	shapes      shapes
+	verbs       shapes        // for metrics when there are too many shapes
+	others      [kinds]*shape // of the operations without a query
+	slowQueries atomic.Uint64
+}
+
+// New returns an observer. It has to be closed.
+func New(c Config) *Observer {
+	o := &Observer{
+		pool: c.Pool, dialect: c.Dialect, target: c.Target, skip: c.Skip, trace: c.Trace, log: c.Log,
+		slow: math.MaxInt64, status: c.Status, own: c.Own, logger: c.Logger,
+		base: slices.Concat(c.Base, c.Attributes),
+	}
+	if len(c.Base) == 0 {
+		o.base = slices.Concat(Database("", "", "", ""), c.Attributes)
+	}
+	if c.Slow > 0 {
+		o.slow = c.Slow
+	}
+	o.limit = o.slow
+	if o.trace == TraceAll || o.log == LogAll {
+		o.limit = 0
+	}
+	if o.status == nil {
+		o.status = func(error) string { return "" }
+	}
+	if o.own == nil {
+		o.own = func(error) (string, error) { return "", nil }
+	}
+	if o.logger == nil {
+		o.logger = slog.Default()
+	}
+	tracers, meters := c.Tracers, c.Meters
+	if tracers == nil {
+		tracers = otel.GetTracerProvider()
+	}
+	if meters == nil {
+		meters = otel.GetMeterProvider()
+	}
+	o.tracer = tracers.Tracer(scope, trace.WithSchemaURL(semconv.SchemaURL))
+	o.metrics.init(meters, c.Pool, c.Attributes, o.refused)
+	for kind, name := range operationNames {
+		if name != "" {
+			o.others[kind] = o.newShape(shapeKey{}, name, "", "")
+		}
+	}
+	return o
+}
+
+// Close ends what Watch began. It must not be called under a lock that the function given to Watch takes: it waits for
+// a collection that is under way.
+func (o *Observer) Close() {
+	if err := o.metrics.unwatch(); err != nil {
+		o.logger.Warn("lifeguard: metrics were not unregistered", slog.String("pool", o.pool), slog.Any("error", err))
+	}
+}
+
+// Limit is the duration from which on a successful operation has to be passed to Ended. It is 0 if all have to be, and
+// [math.MaxInt64] if none is slow. Operations that failed always have to be passed.
+func (o *Observer) Limit() time.Duration { return o.limit }
+
+// Timed reports whether durations are collected, so that every operation has to be passed to Ended.
+func (o *Observer) Timed(ctx context.Context) bool { return o.metrics.timed(ctx) }
+
+// Spans reports whether every operation has a span. Callers of queries are then noted by Here when they begin.
+func (o *Observer) Spans() bool { return o.trace == TraceAll }
+
+// SlowQueries is how many operations were slow. Waits for connections do not count.
+func (o *Observer) SlowQueries() uint64 { return o.slowQueries.Load() }
+
+// contain is deferred where foreign code is called: the logger's, an exporter's, an error's methods.
+//
+// A panic there must cost no more than what was to be shown. On a goroutine of the pool nobody recovers, and the process
+// would end because of a line in a log. On a caller's goroutine the operation is over and has its result; and
+// database/sql never gives back a connection on which a method panics.
+func (o *Observer) contain() {
+	v := recover()
+	if v == nil {
+		return
+	}
+	defer func() { _ = recover() }() // the logger may be what panics
+	o.logger.Error("lifeguard: a panic while an operation was shown", slog.String("pool", o.pool),
+		slog.Any("panic", v), slog.String("stack", string(debug.Stack())))
+}
+
+// refused logs that an SDK does not have one of the instruments. The others work all the same.
+func (o *Observer) refused(err error) {
+	o.logger.Warn("lifeguard: a metric is not available", slog.String("pool", o.pool), slog.Any("error", err))
+}
