@@ -113,6 +113,11 @@ func (p *parser) statement(text string) error {
 		if rest == "" {
 			return fmt.Errorf("a scenario needs a title")
 		}
+		for _, other := range p.all[:len(p.all)-1] {
+			if other.title == rest {
+				return fmt.Errorf("there is a scenario %q already", rest)
+			}
+		}
 		return nil
 	}
 	if p.s == nil {

@@ -78,9 +78,9 @@ type namedContext struct {
 	cancel context.CancelFunc
 }
 
-// servers are those that the driver "scenario" knows, by the host in the DSN.
+// servers are those that the driver "scenario" knows, by the DSN that is left for the driver.
 var (
-	servers sync.Map // string to *server
+	servers sync.Map // string to driver.Connector
 	opened  atomic.Int64
 )
 
@@ -101,8 +101,13 @@ func (scenarioDriver) OpenConnector(dsn string) (driver.Connector, error) {
 	if !ok {
 		return nil, fmt.Errorf("no scenario plays at %q", dsn)
 	}
-	return s.(driver.Connector), nil
+	return scenarioConnector{s.(driver.Connector)}, nil
 }
+
+// scenarioConnector has the driver that database/sql knows, which Open asks for connectors again.
+type scenarioConnector struct{ driver.Connector }
+
+func (scenarioConnector) Driver() driver.Driver { return scenarioDriver{} }
 
 // patience is how long after its last line a scenario may go on.
 const patience = 10 * time.Minute
