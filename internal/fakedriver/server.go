@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"database/sql/driver"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -211,7 +212,11 @@ func (s *Server) dial(ctx context.Context) (driver.Conn, error) {
 	s.dialing.add(1)
 	defer s.dialing.add(-1)
 	if f := s.onDial.load(); f != nil {
-		if err := f(ctx); err != nil {
+		switch err := f(ctx); err {
+		case nil:
+		case ErrNothing:
+			return nil, nil
+		default:
 			return nil, err
 		}
 	}
@@ -223,14 +228,22 @@ func (s *Server) dial(ctx context.Context) (driver.Conn, error) {
 	return c, nil
 }
 
+// ErrNothing, returned by a script of OnDial, makes the dial return neither a
+// connection nor an error, as a driver with a mistake does.
+var ErrNothing = errors.New("fakedriver: no connection and no error")
+
 // A ConnectorOption changes what [Server.Connector] returns.
 type ConnectorOption func(*connectorOptions)
 
-type connectorOptions struct{ close bool }
+type connectorOptions struct{ close, withoutReset bool }
 
 // WithClose makes the connector an io.Closer, which database/sql closes with
 // its handle. [Server.ConnectorCloses] counts the calls.
 func WithClose() ConnectorOption { return func(o *connectorOptions) { o.close = true } }
+
+// WithoutReset hides ResetSession and IsValid of the connections, which some
+// drivers lack.
+func WithoutReset() ConnectorOption { return func(o *connectorOptions) { o.withoutReset = true } }
 
 // Connector returns a connector to the server.
 func (s *Server) Connector(opts ...ConnectorOption) driver.Connector {
@@ -238,10 +251,11 @@ func (s *Server) Connector(opts ...ConnectorOption) driver.Connector {
 	for _, opt := range opts {
 		opt(&o)
 	}
+	c := connector{server: s, withoutReset: o.withoutReset}
 	if o.close {
-		return closingConnector{connector{s}}
+		return closingConnector{c}
 	}
-	return connector{s}
+	return c
 }
 
 // Driver returns a driver whose Open dials the server. It is not a
@@ -257,10 +271,33 @@ func (d serverDriver) Open(dsn string) (driver.Conn, error) {
 	return d.server.dial(context.Background())
 }
 
-type connector struct{ server *Server }
+type connector struct {
+	server       *Server
+	withoutReset bool
+}
 
-func (c connector) Connect(ctx context.Context) (driver.Conn, error) { return c.server.dial(ctx) }
-func (c connector) Driver() driver.Driver                            { return c.server.Driver() }
+func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
+	conn, err := c.server.dial(ctx)
+	if c.withoutReset && conn != nil {
+		return bareConn{conn.(*Conn)}, err
+	}
+	return conn, err
+}
+
+func (c connector) Driver() driver.Driver { return c.server.Driver() }
+
+// bareConn is a Conn without ResetSession and IsValid.
+type bareConn struct{ bareMethods }
+
+type bareMethods interface {
+	driver.Conn
+	driver.Pinger
+	driver.ExecerContext
+	driver.QueryerContext
+	driver.ConnPrepareContext
+	driver.ConnBeginTx
+	driver.NamedValueChecker
+}
 
 type closingConnector struct{ connector }
 

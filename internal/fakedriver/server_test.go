@@ -218,6 +218,34 @@ func TestScripts(t *testing.T) {
 	}
 }
 
+func TestDialOfNothing(t *testing.T) {
+	s := fakedriver.New()
+	s.OnDial(func(context.Context) error { return fakedriver.ErrNothing })
+	if c, err := s.Connector().Connect(t.Context()); c != nil || err != nil {
+		t.Errorf("Connect = %v, %v; want neither", c, err)
+	}
+	if s.Dials() != 1 || s.Open() != 0 {
+		t.Errorf("%d dials, %d open", s.Dials(), s.Open())
+	}
+}
+
+func TestWithoutReset(t *testing.T) {
+	s := fakedriver.New()
+	c, err := s.Connector(fakedriver.WithoutReset()).Connect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := c.(driver.SessionResetter); ok {
+		t.Error("there is a ResetSession")
+	}
+	if _, ok := c.(driver.Validator); ok {
+		t.Error("there is an IsValid")
+	}
+	if err := c.(driver.Pinger).Ping(t.Context()); err != nil || s.Pings() != 1 {
+		t.Errorf("%v, %d pings", err, s.Pings())
+	}
+}
+
 // A blocking script is durably blocked in a bubble, so virtual time passes.
 func TestScriptsBlockInABubble(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
