@@ -36,8 +36,8 @@ type Cache struct {
 	size    int  // 0: nothing is kept
 	trusted bool // the server itself answers here, no pooler
 
-	byText     map[string]*Statement
-	head, tail *Statement // most and least recently used
+	byText  map[string]*Statement
+	lookups uint64 // dates the last use of a statement
 
 	open     int           // results and COPY; while there are any, nothing is prepared or closed
 	openKept int           // those of statements
@@ -111,7 +111,7 @@ func (c *Cache) direct(ctx context.Context, query string, args []driver.NamedVal
 // its Close. The driver's own errors are returned as they are.
 func (c *Cache) Prepare(ctx context.Context, query string) (*Statement, error) {
 	if st := c.unprepared(query); st != nil {
-		return &Statement{cache: c, text: query, refs: 1, parent: st, execer: st, queryer: st}, nil
+		return &Statement{cache: c, text: query, parent: st, refs: 1}, nil
 	}
 	var does effect
 	switch {
@@ -132,8 +132,7 @@ func (c *Cache) Prepare(ctx context.Context, query string) (*Statement, error) {
 	if err != nil {
 		return nil, c.Explain(err)
 	}
-	k := newStatement(c, query, parent)
-	k.refs, k.does = 1, does
+	k := &Statement{cache: c, text: query, parent: parent, refs: 1, does: does}
 	if c.kind == libpq.LibPQ && parent.NumInput() < 0 {
 		k.copying = true
 		c.open++
@@ -145,11 +144,12 @@ func (c *Cache) Prepare(ctx context.Context, query string) (*Statement, error) {
 // others. No result is open.
 func (c *Cache) find(ctx context.Context, query string) (*Statement, effect, error) {
 	c.follow()
+	c.lookups++
 	k := c.byText[query]
 	if k != nil && !k.banned {
 		if k.fresh() {
 			c.shared.hits.Add(1)
-			c.toFront(k)
+			k.used = c.lookups
 			return k, 0, nil
 		}
 		if k.uses >= renewedAfter {
@@ -188,8 +188,7 @@ func (c *Cache) keep(ctx context.Context, query string) (*Statement, error) {
 		}
 		return nil, c.Explain(err)
 	}
-	k := newStatement(c, query, parent)
-	k.generation, k.at = generation, now
+	k := &Statement{cache: c, text: query, parent: parent, generation: generation, at: now, used: c.lookups}
 	if old != nil {
 		k.misplanned, k.checked = old.misplanned, old.checked
 	}
@@ -201,7 +200,6 @@ func (c *Cache) keep(ctx context.Context, query string) (*Statement, error) {
 	}
 	k.kept = true
 	c.byText[query] = k
-	c.pushFront(k)
 	c.shared.kept.Add(1)
 	return k, nil
 }
@@ -302,24 +300,28 @@ func (c *Cache) Closed(k *Statement) {
 // Close says that the session has been closed, and its statements with it.
 func (c *Cache) Close() {
 	c.shared.kept.Add(-int64(len(c.byText)))
-	c.byText, c.head, c.tail, c.size = nil, nil, nil, 0
+	c.byText, c.size = nil, 0
 }
 
-// dropOldest closes the least recently used statement that the program has not open.
+// dropOldest closes the least recently used statement that the program has not open. It is looked for among all, which is
+// nothing beside the round trip to close it.
 func (c *Cache) dropOldest() bool {
-	for k := c.tail; k != nil; k = k.prev {
-		if k.refs == 0 {
-			c.drop(k)
-			return true
+	var oldest *Statement
+	for _, k := range c.byText {
+		if k.refs == 0 && (oldest == nil || k.used < oldest.used) {
+			oldest = k
 		}
 	}
-	return false
+	if oldest == nil {
+		return false
+	}
+	c.drop(oldest)
+	return true
 }
 
 // drop stops keeping k. If the program has it open, it is closed later.
 func (c *Cache) drop(k *Statement) {
 	k.kept = false
-	c.unlink(k)
 	delete(c.byText, k.text)
 	c.shared.kept.Add(-1)
 	if k.refs == 0 {
@@ -334,35 +336,4 @@ func (c *Cache) closeStmt(st driver.Stmt) error {
 		return nil
 	}
 	return st.Close()
-}
-
-func (c *Cache) toFront(k *Statement) {
-	if c.head != k {
-		c.unlink(k)
-		c.pushFront(k)
-	}
-}
-
-func (c *Cache) pushFront(k *Statement) {
-	k.prev, k.next = nil, c.head
-	if c.head != nil {
-		c.head.prev = k
-	} else {
-		c.tail = k
-	}
-	c.head = k
-}
-
-func (c *Cache) unlink(k *Statement) {
-	if k.prev != nil {
-		k.prev.next = k.next
-	} else {
-		c.head = k.next
-	}
-	if k.next != nil {
-		k.next.prev = k.prev
-	} else {
-		c.tail = k.prev
-	}
-	k.prev, k.next = nil, nil
 }

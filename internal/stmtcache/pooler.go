@@ -107,10 +107,13 @@ func (c *Cache) Explain(err error) error {
 		return err
 	}
 	var e *pq.Error
-	if errors.As(err, &e) {
-		explained := *e
-		explained.Message += poolerHint
-		return &explained
+	switch {
+	case !errors.As(err, &e):
+		return fmt.Errorf("%w%s", err, poolerHint)
+	case e.Where != "": // a function's own
+		return err
 	}
-	return fmt.Errorf("%w%s", err, poolerHint)
+	explained := *e
+	explained.Message += poolerHint
+	return &explained
 }

@@ -86,8 +86,7 @@ func (k *Statement) heal(ctx context.Context, err error) (again bool, _ error) {
 	}
 	retyped := why == perhaps && c.retyped(ctx, k.text)
 	_ = k.parent.Close() // the server may not know it any more
-	k.stand(fresh)
-	k.generation, k.at, k.uses = generation, now, 0
+	k.parent, k.generation, k.at, k.uses = fresh, generation, now, 0
 	switch {
 	case retyped:
 		c.announce(k)

@@ -8,11 +8,9 @@ import (
 
 // Statement is a prepared statement on a session: one that is kept, or the program's own. It belongs to the session's owner.
 type Statement struct {
-	cache   *Cache
-	text    string
-	parent  driver.Stmt
-	execer  driver.StmtExecContext
-	queryer driver.StmtQueryContext
+	cache  *Cache
+	text   string
+	parent driver.Stmt
 
 	does       effect   // what running it does to others; nothing if it is kept
 	kept       bool     // it is in the cache
@@ -24,20 +22,7 @@ type Statement struct {
 	generation uint64   // Cache.generation when it was prepared
 	at         int64    // when it was prepared
 	checked    [2]int64 // when it was last prepared anew after an error, for each suspicion
-	prev, next *Statement
-}
-
-func newStatement(c *Cache, text string, parent driver.Stmt) *Statement {
-	k := &Statement{cache: c, text: text}
-	k.stand(parent)
-	return k
-}
-
-// stand makes k stand for a statement of the driver.
-func (k *Statement) stand(parent driver.Stmt) {
-	k.parent = parent
-	k.execer, _ = parent.(driver.StmtExecContext)
-	k.queryer, _ = parent.(driver.StmtQueryContext)
+	used       uint64   // Cache.lookups when it was last found
 }
 
 // fresh says whether k may be used where the driver would prepare its text now.
@@ -99,8 +84,8 @@ func (k *Statement) Close() error {
 }
 
 func (k *Statement) exec(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
-	if k.execer != nil {
-		return k.execer.ExecContext(ctx, args)
+	if st, ok := k.parent.(driver.StmtExecContext); ok {
+		return st.ExecContext(ctx, args)
 	}
 	values, err := positional(ctx, args)
 	if err != nil {
@@ -110,8 +95,8 @@ func (k *Statement) exec(ctx context.Context, args []driver.NamedValue) (driver.
 }
 
 func (k *Statement) query(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
-	if k.queryer != nil {
-		return k.queryer.QueryContext(ctx, args)
+	if st, ok := k.parent.(driver.StmtQueryContext); ok {
+		return st.QueryContext(ctx, args)
 	}
 	values, err := positional(ctx, args)
 	if err != nil {

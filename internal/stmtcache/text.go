@@ -186,7 +186,7 @@ func startsWith(s, word string) bool {
 		case s == "":
 			return false
 		case s[0] == '"':
-		case s[0]|0x20 == word[0]:
+		case s[0]|0x20 == word[0]|0x20:
 			word = word[1:]
 		default:
 			return false
