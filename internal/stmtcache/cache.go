@@ -1,0 +1,339 @@
+package stmtcache
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"hash/maphash"
+	"time"
+
+	"github.com/go-lifeguard/lifeguard/internal/libpq"
+)
+
+// Conn runs statements on the wrapped connection, with database/sql's fallbacks for what the driver lacks. The cache's own
+// questions to the server go through it, too.
+type Conn interface {
+	Prepare(ctx context.Context, query string) (driver.Stmt, error)
+	Query(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error)
+	Exec(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error)
+}
+
+// validity bounds the use of a statement: changes by clients outside the pool go unnoticed for so long at the most.
+const validity = 5 * time.Second
+
+// renewedAfter is how often a statement must have been used within its validity to be prepared again when that has passed.
+// To close and prepare one costs two round trips more than it saves at once.
+const renewedAfter = 3
+
+// Cache keeps the prepared statements of one session. It belongs to the session's owner and is not safe for concurrent use.
+type Cache struct {
+	shared *Shared
+	kind   libpq.Kind
+	raw    driver.Conn
+	conn   Conn
+
+	follows bool // texts are read for what they change
+	size    int  // 0: nothing is kept
+	trusted bool // the server itself answers here, no pooler
+
+	byText  map[string]*Statement
+	lookups uint64 // dates the last use of a statement
+
+	open     int           // results and COPY; while there are any, nothing is prepared or closed
+	openKept int           // those of statements
+	closing  []driver.Stmt // to be closed when none is open
+
+	generation     uint64 // moves at a change for this session; statements of another one are stale
+	seenGeneration uint64 // shared.generation as far as generation has followed it
+	changed        bool   // this session was changed in a transaction that may not have ended
+	ddl            bool   // so was what all sessions see
+	late           effect // of a query whose result is open
+	forgot         bool   // the server was told to forget statements
+
+	seen []uint64 // see worth
+}
+
+// errInProgress is lib/pq's answer to a query on a connection whose last result has not been read to its end. Its
+// statements do not look after that, so the cache does where a statement stands in for a query.
+var errInProgress = errors.New("pq: there is already a query being processed on this connection")
+
+// Exec runs query. If handled is false, nothing has run, and the session runs it on the driver.
+func (c *Cache) Exec(ctx context.Context, query string, args []driver.NamedValue) (res driver.Result, handled bool, err error) {
+	k, does, err := c.direct(ctx, query, args)
+	switch {
+	case err != nil:
+		return nil, true, err
+	case k != nil:
+		res, err = k.Exec(ctx, args)
+		return res, true, err
+	case does == 0:
+		return nil, false, nil
+	}
+	res, err = c.conn.Exec(ctx, query, args)
+	c.settle(does) // after it has run: what is prepared by others meanwhile is stale
+	return res, true, c.Explain(err)
+}
+
+// Query is Exec for a query. k is the statement that it ran on, nil if it ran on none.
+func (c *Cache) Query(ctx context.Context, query string, args []driver.NamedValue) (rows driver.Rows, k *Statement, handled bool, err error) {
+	k, does, err := c.direct(ctx, query, args)
+	switch {
+	case err != nil:
+		return nil, nil, true, err
+	case k != nil:
+		rows, err = k.Query(ctx, args)
+		return rows, k, true, err
+	case does == 0:
+		return nil, nil, false, nil
+	}
+	rows, err = c.conn.Query(ctx, query, args)
+	c.settle(does)
+	if err == nil {
+		c.late |= does // of several statements, some may run while the result is read
+	}
+	return rows, nil, true, c.Explain(err)
+}
+
+// direct finds the statement on which a query runs; if it runs on none, what it does to others.
+func (c *Cache) direct(ctx context.Context, query string, args []driver.NamedValue) (*Statement, effect, error) {
+	switch {
+	case !c.follows:
+		return nil, 0, nil
+	case c.openKept > 0 && c.kind == libpq.LibPQ:
+		return nil, 0, errInProgress
+	case len(args) == 0 || c.size == 0 || c.kind != libpq.LibPQ || c.open > 0:
+		return nil, read(query, c.kind == libpq.GoMySQL) &^ keepable, nil
+	}
+	return c.find(ctx, query)
+}
+
+// Prepare prepares query for the program: it gives a kept statement if there is one or can be, or else one that ends with
+// its Close. The driver's own errors are returned as they are.
+func (c *Cache) Prepare(ctx context.Context, query string) (*Statement, error) {
+	if st := c.unprepared(query); st != nil {
+		return &Statement{cache: c, text: query, parent: st, refs: 1}, nil
+	}
+	var does effect
+	switch {
+	case c.size > 0 && c.open == 0:
+		k, e, err := c.find(ctx, query)
+		if err != nil {
+			return nil, err
+		}
+		if k != nil {
+			k.refs++
+			return k, nil
+		}
+		does = e
+	case c.follows:
+		does = read(query, c.kind == libpq.GoMySQL) &^ keepable
+	}
+	parent, err := c.prepare(ctx, query)
+	if err != nil {
+		return nil, c.Explain(err)
+	}
+	k := &Statement{cache: c, text: query, parent: parent, refs: 1, does: does}
+	if c.kind == libpq.LibPQ && parent.NumInput() < 0 {
+		k.copying = true
+		c.open++
+	}
+	return k, nil
+}
+
+// find gives the kept statement for query, preparing it if that is worth it; if there is none, what query does to
+// others. No result is open.
+func (c *Cache) find(ctx context.Context, query string) (*Statement, effect, error) {
+	c.follow()
+	c.lookups++
+	k := c.byText[query]
+	if k != nil && !k.banned {
+		if k.fresh() {
+			c.shared.hits.Add(1)
+			k.used = c.lookups
+			return k, 0, nil
+		}
+		if k.uses >= renewedAfter {
+			k, err := c.keep(ctx, query)
+			return k, 0, err
+		}
+	}
+	does := read(query, c.kind == libpq.GoMySQL)
+	if does != keepable {
+		return nil, does, nil
+	}
+	if k != nil && k.banned || !c.worth(query, k) || !c.trust(ctx) {
+		return nil, 0, nil
+	}
+	k, err := c.keep(ctx, query)
+	return k, 0, err
+}
+
+// keep prepares query to be kept, in the place of the statement that was kept for it. It gives nil where that cannot be.
+func (c *Cache) keep(ctx context.Context, query string) (*Statement, error) {
+	old := c.byText[query]
+	if old != nil {
+		c.drop(old)
+	}
+	for len(c.byText) >= c.size || c.overBudget(0) {
+		if !c.dropOldest() {
+			return nil, nil
+		}
+	}
+	generation, now := c.generation, c.shared.Now()
+	c.shared.misses.Add(1)
+	parent, err := c.prepare(ctx, query)
+	if err != nil {
+		if libpq.Code(err) == "42P05" {
+			return nil, nil // the program has prepared something by such a name
+		}
+		return nil, c.Explain(err)
+	}
+	k := &Statement{cache: c, text: query, parent: parent, generation: generation, at: now, used: c.lookups}
+	if old != nil {
+		k.misplanned, k.checked = old.misplanned, old.checked
+	}
+	if c.overBudget(0) {
+		return k, nil // the server had no room, and the budget is smaller now
+	}
+	if c.byText == nil {
+		c.byText = make(map[string]*Statement)
+	}
+	k.kept = true
+	c.byText[query] = k
+	c.shared.kept.Add(1)
+	return k, nil
+}
+
+var textSeed = maphash.MakeSeed()
+
+// worth says whether a text that is not kept, or whose statement k is stale, is to be kept now. As long as nothing has to be
+// closed for it, it is: to prepare it is what the driver does anyway. Otherwise it must have been met before within this
+// generation and period, so that a text that is made up for one query pushes out nothing.
+func (c *Cache) worth(query string, k *Statement) bool {
+	if k == nil && len(c.byText) < c.size && !c.overBudget(0) {
+		return true
+	}
+	if c.seen == nil {
+		c.seen = make([]uint64, c.size)
+	}
+	hash := maphash.String(textSeed, query)
+	place := &c.seen[hash%uint64(len(c.seen))]
+	hash += c.generation<<32 + uint64(c.shared.Now())/uint64(validity)
+	if *place == hash {
+		return true
+	}
+	*place = hash
+	return false
+}
+
+// follow takes note of what other sessions have changed.
+func (c *Cache) follow() {
+	if moved := c.shared.generation.Load(); moved != c.seenGeneration {
+		c.seenGeneration = moved
+		c.generation++
+	}
+	if c.overBudget(1) {
+		c.dropOldest()
+	}
+}
+
+// settle notes what a text has done.
+func (c *Cache) settle(does effect) {
+	if does == 0 {
+		return
+	}
+	if does&session != 0 {
+		c.generation++
+		c.changed = true
+	}
+	if does&pool != 0 {
+		c.shared.generation.Add(1)
+		c.ddl = true
+	}
+	if does&(ends|undoes) != 0 {
+		if c.changed {
+			c.generation++
+		}
+		if c.ddl {
+			c.shared.generation.Add(1)
+		}
+	}
+	if does&^forgets == ends {
+		c.changed, c.ddl = false, false
+	}
+	c.forgot = c.forgot || does&forgets != 0
+}
+
+// Ended says that the transaction that the handle began has ended, by COMMIT or ROLLBACK.
+func (c *Cache) Ended() {
+	if c.follows {
+		c.settle(ends)
+	}
+}
+
+// Opened says that a result is open on the session: of k, or of a query that ran on no statement if k is nil. While
+// any is open, the cache prepares and closes nothing.
+func (c *Cache) Opened(k *Statement) {
+	c.open++
+	if k != nil {
+		c.openKept++
+	}
+}
+
+// Closed says that a result has been closed.
+func (c *Cache) Closed(k *Statement) {
+	c.open--
+	if k != nil {
+		c.openKept--
+	}
+	if c.open > 0 {
+		return
+	}
+	c.settle(c.late)
+	c.late = 0
+	for _, st := range c.closing {
+		_ = st.Close() // the reader is done, and no error of the statement's concerns it
+	}
+	c.closing = nil
+}
+
+// Close says that the session has been closed, and its statements with it.
+func (c *Cache) Close() {
+	c.shared.kept.Add(-int64(len(c.byText)))
+	c.byText, c.size = nil, 0
+}
+
+// dropOldest closes the least recently used statement that the program has not open. It is looked for among all, which is
+// nothing beside the round trip to close it.
+func (c *Cache) dropOldest() bool {
+	var oldest *Statement
+	for _, k := range c.byText {
+		if k.refs == 0 && (oldest == nil || k.used < oldest.used) {
+			oldest = k
+		}
+	}
+	if oldest == nil {
+		return false
+	}
+	c.drop(oldest)
+	return true
+}
+
+// drop stops keeping k. If the program has it open, it is closed later.
+func (c *Cache) drop(k *Statement) {
+	k.kept = false
+	delete(c.byText, k.text)
+	c.shared.kept.Add(-1)
+	if k.refs == 0 {
+		c.closeStmt(k.parent)
+	}
+}
+
+// closeStmt closes st as soon as no result is open. If that breaks the connection, the next operation on it says so.
+func (c *Cache) closeStmt(st driver.Stmt) error {
+	if c.open > 0 {
+		c.closing = append(c.closing, st)
+		return nil
+	}
+	return st.Close()
+}

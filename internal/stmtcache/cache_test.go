@@ -1,0 +1,387 @@
+package stmtcache
+
+import (
+	"context"
+	"database/sql/driver"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/go-lifeguard/lifeguard/internal/libpq"
+)
+
+const q = "SELECT $1"
+
+func TestKept(t *testing.T) {
+	r := newRig(t, libpq.LibPQ, 10)
+	r.must(q, "prepare %", "run %")
+	for range 3 {
+		r.must(q, "run %")
+	}
+	hits, misses, retries := r.shared.Counts()
+	assert.Equal(t, []uint64{3, 1, 0}, []uint64{hits, misses, retries})
+	require.NoError(t, r.exec("SELECT 1"))
+	r.took("SELECT 1", "exec %") // without arguments the driver needs one round trip
+	require.NoError(t, r.exec("SELECT 'now', $1", 1))
+	r.took("SELECT 'now', $1", "exec %")
+}
+
+func TestHitAllocatesNothing(t *testing.T) {
+	r := newRig(t, libpq.LibPQ, 10)
+	args := arguments(1)
+	use := func() {
+		k, _, err := r.direct(t.Context(), q, args)
+		require.NoError(t, err)
+		require.True(t, k.kept)
+	}
+	use()
+	require.Zero(t, testing.AllocsPerRun(100, use))
+}
+
+func TestNothingKeptForOtherDrivers(t *testing.T) {
+	for _, kind := range []libpq.Kind{libpq.Other, libpq.PgxStdlib} {
+		r := newRig(t, kind, 10)
+		for _, query := range []string{q, "ALTER TABLE x ADD y int"} {
+			_, handled, err := r.Cache.Exec(t.Context(), query, arguments(1))
+			require.NoError(t, err)
+			require.False(t, handled)
+			k, err := r.Cache.Prepare(t.Context(), query)
+			require.NoError(t, err)
+			r.Ended()
+			require.NoError(t, k.Close())
+			r.took(query, "prepare %", "close %")
+		}
+	}
+}
+
+// With binary_parameters, or with a size of 0, the driver does what it does.
+func TestTurnedOff(t *testing.T) {
+	for name, c := range map[string]*rig{"size": newRig(t, libpq.LibPQ, 0), "binary": newRig(t, libpq.LibPQ, 10)} {
+		if name == "binary" {
+			c.Cache = c.shared.New(libpq.LibPQ, nil, c.scripted, true)
+		}
+		_, _, handled, err := c.Cache.Query(t.Context(), q, arguments(1))
+		require.NoError(t, err)
+		require.False(t, handled, name)
+		k, err := c.Cache.Prepare(t.Context(), q)
+		require.NoError(t, err)
+		require.NoError(t, k.Close())
+		c.took(q, "prepare %", "close %")
+	}
+}
+
+func TestPgBouncer(t *testing.T) {
+	for _, kind := range []libpq.Kind{libpq.LibPQ, libpq.PgxStdlib} {
+		r := newRig(t, kind, 10)
+		r.shared.PgBouncer = true
+		r.Cache = r.shared.New(kind, nil, r.scripted, true)
+		k, err := r.Cache.Prepare(t.Context(), q)
+		require.NoError(t, err)
+		require.Equal(t, -1, k.NumInput())
+		_, err = k.Exec(t.Context(), arguments(1))
+		require.NoError(t, err)
+		rows, err := k.Query(t.Context(), arguments(1))
+		require.NoError(t, err)
+		require.NoError(t, rows.Close())
+		require.NoError(t, k.Close())
+		r.took(q, "exec %", "query %")
+	}
+	r := newRig(t, libpq.LibPQ, 10)
+	r.shared.PgBouncer = true
+	r.Cache = r.shared.New(libpq.LibPQ, nil, r.scripted, true)
+	const copyIn = "/* in */ copy x FROM STDIN"
+	k, err := r.Cache.Prepare(t.Context(), copyIn)
+	require.NoError(t, err)
+	require.NoError(t, k.Close())
+	r.took(copyIn, "prepare %", "close %")
+}
+
+func TestValidity(t *testing.T) {
+	r := newRig(t, libpq.LibPQ, 10)
+	r.must(q, "prepare %", "run %")
+	r.must(q, "run %")
+	r.must(q, "run %")
+	r.now += int64(validity) - 1
+	r.must(q, "run %")
+	r.now++
+	r.must(q, "close %", "prepare %", "run %")
+	r.now += int64(validity)
+	r.must(q, "exec %") // used once only: as the driver runs it
+	r.must(q, "close %", "prepare %", "run %")
+	r.must(q, "run %")
+	r.now += 100 * int64(validity)
+	r.must(q, "exec %")
+	r.now += int64(validity)
+	r.must(q, "exec %") // once in each period
+}
+
+// A statement that changes of settings outlive is prepared again only if it is used often between them.
+func TestSessionChanges(t *testing.T) {
+	for _, change := range []string{"SET search_path = x", "CREATE TEMP TABLE x ()", "DISCARD ALL", "CALL x()", "SELECT set_config('a', 'b', false)"} {
+		r := newRig(t, libpq.LibPQ, 10)
+		other := r.shared.New(libpq.LibPQ, nil, r.scripted, false)
+		other.trusted = true
+		r.must(q, "prepare %", "run %")
+		_, err := other.keep(t.Context(), "SELECT 2")
+		require.NoError(t, err)
+		r.takeLog()
+		require.NoError(t, r.exec(change))
+		r.takeLog()
+		r.must(q, "exec %")
+		r.must(q, "close %", "prepare %", "run %")
+		r.must(q, "run %")
+		r.must(q, "run %")
+		r.Ended() // the change may be undone
+		r.must(q, "close %", "prepare %", "run %")
+		r.Ended() // nothing more is
+		r.must(q, "run %")
+		other.follow()
+		require.True(t, other.byText["SELECT 2"].fresh(), "%s is this session's alone", change)
+	}
+}
+
+func TestTransactionsByHand(t *testing.T) {
+	for _, end := range []string{"COMMIT", "ROLLBACK", "END", "abort"} {
+		r := newRig(t, libpq.LibPQ, 10)
+		for _, text := range []string{"BEGIN", end, "BEGIN", "SAVEPOINT a", "ROLLBACK TO a", end} {
+			require.NoError(t, r.exec(text))
+		}
+		r.takeLog()
+		r.must(q, "prepare %", "run %")
+		require.NoError(t, r.exec("BEGIN"))
+		require.NoError(t, r.exec(end))
+		r.takeLog()
+		r.must(q, "run %") // nothing was changed
+		for _, step := range []string{"SET LOCAL a = b", "ROLLBACK TO a", "ROLLBACK TO a", end} {
+			require.NoError(t, r.exec(step))
+			require.False(t, r.byText[q].fresh(), step)
+			_, err := r.keep(t.Context(), q)
+			require.NoError(t, err)
+		}
+		require.NoError(t, r.exec(end))
+		require.True(t, r.byText[q].fresh())
+	}
+}
+
+// DDL reaches all sessions when it has run, when its transaction has ended, and when its rows have been read.
+func TestPoolChanges(t *testing.T) {
+	r := newRig(t, libpq.LibPQ, 10)
+	other := r.shared.New(libpq.LibPQ, nil, r.scripted, false)
+	other.trusted = true
+	moved := func(what string) {
+		t.Helper()
+		other.follow()
+		if k := other.byText[q]; k != nil {
+			require.False(t, k.fresh(), what)
+		}
+		_, err := other.keep(t.Context(), q)
+		require.NoError(t, err)
+		other.follow()
+		require.True(t, other.byText[q].fresh())
+	}
+	still := func() {
+		t.Helper()
+		other.follow()
+		require.True(t, other.byText[q].fresh())
+	}
+	moved("first")
+	require.NoError(t, r.exec("ALTER TABLE x ADD y int"))
+	moved("DDL")
+	r.Ended()
+	moved("the end of its transaction")
+	r.Ended()
+	still()
+	for _, end := range []string{"COMMIT", "ROLLBACK"} {
+		require.NoError(t, r.exec("BEGIN"))
+		still()
+		r.fail["exec DROP TABLE x"] = []error{pgError("42P01", "", "")}
+		require.Error(t, r.exec("DROP TABLE x"))
+		moved("failed DDL, of which a part may have run")
+		require.NoError(t, r.exec("SAVEPOINT a"))
+		still()
+		require.NoError(t, r.exec(end))
+		moved(end)
+		require.NoError(t, r.exec(end))
+		still()
+	}
+	rows, k, handled, err := r.Cache.Query(t.Context(), "SELECT 1; ALTER TABLE x ADD y int", nil)
+	require.NoError(t, err)
+	require.True(t, handled)
+	require.Nil(t, k)
+	r.Opened(nil)
+	moved("DDL beside a query")
+	require.NoError(t, rows.Close())
+	r.Closed(nil)
+	moved("the end of its result")
+	own, err := r.Cache.Prepare(t.Context(), "ALTER TABLE x ADD y int")
+	require.NoError(t, err)
+	still()
+	_, err = own.Exec(t.Context(), nil)
+	require.NoError(t, err)
+	moved("prepared DDL")
+	require.NoError(t, own.Close())
+}
+
+// A statement that was being prepared while the pool changed is stale, and not used again.
+func TestChangeDuringPrepare(t *testing.T) {
+	r := newRig(t, libpq.LibPQ, 10)
+	r.conn = &beforePrepare{r.scripted, func() { r.shared.generation.Add(1) }}
+	require.NoError(t, r.exec(q, 1))
+	r.follow()
+	require.False(t, r.byText[q].fresh())
+}
+
+type beforePrepare struct {
+	*scripted
+	then func()
+}
+
+func (b *beforePrepare) Prepare(ctx context.Context, query string) (driver.Stmt, error) {
+	b.then()
+	return b.scripted.Prepare(ctx, query)
+}
+
+func TestBounded(t *testing.T) {
+	for _, kind := range []libpq.Kind{libpq.LibPQ, libpq.GoMySQL} {
+		r := newRig(t, kind, 10)
+		for i := range 300 {
+			k, err := r.Cache.Prepare(t.Context(), fmt.Sprintf("SELECT %d", i%60))
+			require.NoError(t, err)
+			require.NoError(t, k.Close())
+			require.LessOrEqual(t, len(r.alive), 10)
+			require.Len(t, r.alive, len(r.byText))
+		}
+		require.EqualValues(t, 10, r.shared.kept.Load())
+		r.Cache.Close()
+		require.Zero(t, r.shared.kept.Load())
+	}
+}
+
+// Texts that are made up for one query cost what they cost on the driver, and push out nothing.
+func TestSingleUses(t *testing.T) {
+	r := newRig(t, libpq.LibPQ, 10)
+	r.must(q, "prepare %", "run %")
+	for i := range 9 {
+		text := fmt.Sprintf("SELECT %d", i)
+		r.must(text, "prepare %", "run %")
+	}
+	for i := range 1000 {
+		text := fmt.Sprintf("SELECT %d, $1", i)
+		r.must(text, "exec %")
+		if i%7 == 0 {
+			r.must(q, "run %")
+		}
+	}
+	r.must("SELECT 5", "run %")
+	const again = "SELECT again"
+	r.must(again, "exec %")
+	r.now++
+	require.NoError(t, r.exec(again, 1))
+	require.Contains(t, r.byText, again)
+	require.NotContains(t, r.byText, "SELECT 0", "the least recently used")
+	require.Contains(t, r.byText, q)
+}
+
+func TestLeastRecentlyUsed(t *testing.T) {
+	r := newRig(t, libpq.LibPQ, 3)
+	for _, text := range []string{"SELECT 1", "SELECT 2", "SELECT 3", "SELECT 1", "SELECT 4", "SELECT 4"} {
+		require.NoError(t, r.exec(text, 1))
+	}
+	require.NotContains(t, r.byText, "SELECT 2")
+	require.Len(t, r.byText, 3)
+}
+
+// What the program has open is not closed under it, and prepared once for all who prepare it.
+func TestProgramsStatements(t *testing.T) {
+	r := newRig(t, libpq.LibPQ, 2)
+	var open []*Statement
+	for i := range 4 {
+		k, err := r.Cache.Prepare(t.Context(), fmt.Sprintf("SELECT %d", i))
+		require.NoError(t, err)
+		open = append(open, k)
+	}
+	again, err := r.Cache.Prepare(t.Context(), "SELECT 0")
+	require.NoError(t, err)
+	require.Same(t, open[0], again)
+	require.NoError(t, again.Close())
+	for range 3 {
+		for i := range 20 {
+			require.NoError(t, r.exec(fmt.Sprintf("SELECT %d, $1", i), 1))
+		}
+		for _, k := range open {
+			_, err := k.Exec(t.Context(), arguments(1))
+			require.NoError(t, err)
+		}
+	}
+	// A change of settings does not concern the program's statement, only who prepares its text now.
+	require.NoError(t, r.exec("SET a = b"))
+	fresh, err := r.Cache.Prepare(t.Context(), "SELECT 0")
+	require.NoError(t, err)
+	require.NotSame(t, open[0], fresh)
+	for _, k := range append(open, fresh) {
+		_, err := k.Exec(t.Context(), arguments(1))
+		require.NoError(t, err)
+		require.NoError(t, k.Close())
+	}
+	require.Len(t, r.alive, len(r.byText))
+}
+
+// While a result is open nothing is prepared or closed, and lib/pq's refusal comes where a statement stands in for a query.
+func TestOpenResults(t *testing.T) {
+	r := newRig(t, libpq.LibPQ, 2)
+	own, err := r.Cache.Prepare(t.Context(), "SELECT 'now'")
+	require.NoError(t, err)
+	rows, k, handled, err := r.Cache.Query(t.Context(), q, arguments(1))
+	require.NoError(t, err)
+	require.True(t, handled)
+	require.NotNil(t, k)
+	r.Opened(k)
+	r.inUse = true
+	for _, query := range []string{q, "SELECT 2", "SELECT 'now'", "SET a = b"} {
+		require.ErrorIs(t, r.exec(query, 1), errInProgress)
+	}
+	require.NoError(t, own.Close())
+	require.NoError(t, rows.Close())
+	r.inUse = false
+	r.takeLog()
+	r.Closed(k)
+	r.took("SELECT 'now'", "close %")
+
+	// Of a query that ran on no statement, the driver says so.
+	_, _, _, err = r.Cache.Query(t.Context(), "SELECT 1", nil)
+	require.NoError(t, err)
+	r.Opened(nil)
+	r.inUse = true
+	r.takeLog()
+	r.must("SELECT 3", "exec %")
+	r.inUse = false
+	r.Closed(nil)
+
+	// So does it during a COPY.
+	in, err := r.Cache.Prepare(t.Context(), "COPY x FROM STDIN")
+	require.NoError(t, err)
+	require.True(t, in.Copying())
+	r.takeLog()
+	r.must(q, "exec %")
+	require.NoError(t, in.Close())
+	r.takeLog()
+	r.must(q, "run %")
+}
+
+// A statement that somebody else's period counts is no use to this one.
+func TestPeriodsOfTexts(t *testing.T) {
+	r := newRig(t, libpq.LibPQ, 1)
+	r.must(q, "prepare %", "run %")
+	const text = "SELECT 2"
+	for range 5 {
+		r.must(text, "exec %")
+		r.now += int64(validity)
+	}
+	r.must(text, "exec %")
+	r.now += int64(time.Millisecond)
+	require.NoError(t, r.exec(text, 1))
+	r.took(text, "close "+q, "prepare %", "run %")
+}

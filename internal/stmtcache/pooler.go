@@ -1,0 +1,119 @@
+package stmtcache
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+
+	"github.com/lib/pq"
+
+	"github.com/go-lifeguard/lifeguard/internal/libpq"
+)
+
+// trust says whether statements may be kept. It asks before the first one is.
+//
+// A pooler in transaction mode gives each transaction another server connection. There a name stands for nothing, or for a
+// statement of another client: lib/pq numbers them from 1 on every connection. The wrong statement would run. A pooler
+// that translates names, such as PgBouncer from 1.21 on, gives all clients the same statement for the same text, however
+// old it is: what is prepared again there is not prepared anew. So nothing is kept behind a pooler.
+//
+// PostgreSQL tells each client the number of its process, for cancelling queries, and a pooler has to tell another.
+func (c *Cache) trust(ctx context.Context) bool {
+	if c.trusted {
+		return true
+	}
+	if c.kind == libpq.GoMySQL {
+		c.trusted = c.shared.budget.Load() != 0 || c.askBudget(ctx)
+		return c.trusted
+	}
+	told, ok := libpq.BackendPID(c.raw)
+	if !ok {
+		c.size = 0
+		return false
+	}
+	pid, err := c.ask(ctx, "SELECT pg_backend_pid()")
+	if err != nil {
+		return false // the caller's own statement meets the cause
+	}
+	if pid != told {
+		c.size = 0
+		if !c.shared.warned.Swap(true) {
+			c.shared.Log.Warn("lifeguard: a connection pooler stands before PostgreSQL: the statement cache is off;"+
+				" if the pooler is in transaction mode, add pgbouncer=true to the DSN", slog.String("pool", c.shared.Name))
+		}
+		return false
+	}
+	c.trusted = true
+	return true
+}
+
+// askBudget asks MySQL how many statements all its clients may prepare. The pool keeps a quarter at most.
+func (c *Cache) askBudget(ctx context.Context) bool {
+	most, err := c.ask(ctx, "SELECT @@max_prepared_stmt_count")
+	if err != nil {
+		return false
+	}
+	c.shared.budget.CompareAndSwap(0, max(1, most/4))
+	return true
+}
+
+// overBudget says whether the pool keeps the statements that it may have on a MySQL server, and as many more.
+func (c *Cache) overBudget(more int64) bool {
+	if c.kind != libpq.GoMySQL {
+		return false
+	}
+	budget := c.shared.budget.Load()
+	return budget > 0 && c.shared.kept.Load() >= budget+more
+}
+
+// prepare prepares query on the driver. If MySQL has no room for it, the session's own statements make some.
+func (c *Cache) prepare(ctx context.Context, query string) (driver.Stmt, error) {
+	st, err := c.conn.Prepare(ctx, query)
+	if err == nil || c.kind != libpq.GoMySQL || c.open > 0 || libpq.Code(err) != "1461" {
+		return st, err
+	}
+	c.shared.shrink()
+	for c.dropOldest() {
+	}
+	return c.conn.Prepare(ctx, query)
+}
+
+// number reads a number as drivers give it.
+func number(value any) (int64, error) {
+	switch n := value.(type) {
+	case int64:
+		return n, nil
+	case []byte:
+		return strconv.ParseInt(string(n), 10, 64)
+	}
+	return 0, fmt.Errorf("lifeguard: the server answered with %T where a number was expected", value)
+}
+
+const poolerHint = "; prepared statements do not survive a pooler in transaction mode: " +
+	"if there is one, such as PgBouncer, add pgbouncer=true to the DSN"
+
+// Explain adds to an error by which the server says that it does not know a statement, or knows another by its name, what
+// may be the cause. lib/pq's errors keep their type.
+func (c *Cache) Explain(err error) error {
+	if err == nil || c.forgot || c.kind != libpq.LibPQ && c.kind != libpq.PgxStdlib {
+		return err
+	}
+	switch libpq.Code(err) {
+	case "26000", "42P05":
+	default:
+		return err
+	}
+	var e *pq.Error
+	switch {
+	case !errors.As(err, &e):
+		return fmt.Errorf("%w%s", err, poolerHint)
+	case e.Where != "": // a function's own
+		return err
+	}
+	explained := *e
+	explained.Message += poolerHint
+	return &explained
+}

@@ -1,0 +1,69 @@
+package stmtcache
+
+import (
+	"database/sql/driver"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-lifeguard/lifeguard/internal/libpq"
+)
+
+// Config says how the caches of a pool work.
+type Config struct {
+	Size      int          // statements that a session keeps at most; 0 or less: none
+	PgBouncer bool         // nothing is prepared by name, not even for the program
+	Name      string       // the pool's, for the log
+	Log       *slog.Logger // gets one warning at most
+	Now       func() int64 // the pool's clock, in nanoseconds
+}
+
+// Shared is what the caches of one pool share. It is safe for concurrent use.
+type Shared struct {
+	Config
+
+	// generation moves after a change that every session sees. A statement is of the generation that was current before
+	// it was prepared: so none that was prepared before a change is used after the change was announced.
+	generation atomic.Uint64
+
+	hits, misses, retries atomic.Uint64
+	warned                atomic.Bool
+
+	// MySQL bounds the prepared statements of all its clients together.
+	kept   atomic.Int64 // statements that the pool's sessions keep
+	budget atomic.Int64 // how many they may keep; 0: the server has not been asked
+	shrunk atomic.Int64 // when budget was lowered last
+}
+
+// NewShared returns what the caches of a pool are made from.
+func NewShared(c Config) *Shared { return &Shared{Config: c} }
+
+// Counts returns how many operations found their statement kept, how many had it prepared to be kept, and how many ran once
+// more because their statement was stale. None of the three ever goes down.
+func (s *Shared) Counts() (hits, misses, retries uint64) {
+	return s.hits.Load(), s.misses.Load(), s.retries.Load()
+}
+
+// New returns the cache of one session, for the session's owner alone. raw is the wrapped driver's connection, conn
+// what runs statements on it. With lib/pq's binary_parameters nothing is kept: a query is one round trip anyway.
+func (s *Shared) New(kind libpq.Kind, raw driver.Conn, conn Conn, binaryParameters bool) *Cache {
+	c := &Cache{shared: s, kind: kind, raw: raw, conn: conn}
+	if (kind == libpq.LibPQ && !binaryParameters || kind == libpq.GoMySQL) && !s.PgBouncer && s.Size > 0 {
+		c.follows, c.size = true, s.Size
+		c.seenGeneration = s.generation.Load()
+	}
+	return c
+}
+
+// unshrinkable is how long the budget stays as it is after it was lowered: ten sessions that meet a full server at once
+// are one reason to lower it.
+const unshrinkable = time.Second
+
+// shrink lowers the budget to half of what is kept, and returns false if it was done just now.
+func (s *Shared) shrink() {
+	now, last := s.Now(), s.shrunk.Load()
+	if last != 0 && now-last < int64(unshrinkable) || !s.shrunk.CompareAndSwap(last, max(now, 1)) {
+		return
+	}
+	s.budget.Store(max(1, s.kept.Load()/2))
+}

@@ -1,0 +1,146 @@
+package stmtcache
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"time"
+
+	"github.com/lib/pq"
+
+	"github.com/go-lifeguard/lifeguard/internal/libpq"
+)
+
+// suspicion is what an error of a kept statement says about the statement.
+type suspicion int
+
+const (
+	innocent  suspicion = iota - 1
+	perhaps             // a fresh statement may not give the error; the query may have begun to run
+	certainly           // the error comes from the statement, before anything has run
+)
+
+// suspect judges an error. An error with a context (Where) was raised while something ran, such as a function.
+func suspect(err error) suspicion {
+	switch libpq.Code(err) {
+	case "1243", "1615": // MySQL: an unknown statement, one that must be prepared again
+		return certainly
+	}
+	var e *pq.Error
+	if !errors.As(err, &e) {
+		return innocent
+	}
+	if e.Where == "" {
+		switch {
+		case e.Code == "26000", e.Code == "42P05", e.Code == "42P10",
+			e.Code == "08P01" && e.Routine == "exec_bind_message",
+			e.Code == "0A000" && e.Routine == "RevalidateCachedQuery": // its result has other columns now
+			return certainly
+		}
+	}
+	switch e.Code.Class() {
+	case "0A", "22", "26", "42", "53", "XX":
+		return perhaps
+	}
+	if e.Code == "08P01" {
+		return perhaps
+	}
+	return innocent
+}
+
+// recheck is the least time between two preparations of a statement for the same suspicion. Arguments that are no
+// fault of the statement's, such as a malformed UUID in a URL, must not cost a preparation each time.
+const recheck = time.Second
+
+// heal decides what an error of k means. It prepares k's text anew and executes nothing. If again is true, the query has not
+// run and is to run once more; otherwise the error that is returned is the answer.
+//
+// A query that failed while it ran must not run twice: no rollback takes back what dblink, a sequence or an advisory lock did.
+func (k *Statement) heal(ctx context.Context, err error) (again bool, _ error) {
+	c, why := k.cache, suspect(err)
+	if why == innocent || !k.kept {
+		return false, err
+	}
+	if c.open > 0 {
+		k.at = stale
+		return false, err
+	}
+	now := c.shared.Now()
+	if last := k.checked[why]; last != 0 && now-last < int64(recheck) {
+		return false, err
+	}
+	k.checked[why] = max(now, 1)
+	moved := why == certainly && libpq.Code(err) == "0A000"
+	if moved && c.shared.generation.Load() == c.seenGeneration {
+		c.shared.generation.Add(1) // another client has changed tables: other sessions prepare again before they fail, too
+	}
+	c.follow()
+	generation := c.generation
+	fresh, failure := c.conn.Prepare(ctx, k.text)
+	if failure != nil {
+		k.at = stale
+		if suspect(failure) != innocent {
+			return false, failure // a fresh statement's answer
+		}
+		return false, err // the transaction has failed, or the connection has gone
+	}
+	retyped := why == perhaps && c.retyped(ctx, k.text)
+	_ = k.parent.Close() // the server may not know it any more
+	k.parent, k.generation, k.at, k.uses = fresh, generation, now, 0
+	switch {
+	case retyped:
+		c.announce(k)
+	case why == perhaps:
+		return false, err
+	case libpq.Code(err) == "42P10":
+		k.misplanned++
+		k.banned = k.misplanned >= maxMisplanned
+	}
+	c.shared.retries.Add(1)
+	return true, nil
+}
+
+// stale is a time at which no statement was prepared that is still fresh.
+const stale = -int64(validity)
+
+// maxMisplanned is how often a generic plan may fail before its text is not kept any more.
+const maxMisplanned = 2
+
+// announce moves the pool's generation, because another client has changed what statements mean: so the other sessions prepare
+// theirs before they fail, too. k was prepared after the change.
+func (c *Cache) announce(k *Statement) {
+	if moved := c.shared.generation.Add(1); moved == c.seenGeneration+1 {
+		c.seenGeneration = moved
+		c.generation++
+		k.generation = c.generation
+	}
+}
+
+// retyped says whether the two statements that the server has of text take parameters of different types.
+func (c *Cache) retyped(ctx context.Context, text string) bool {
+	// It says 1 only if there are two statements, of which one was just prepared.
+	n, err := c.ask(ctx, "SELECT count(*) FROM (SELECT 1 FROM pg_catalog.pg_prepared_statements WHERE statement = $1 AND NOT from_sql"+
+		" HAVING count(*) = 2 AND count(DISTINCT parameter_types::pg_catalog.oid[]) = 2) differ", text)
+	return err == nil && n == 1
+}
+
+// ask runs a query of the cache's own that gives a number.
+func (c *Cache) ask(ctx context.Context, query string, args ...driver.Value) (int64, error) {
+	named := make([]driver.NamedValue, len(args))
+	for i, a := range args {
+		named[i] = driver.NamedValue{Ordinal: i + 1, Value: a}
+	}
+	rows, err := c.conn.Query(ctx, query, named)
+	if err != nil {
+		return 0, err
+	}
+	value := make([]driver.Value, 1)
+	err = rows.Next(value)
+	if e := rows.Close(); err == nil {
+		err = e
+	}
+	if err != nil {
+		return 0, err
+	}
+	return number(value[0])
+}

@@ -1,0 +1,318 @@
+package stmtcache
+
+import (
+	"context"
+	"database/sql/driver"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/go-lifeguard/lifeguard/internal/libpq"
+)
+
+// certain errors come from the statement before anything has run.
+var certain = []error{
+	pgError("26000", "", ""), pgError("42P05", "", ""), pgError("42P10", "", ""), pgError("08P01", "", "exec_bind_message"),
+	pgError("0A000", "", "RevalidateCachedQuery"), fmt.Errorf("wrapped: %w", pgError("26000", "", "")), &MySQLError{1243}, &MySQLError{1615},
+}
+
+// possible errors may be raised by what runs.
+var possible = []error{
+	pgError("22P02", "", ""), pgError("22003", "unnamed portal parameter $1", ""), pgError("42804", "", ""), pgError("53200", "", ""),
+	pgError("XX000", "", ""), pgError("08P01", "", ""), pgError("0A000", "", ""), pgError("42P10", "PL/pgSQL function f()", ""),
+	pgError("26000", "SQL function \"f\"", ""), pgError("0A000", "PL/pgSQL function f()", "RevalidateCachedQuery"),
+}
+
+// unrelated errors say nothing about a statement.
+var unrelated = []error{
+	pgError("23505", "", ""), pgError("40001", "", ""), pgError("25P02", "", ""), pgError("57014", "", ""), pgError("P0001", "", ""),
+	errLost, context.Canceled, fmt.Errorf("pq: got 1 parameters but the statement requires 2"), &MySQLError{1062}, &MySQLError{1461},
+}
+
+// failing gives a rig whose kept statement gives err once.
+func failing(t *testing.T, err error) *rig {
+	r := newRig(t, libpq.LibPQ, 10)
+	r.must(q, "prepare %", "run %")
+	r.fail["run "+q] = []error{err}
+	return r
+}
+
+func TestCertainlyStale(t *testing.T) {
+	for _, err := range certain {
+		r := failing(t, err)
+		r.must(q, "run %", "prepare %", "close %", "run %")
+		_, _, retries := r.shared.Counts()
+		require.EqualValues(t, 1, retries)
+		r.must(q, "run %")
+
+		r = failing(t, err)
+		rows, _, handled, failed := r.Cache.Query(t.Context(), q, arguments(1))
+		require.NoError(t, failed)
+		require.True(t, handled)
+		require.NoError(t, rows.Close())
+
+		// The same once more: it is the answer.
+		r = failing(t, err)
+		r.fail["run "+q] = []error{err, err}
+		require.Equal(t, libpq.Code(err), libpq.Code(r.exec(q, 1)))
+		r.took(q, "run %", "prepare %", "close %", "run %")
+		r.fail["run "+q] = []error{err}
+		require.Error(t, r.exec(q, 1))
+		r.took(q, "run %") // at most once in a second
+		r.now += int64(recheck)
+		r.fail["run "+q] = []error{err}
+		r.must(q, "run %", "prepare %", "close %", "run %")
+	}
+}
+
+func TestPerhapsStale(t *testing.T) {
+	for _, err := range possible {
+		// The parameters have the same types: the query has run, and does not run again.
+		r := failing(t, err)
+		require.Equal(t, err, r.exec(q, 1))
+		r.took(q, "run %", "prepare %", "query types", "close %")
+		for range 1000 {
+			r.fail["run "+q] = []error{err}
+			require.Equal(t, err, r.exec(q, 1))
+			r.took(q, "run %")
+			r.now += int64(recheck) / 1001
+		}
+		_, _, retries := r.shared.Counts()
+		require.Zero(t, retries)
+
+		// They have others: it could not run.
+		r = failing(t, err)
+		other := r.shared.New(libpq.LibPQ, nil, r.scripted, false)
+		_, failed := other.keep(t.Context(), q)
+		require.NoError(t, failed)
+		r.takeLog()
+		r.numbers["types"] = 1
+		r.must(q, "run %", "prepare %", "query types", "close %", "run %")
+		r.must(q, "run %")
+		other.follow()
+		require.False(t, other.byText[q].fresh(), "the others learn of it")
+
+		// Whether they have cannot be told.
+		r = failing(t, err)
+		r.fail["query types"] = []error{pgError("57014", "", "")}
+		require.Equal(t, err, r.exec(q, 1))
+		r.took(q, "run %", "prepare %", "query types", "close %")
+	}
+}
+
+func TestUnrelatedErrors(t *testing.T) {
+	for _, err := range unrelated {
+		r := failing(t, err)
+		require.Equal(t, err, r.exec(q, 1))
+		r.took(q, "run %")
+		r.must(q, "run %")
+	}
+}
+
+// What says that it is stale, and cannot be prepared.
+func TestPreparedInVain(t *testing.T) {
+	for _, err := range append(append([]error{}, certain...), possible...) {
+		// The transaction has failed, or the connection: the first error stands, and is not one that has database/sql try again.
+		for _, failure := range []error{pgError("25P02", "", ""), errLost, context.DeadlineExceeded, pgError("57014", "", "")} {
+			r := failing(t, err)
+			r.fail["prepare "+q] = []error{failure}
+			got := r.exec(q, 1)
+			require.Equal(t, libpq.Code(err), libpq.Code(got))
+			require.NotErrorIs(t, got, driver.ErrBadConn)
+			r.took(q, "run %", "prepare %")
+			require.False(t, r.byText[q].fresh())
+			for range 10 { // the program's statement goes on as it is, and costs no preparation each time
+				r.fail["run "+q] = []error{err}
+				_, got := r.byText[q].Exec(t.Context(), arguments(1))
+				require.Error(t, got)
+			}
+			require.NotContains(t, r.takeLog(), "prepare "+q)
+		}
+		// A fresh statement would have failed like this.
+		r := failing(t, err)
+		r.fail["prepare "+q] = []error{pgError("42P01", "", "")}
+		require.ErrorContains(t, r.exec(q, 1), "42P01")
+		require.False(t, r.byText[q].fresh())
+		r.takeLog()
+		r.must(q, "exec %")
+	}
+}
+
+func TestStaleBesideAnOpenResult(t *testing.T) {
+	r := newRig(t, libpq.LibPQ, 10)
+	k, err := r.Cache.Prepare(t.Context(), q)
+	require.NoError(t, err)
+	r.Opened(k)
+	r.inUse = true
+	r.fail["run "+q] = []error{pgError("26000", "", "")}
+	_, err = k.Exec(t.Context(), arguments(1))
+	require.Error(t, err)
+	require.False(t, k.fresh())
+	r.inUse = false
+	r.Closed(k)
+	require.NoError(t, k.Close())
+}
+
+// A generic plan that fails twice is not tried again.
+func TestMisplanned(t *testing.T) {
+	r := newRig(t, libpq.LibPQ, 10)
+	r.must(q, "prepare %", "run %")
+	for range maxMisplanned {
+		for range renewedAfter {
+			r.must(q, "run %")
+		}
+		r.fail["run "+q] = []error{pgError("42P10", "", "infer_arbiter_indexes")}
+		require.NoError(t, r.exec(q, 1))
+		r.takeLog()
+		for range renewedAfter {
+			_, err := r.byText[q].Exec(t.Context(), arguments(1))
+			require.NoError(t, err)
+		}
+		r.now += int64(validity)
+		if !r.byText[q].banned {
+			require.NoError(t, r.exec(q, 1)) // what is known about the text outlives its statement
+		}
+		r.takeLog()
+	}
+	for range 10 {
+		r.must(q, "exec %")
+	}
+	k, err := r.Cache.Prepare(t.Context(), q)
+	require.NoError(t, err)
+	require.NoError(t, k.Close())
+	r.took(q, "prepare %", "close %")
+}
+
+// The first session that meets a migration has the others prepare before they fail.
+func TestMigrationAnnounced(t *testing.T) {
+	r := failing(t, pgError("0A000", "", "RevalidateCachedQuery"))
+	r.fail["prepare "+q] = []error{pgError("25P02", "", "")}
+	before := r.shared.generation.Load()
+	require.Error(t, r.exec(q, 1))
+	require.Equal(t, before+1, r.shared.generation.Load())
+}
+
+func TestNameTaken(t *testing.T) {
+	r := newRig(t, libpq.LibPQ, 10)
+	r.fail["prepare "+q] = []error{pgError("42P05", "", "")}
+	r.must(q, "prepare %", "exec %")
+	r.fail["prepare "+q] = []error{pgError("42601", "", "")}
+	require.ErrorContains(t, r.exec(q, 1), "42601")
+	r.took(q, "prepare %")
+}
+
+func TestMySQLBudget(t *testing.T) {
+	r := newRig(t, libpq.GoMySQL, 10)
+	r.numbers["SELECT @@max_prepared_stmt_count"] = 32
+	other := r.shared.New(libpq.GoMySQL, nil, r.scripted, false)
+	use := func(c *Cache, text string) {
+		k, err := c.Prepare(t.Context(), text)
+		require.NoError(t, err)
+		_, err = k.Exec(t.Context(), arguments(1))
+		require.NoError(t, err)
+		require.NoError(t, k.Close())
+	}
+	for i := range 20 {
+		use(r.Cache, fmt.Sprintf("SELECT %d", i))
+		use(other, fmt.Sprintf("SELECT %d", i))
+		require.LessOrEqual(t, r.shared.kept.Load(), int64(8), "a quarter")
+		require.LessOrEqual(t, len(r.alive), 8)
+	}
+	require.EqualValues(t, len(r.byText)+len(other.byText), r.shared.kept.Load())
+
+	// The server is full all the same: this session gives its own up, the query runs, and the pool keeps less.
+	const text = "SELECT full"
+	own := len(r.byText)
+	require.Positive(t, own)
+	r.fail["prepare "+text] = []error{&MySQLError{1461}}
+	use(r.Cache, text)
+	require.EqualValues(t, 4, r.shared.budget.Load())
+	for range 20 {
+		use(other, "SELECT 1")
+	}
+	require.LessOrEqual(t, r.shared.kept.Load(), int64(5))
+	r.fail["prepare "+text] = []error{&MySQLError{1461}, &MySQLError{1461}}
+	r.now++
+	_, err := r.Cache.Prepare(t.Context(), text)
+	require.Equal(t, &MySQLError{1461}, err)
+	require.EqualValues(t, 4, r.shared.budget.Load(), "once in a second")
+	r.now += int64(time.Second)
+	r.fail["prepare "+text] = []error{&MySQLError{1461}}
+	use(r.Cache, text)
+	require.EqualValues(t, max(1, r.shared.kept.Load()/2), r.shared.budget.Load())
+}
+
+func TestMySQLBudgetUnknown(t *testing.T) {
+	r := newRig(t, libpq.GoMySQL, 10)
+	r.fail["query SELECT @@max_prepared_stmt_count"] = []error{&MySQLError{1227}}
+	k, err := r.Cache.Prepare(t.Context(), q)
+	require.NoError(t, err)
+	require.False(t, k.kept)
+}
+
+// Sessions share counters, the generation and MySQL's budget.
+func TestSharedStress(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	var now atomic.Int64
+	s := NewShared(Config{Size: 8, Now: func() int64 { return now.Add(int64(time.Millisecond)) }})
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() { sessionStress(t, s, rand.New(rand.NewPCG(seed, uint64(i)))) })
+	}
+	done := make(chan struct{})
+	go func() { wg.Wait(); close(done) }()
+	for before := [3]uint64{}; ; {
+		hits, misses, retries := s.Counts()
+		require.True(t, hits >= before[0] && misses >= before[1] && retries >= before[2], "a counter went down")
+		before = [3]uint64{hits, misses, retries}
+		select {
+		case <-done:
+			require.Zero(t, s.kept.Load())
+			require.Positive(t, s.generation.Load())
+			hits, misses, retries = s.Counts()
+			require.NotContains(t, []uint64{hits, misses, retries}, uint64(0))
+			return
+		default:
+		}
+	}
+}
+
+func sessionStress(t *testing.T, s *Shared, random *rand.Rand) {
+	conn := newScripted(t)
+	conn.numbers["SELECT @@max_prepared_stmt_count"] = 100
+	for range 20 {
+		c := s.New(libpq.GoMySQL, nil, conn, false)
+		for range 100 {
+			text := fmt.Sprintf("SELECT %d", random.IntN(12))
+			switch random.IntN(50) {
+			case 0:
+				conn.fail["prepare "+text] = []error{&MySQLError{1461}}
+			case 1, 2, 3:
+				conn.fail["run "+text] = []error{&MySQLError{1615}}
+			case 4:
+				text = "ALTER TABLE x ADD y int"
+			}
+			k, err := c.Prepare(t.Context(), text)
+			if !assert.NoError(t, err) {
+				return
+			}
+			kept := k.kept
+			_, err = k.Exec(t.Context(), nil)
+			assert.True(t, err == nil || !kept, "healed")
+			assert.NoError(t, k.Close())
+			assert.LessOrEqual(t, len(c.byText), 8)
+			c.Ended()
+		}
+		alive := len(conn.alive)
+		assert.Len(t, c.byText, alive)
+		c.Close()
+		clear(conn.alive)
+	}
+}

@@ -1,0 +1,118 @@
+package stmtcache
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+)
+
+// Statement is a prepared statement on a session: one that is kept, or the program's own. It belongs to the session's owner.
+type Statement struct {
+	cache  *Cache
+	text   string
+	parent driver.Stmt
+
+	does       effect   // what running it does to others; nothing if it is kept
+	kept       bool     // it is in the cache
+	copying    bool     // it is lib/pq's COPY: while it is open, the connection can do nothing else
+	banned     bool     // its text is to run on no kept statement
+	misplanned uint8    // how often its generic plan failed
+	refs       int32    // how often the program has it open
+	uses       int32    // since it was prepared
+	generation uint64   // Cache.generation when it was prepared
+	at         int64    // when it was prepared
+	checked    [2]int64 // when it was last prepared anew after an error, for each suspicion
+	used       uint64   // Cache.lookups when it was last found
+}
+
+// fresh says whether k may be used where the driver would prepare its text now.
+func (k *Statement) fresh() bool {
+	return k.generation == k.cache.generation && k.cache.shared.Now()-k.at < int64(validity)
+}
+
+// Exec runs the statement. After an error that says that it is stale, it runs once more.
+func (k *Statement) Exec(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
+	k.uses++
+	res, err := k.exec(ctx, args)
+	if err != nil {
+		var again bool
+		if again, err = k.heal(ctx, err); again {
+			res, err = k.exec(ctx, args)
+		}
+	}
+	k.cache.settle(k.does)
+	return res, k.cache.Explain(err)
+}
+
+// Query is Exec for a query.
+func (k *Statement) Query(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
+	k.uses++
+	rows, err := k.query(ctx, args)
+	if err != nil {
+		var again bool
+		if again, err = k.heal(ctx, err); again {
+			rows, err = k.query(ctx, args)
+		}
+	}
+	k.cache.settle(k.does)
+	if err == nil {
+		k.cache.late |= k.does
+	}
+	return rows, k.cache.Explain(err)
+}
+
+// NumInput is that of the driver's statement, or -1 if it is not known.
+func (k *Statement) NumInput() int { return k.parent.NumInput() }
+
+// Driver gives the driver's statement. After the next operation it may be another.
+func (k *Statement) Driver() driver.Stmt { return k.parent }
+
+// Copying says whether it is lib/pq's COPY, which is not cancelled like a query.
+func (k *Statement) Copying() bool { return k.copying }
+
+// Close ends the program's use of the statement, once for each Prepare. It closes the driver's if nothing else uses it.
+func (k *Statement) Close() error {
+	k.refs--
+	if k.kept || k.refs > 0 {
+		return nil
+	}
+	if k.copying {
+		k.copying = false
+		k.cache.open--
+	}
+	return k.cache.closeStmt(k.parent)
+}
+
+func (k *Statement) exec(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
+	if st, ok := k.parent.(driver.StmtExecContext); ok {
+		return st.ExecContext(ctx, args)
+	}
+	values, err := positional(ctx, args)
+	if err != nil {
+		return nil, err
+	}
+	return k.parent.Exec(values) //lint:ignore SA1019 all that this statement has
+}
+
+func (k *Statement) query(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
+	if st, ok := k.parent.(driver.StmtQueryContext); ok {
+		return st.QueryContext(ctx, args)
+	}
+	values, err := positional(ctx, args)
+	if err != nil {
+		return nil, err
+	}
+	return k.parent.Query(values) //lint:ignore SA1019 all that this statement has
+}
+
+// positional turns arguments into what the methods without a context take.
+func positional(ctx context.Context, args []driver.NamedValue) ([]driver.Value, error) {
+	values := make([]driver.Value, len(args))
+	for i, a := range args {
+		if a.Name != "" {
+			return nil, errors.New("sql: driver does not support the use of Named Parameters")
+		}
+		values[i] = a.Value
+	}
+	return values, ctx.Err()
+}
