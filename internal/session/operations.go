@@ -83,6 +83,7 @@ func (s *Session) exec(ctx context.Context, query string, args []driver.NamedVal
 	res, handled, err := s.cache.Exec(inner, query, args)
 	if !handled {
 		res, err = s.execDirect(inner, query, args)
+		err = s.explainDirect(err, args)
 	}
 	if watched && s.unwatch() || handled {
 		s.ended(ctx, true)
@@ -95,6 +96,7 @@ func (s *Session) query(ctx context.Context, query string, args []driver.NamedVa
 	rows, kept, handled, err := s.cache.Query(inner, query, args)
 	if !handled {
 		rows, err = s.queryDirect(inner, query, args)
+		err = s.explainDirect(err, args)
 	}
 	if err == nil {
 		s.watched = watched // until the rows are closed
@@ -104,6 +106,15 @@ func (s *Session) query(ctx context.Context, query string, args []driver.NamedVa
 		s.ended(ctx, true)
 	}
 	return nil, nil, err
+}
+
+// explainDirect explains an error of a text with arguments: lib/pq runs it on a statement without a name, which a pooler
+// can lose as well.
+func (s *Session) explainDirect(err error, args []driver.NamedValue) error {
+	if err == nil || len(args) == 0 {
+		return err
+	}
+	return s.cache.Explain(err)
 }
 
 // watch has the canceller look after ctx.

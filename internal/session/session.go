@@ -188,6 +188,7 @@ func (s *Session) setDeadline(t time.Time) {
 func (s *Session) Close() error {
 	err := contain("closed a connection", func() error {
 		s.closeStatements()
+		s.cache.Close()
 		return s.raw.Close()
 	})
 	if crash, ok := err.(*PanicError); ok {

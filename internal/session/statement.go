@@ -5,7 +5,6 @@ import (
 	"database/sql/driver"
 	"errors"
 
-	"github.com/go-lifeguard/lifeguard/internal/libpq"
 	"github.com/go-lifeguard/lifeguard/internal/stmtcache"
 )
 
@@ -15,38 +14,23 @@ type Stmt struct {
 	query   string
 	kept    *stmtcache.Statement // nil behind interceptors
 	chain   driver.Stmt          // through the interceptors; nil if there are none
-
-	checker   driver.NamedValueChecker
-	converter driver.ColumnConverter //lint:ignore SA1019 what a driver has must go on working
-	copying   bool                   // it is lib/pq's COPY, which is not cancelled like a query
 }
 
 // PrepareStmt prepares a statement.
 func (s *Session) PrepareStmt(ctx context.Context, query string) (st *Stmt, err error) {
 	inner, b := s.bound(ctx)
 	st = &Stmt{session: s, query: query}
-	var parent driver.Stmt
 	if s.chain != nil {
 		st.chain, err = s.chain.PrepareContext(inner, query)
 		if err == nil && st.chain == nil {
 			err = errors.New("lifeguard: an interceptor returned neither a statement nor an error")
 		}
-		if err == nil {
-			parent = statementBehind(st.chain)
-		}
 	} else {
 		st.kept, err = s.cache.Prepare(inner, query)
-		if err == nil {
-			parent = st.kept.Driver()
-		}
 	}
 	if err = b.end(err); err != nil {
 		return nil, err
 	}
-	st.checker, _ = parent.(driver.NamedValueChecker)
-	//lint:ignore SA1019 what a driver has must go on working
-	st.converter, _ = parent.(driver.ColumnConverter)
-	st.copying = s.kind == libpq.LibPQ && st.NumInput() < 0
 	if s.statements == nil {
 		s.statements = map[*Stmt]struct{}{}
 	}
@@ -62,13 +46,28 @@ func (st *Stmt) NumInput() int {
 	return st.kept.NumInput()
 }
 
+// driver gives the statement that says how arguments are converted. After an operation it may be another.
+func (st *Stmt) driver() driver.Stmt {
+	if st.chain != nil {
+		return statementBehind(st.chain)
+	}
+	return st.kept.Driver()
+}
+
 // Checker is the statement's own look at arguments; nil if it has none.
-func (st *Stmt) Checker() driver.NamedValueChecker { return st.checker }
+func (st *Stmt) Checker() driver.NamedValueChecker {
+	c, _ := st.driver().(driver.NamedValueChecker)
+	return c
+}
 
 // Converter is how the statement converts arguments; nil if it does not.
 //
 //lint:ignore SA1019 what a driver has must go on working
-func (st *Stmt) Converter() driver.ColumnConverter { return st.converter }
+func (st *Stmt) Converter() driver.ColumnConverter {
+	//lint:ignore SA1019 what a driver has must go on working
+	c, _ := st.driver().(driver.ColumnConverter)
+	return c
+}
 
 // Exec runs the statement.
 func (st *Stmt) Exec(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
@@ -79,7 +78,7 @@ func (st *Stmt) Exec(ctx context.Context, args []driver.NamedValue) (driver.Resu
 		return res, b.end(err)
 	}
 	watched := false
-	if !st.copying {
+	if !st.kept.Copying() { // which is not cancelled like a query
 		inner, watched = s.watch(inner)
 	}
 	res, err := st.kept.Exec(inner, args)
@@ -97,7 +96,7 @@ func (st *Stmt) Query(ctx context.Context, args []driver.NamedValue, to *Result)
 	if st.chain != nil {
 		to.Rows, err = contextStmt{st.chain}.QueryContext(inner, args)
 	} else {
-		if !st.copying {
+		if !st.kept.Copying() { // which is not cancelled like a query
 			inner, watched = s.watch(inner)
 		}
 		to.Rows, err = st.kept.Query(inner, args)
