@@ -161,6 +161,23 @@ func TestAlertFindsSooner(t *testing.T) {
 	})
 }
 
+// Where rows were lost there are often more: after a find the janitor looks soon again, however long somebody waits.
+func TestFindHurries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, time.Minute, 0)
+		a, b := p.lease(), p.lease()
+		a.run(a.checkout(nil), "q")
+		b.run(b.checkout(nil), "q")
+		p.setWaiting(2, true)
+		p.after(20 * time.Second)
+		a.ticket(true, true).Lost()
+		for len(p.after(time.Millisecond)) == 0 {
+		}
+		b.ticket(true, true).Lost()
+		one(t, p.after(11*time.Millisecond))
+	})
+}
+
 // The pauses double while nothing is found, so that long waits cost few looks.
 func TestAlertTires(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
