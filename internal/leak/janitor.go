@@ -165,11 +165,11 @@ func (j *Janitor) settle(scanned bool) (waiting, full, rest bool) {
 	return waiting, full, rest
 }
 
-// tell hands out the reports. They were collected first, because Tell may use the pool, and may never return.
+// tell hands out the reports. They were collected first, because Tell may use the pool.
 func (j *Janitor) tell() {
 	for len(j.reports) > 0 {
 		r := j.reports[0]
-		j.reports = slices.Delete(j.reports, 0, 1)
+		j.reports = slices.Delete(j.reports, 0, 1) // first: Tell may not return
 		j.tellOne(r)
 	}
 }

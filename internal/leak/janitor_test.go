@@ -276,8 +276,8 @@ func TestNeverReclaimed(t *testing.T) {
 				p := newPool(t, time.Minute, test.after)
 				l := p.lease()
 				l.checkout(func(h *Hold) { h.Raw = test.raw })
-				if n := len(p.after(24 * time.Hour)); n != 11 { // 1, 2, 4, …, 1024 minutes
-					t.Errorf("%d reports, want 11", n)
+				if n := len(p.after(3 * time.Hour)); n != 8 { // 1, 2, 4, …, 128 minutes
+					t.Errorf("%d reports, want 8", n)
 				}
 				if asked := l.askings(); len(asked) != 0 {
 					t.Errorf("Reclaim was asked for: %+v", asked)

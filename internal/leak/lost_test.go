@@ -85,7 +85,7 @@ func TestLostRowsOfConn(t *testing.T) {
 					return
 				}
 				none(t, reports)
-				p.after(24 * time.Hour)
+				p.after(3 * time.Hour)
 				if asked := l.askings(); len(asked) != 0 {
 					t.Fatalf("Reclaim was asked for: %+v", asked)
 				}
