@@ -6,10 +6,7 @@ import (
 	"time"
 )
 
-// collectionPause is the least time between two garbage collections that the pools of this process ask for.
-const collectionPause = int64(10 * time.Second)
-
-// process is shared by all pools, because a collection costs the whole process.
+// process bounds the garbage collections that all pools ask for, because each costs the whole process.
 var process = collections{run: runtime.GC}
 
 type collections struct {
@@ -18,10 +15,10 @@ type collections struct {
 }
 
 // request starts a collection, unless it is too soon for one. Time runs backwards between a testing/synctest bubble and
-// its surroundings: a last request in the future counts for nothing, or none would be granted for years.
+// its surroundings, so a last request in the future counts for nothing. Otherwise none would be granted for years.
 func (c *collections) request() bool {
 	now, last := time.Now().UnixNano(), c.last.Load()
-	soon := now >= last && now-last < collectionPause
+	soon := now >= last && now-last < int64(10*time.Second)
 	if soon || !c.last.CompareAndSwap(last, now) {
 		return false
 	}

@@ -25,13 +25,14 @@ type fakePool struct {
 	checkouts atomic.Uint64
 
 	mu      sync.Mutex
-	leases  []*fakeLease // guarded by mu
-	waiting int          // guarded by mu
-	full    bool         // guarded by mu
-	reports []Report     // guarded by mu
-	told    func(Report) // guarded by mu; called after a report was noted
-	panics  []any        // guarded by mu
-	onPanic func(any)    // guarded by mu
+	leases  []*fakeLease               // guarded by mu
+	waiting int                        // guarded by mu
+	full    bool                       // guarded by mu
+	reports []Report                   // guarded by mu
+	told    func(Report)               // guarded by mu; called after a report was noted
+	read    func(waiting, leased bool) // guarded by mu
+	panics  []any                      // guarded by mu
+	onPanic func(any)                  // guarded by mu
 }
 
 // newPool starts a janitor that ends with the test. It rests until the first Wake, so its fields can still be set.
@@ -69,8 +70,27 @@ func (p *fakePool) state() (waiting, full, leased bool) {
 		return !leased
 	})
 	p.mu.Lock()
+	waiting, full = p.waiting > 0, p.full
+	read := p.read
+	p.mu.Unlock()
+	if read != nil {
+		read(waiting, leased)
+	}
+	return waiting, full, leased
+}
+
+// onceRead has f called once, after the janitor has read a state like this and before it acts on it.
+func (p *fakePool) onceRead(is func(waiting, leased bool) bool, f func()) {
+	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.waiting > 0, p.full, leased
+	p.read = func(waiting, leased bool) {
+		if is(waiting, leased) {
+			p.mu.Lock()
+			p.read = nil
+			p.mu.Unlock()
+			f()
+		}
+	}
 }
 
 func (p *fakePool) tell(r Report) {

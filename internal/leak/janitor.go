@@ -30,8 +30,7 @@ type Config struct {
 	Done     <-chan struct{}               // closed when the pool ends
 }
 
-// Janitor looks after the checkouts of one pool. Its one goroutine rests while nothing is leased: a checkout then costs
-// one atomic load for it, and virtual time in a testing/synctest bubble passes in one step.
+// Janitor looks after the checkouts of one pool. Its one goroutine rests while nothing is leased, without a timer.
 type Janitor struct {
 	cfg    Config
 	tick   int64 // between scans: a tenth of the threshold, at most a second
@@ -42,7 +41,6 @@ type Janitor struct {
 	alert  atomic.Bool   // it is known that somebody waits
 
 	leaks, lostRows, lostLater, reclaimed atomic.Uint64
-
 	// The janitor's goroutine alone uses these.
 	watches map[Lease]*watch
 	reports []Report // not told yet
@@ -85,8 +83,8 @@ func (j *Janitor) ring() {
 	}
 }
 
-// Counts are totals: checkouts held too long, results lost, results among these whose checkout had been reported before,
-// and connections taken back. leaks + lostRows - lostLater counts each checkout once.
+// Counts are totals: checkouts held too long, results lost, connections taken back. lostLater is how many of the results
+// had their checkout reported before, so leaks + lostRows - lostLater counts each checkout once.
 func (j *Janitor) Counts() (leaks, lostRows, lostLater, reclaimed uint64) {
 	if j == nil {
 		return 0, 0, 0, 0
@@ -98,12 +96,11 @@ func (j *Janitor) Counts() (leaks, lostRows, lostLater, reclaimed uint64) {
 func (j *Janitor) run() {
 	ended := false
 	defer func() {
-		if !ended { // Tell called runtime.Goexit, as t.FailNow does: the pool keeps its janitor all the same
+		if !ended { // Tell called runtime.Goexit, as t.FailNow does: without this, the pool would lose its janitor
 			go j.run()
 		}
 	}()
-	timer := time.NewTimer(time.Hour)
-	defer timer.Stop()
+	timer := time.NewTimer(time.Hour) // set anew at once
 	for {
 		if next := j.look(); next > 0 {
 			timer.Reset(time.Duration(next))
@@ -127,8 +124,8 @@ func (j *Janitor) look() int64 {
 	}
 	now := j.cfg.Now()
 	found := j.collectLost(now)
-	// A rest begins only after a scan, and the first scan comes a tick after a rest. So short checkouts one after another
-	// wake the janitor once per tick, not each time.
+	// A rest begins only after a scan, and the first scan comes a tick after a rest. Otherwise short checkouts, one after
+	// another, would each wake the janitor.
 	if j.scanAt == 0 {
 		j.scanAt = now + j.tick
 	}
@@ -156,7 +153,7 @@ func (j *Janitor) look() int64 {
 }
 
 // settle says whether anybody waits, whether the pool is full, and whether the janitor rests now. It changes the flags
-// before the last reading, and callers read a flag after they wait or hold a lease: one of the two sees the other.
+// before the last reading. A caller reads a flag after it waits or holds a lease. So one of the two sees the other.
 func (j *Janitor) settle(scanned bool) (waiting, full, rest bool) {
 	waiting, full, leased := j.cfg.Waiting()
 	rest = scanned && !leased && len(j.watches) == 0
@@ -172,11 +169,11 @@ func (j *Janitor) settle(scanned bool) (waiting, full, rest bool) {
 	return waiting, full, rest
 }
 
-// tell hands out the reports. They are collected first, because Tell may use the pool, and may never return.
+// tell hands out the reports. They were collected first, because Tell may use the pool.
 func (j *Janitor) tell() {
 	for len(j.reports) > 0 {
 		r := j.reports[0]
-		j.reports = slices.Delete(j.reports, 0, 1)
+		j.reports = slices.Delete(j.reports, 0, 1) // first: Tell may not return
 		j.tellOne(r)
 	}
 }

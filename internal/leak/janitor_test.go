@@ -91,6 +91,27 @@ func TestNextCheckoutMeanwhile(t *testing.T) {
 	})
 }
 
+// The same, and the result of the next checkout is lost at once.
+func TestNextCheckoutLostMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, time.Minute, 0)
+		l := p.lease()
+		first := l.checkout(nil)
+		one(t, p.after(60*time.Second)).is(t, first, time.Minute, time.Second, Report{First: true})
+		time.Sleep(100 * time.Millisecond)
+		l.release(first)
+		second := l.checkout(nil)
+		l.run(second, "q")
+		l.ticket(true, true).Lost()
+		reports := p.after(time.Second)
+		if len(reports) != 2 {
+			t.Fatalf("%d reports, want 2: %+v", len(reports), reports)
+		}
+		reports[0].is(t, first, 60*time.Second, 2*time.Second, Report{Returned: true})
+		reports[1].is(t, second, 0, time.Second, Report{Kind: LostRows, First: true, Reclaimed: true})
+	})
+}
+
 // A lease that the pool no longer lists, and whose holder is gone, was returned like any other.
 func TestLeaseGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -255,8 +276,8 @@ func TestNeverReclaimed(t *testing.T) {
 				p := newPool(t, time.Minute, test.after)
 				l := p.lease()
 				l.checkout(func(h *Hold) { h.Raw = test.raw })
-				if n := len(p.after(24 * time.Hour)); n != 11 { // 1, 2, 4, …, 1024 minutes
-					t.Errorf("%d reports, want 11", n)
+				if n := len(p.after(3 * time.Hour)); n != 8 { // 1, 2, 4, …, 128 minutes
+					t.Errorf("%d reports, want 8", n)
 				}
 				if asked := l.askings(); len(asked) != 0 {
 					t.Errorf("Reclaim was asked for: %+v", asked)
@@ -336,24 +357,40 @@ func TestShortCheckoutsRarelyWake(t *testing.T) {
 	})
 }
 
-// Checkouts begin while the janitor is about to rest: none goes unseen.
+// A checkout begins while the janitor is about to rest, which does not see it yet.
 func TestWakeAtTheVeryMoment(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, 10*time.Millisecond, 0)
+		p := newPool(t, time.Minute, 0)
+		l, next := p.lease(), p.lease()
+		began := make(chan uint64, 1)
+		short := l.checkout(nil)
+		synctest.Wait()
+		l.release(short)
+		p.onceRead(func(_, leased bool) bool { return !leased }, func() { began <- next.checkout(nil) })
+		checkout := <-began
+		one(t, p.after(60*time.Second)).is(t, checkout, time.Minute, time.Second, Report{First: true})
+	})
+}
+
+// Somebody begins to wait while the janitor still believes that somebody else does.
+func TestAlertAtTheVeryMoment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, time.Minute, 0)
 		l := p.lease()
-		for i := range 300 {
-			// The janitor looks at every whole millisecond after the wake.
-			l.release(l.checkout(nil))
-			time.Sleep(time.Millisecond)
-			if i%2 == 0 {
-				runtime.Gosched()
-			}
-			checkout := l.checkout(nil)
-			one(t, p.after(11*time.Millisecond)).is(t, checkout, 10*time.Millisecond, time.Millisecond, Report{First: true})
-			l.release(checkout)
-			one(t, p.after(time.Millisecond))
-			p.after(5 * time.Millisecond)
-		}
+		l.run(l.checkout(nil), "q")
+		ticket := l.ticket(true, true)
+		synctest.Wait()
+		p.setWaiting(1, true)
+		synctest.Wait()
+		p.setWaiting(0, false)
+		began := make(chan struct{})
+		p.onceRead(func(waiting, _ bool) bool { return !waiting }, func() {
+			p.setWaiting(1, true)
+			ticket.Lost()
+			close(began)
+		})
+		<-began
+		one(t, p.after(25*time.Millisecond)) // not at the next tick
 	})
 }
 

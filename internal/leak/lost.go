@@ -5,11 +5,11 @@ import (
 	"time"
 )
 
-// Ticket stands for one result, in case the garbage collector finds it before anybody closed it. Nobody is left then who
-// could return the connection that database/sql keeps for the result.
+// Ticket stands for one result, in case the garbage collector finds that before anybody closed it. Then nobody is left
+// to return the connection that database/sql keeps for the result.
 //
 // The caller passes Lost and the ticket to runtime.AddCleanup, for an object that the user of the result alone refers to.
-// It stops the cleanup when the object is dropped after a Close, and fills the ticket anew when the object is used anew.
+// It stops the cleanup when it drops a closed object. An object that is used again has its ticket filled again.
 type Ticket struct {
 	list  *lostList
 	lease func() Lease
@@ -21,9 +21,9 @@ type Ticket struct {
 	alone      bool
 }
 
-// NewTicket gives a ticket to be filled for each result. lease gives the lease of the result's session, or nil (no nil
-// pointer in an interface) once that is gone. It must capture a weak pointer: the runtime keeps the ticket for as long
-// as the result lives, so a strong one would keep both for ever. A nil Janitor gives a nil Ticket.
+// NewTicket gives a ticket to be filled for each result; a nil Janitor gives a nil Ticket. lease gives the lease of the
+// result's session, or a nil interface once the session is gone. It must capture a weak pointer. The runtime keeps the
+// ticket while the result lives, so a strong pointer would keep both for ever.
 func (j *Janitor) NewTicket(lease func() Lease) *Ticket {
 	if j == nil {
 		return nil
@@ -40,37 +40,30 @@ func (t *Ticket) Fill(checkout uint64, operations int, alone bool) {
 	}
 }
 
-// Lost says that the result is garbage. It runs on a goroutine of the runtime's, outside of a testing/synctest bubble in
-// which the pool may live, so it touches no channel and no timer. The janitor finds the ticket at its next look.
+// Lost says that the result is garbage. The runtime calls it outside of any testing/synctest bubble in which the pool may
+// live, so it touches no channel and no timer. The janitor finds the ticket at its next look.
 func (t *Ticket) Lost() {
 	if t != nil {
-		t.list.add(t)
+		t.list.mu.Lock()
+		defer t.list.mu.Unlock()
+		t.list.tickets = append(t.list.tickets, t)
 	}
 }
 
-// lostList has the tickets of lost results. It is all of a janitor that a ticket refers to: if a ticket referred to the
-// janitor, the runtime would keep the pool, its sessions and their results alive, and find none of them.
+// lostList has the tickets of lost results. It is all of a janitor that a ticket refers to. If a ticket referred to the
+// janitor, the runtime would keep a dropped pool, its sessions and their results alive.
 type lostList struct {
 	mu      sync.Mutex
 	tickets []*Ticket // guarded by mu
 }
 
-func (l *lostList) add(t *Ticket) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.tickets = append(l.tickets, t)
-}
-
-func (l *lostList) takeAll() (tickets []*Ticket) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	tickets, l.tickets = l.tickets, nil
-	return tickets
-}
-
 // collectLost deals with the results that were lost, and says whether there were any.
 func (j *Janitor) collectLost(now int64) (found bool) {
-	for _, t := range j.lost.takeAll() {
+	j.lost.mu.Lock()
+	tickets := j.lost.tickets
+	j.lost.tickets = nil
+	j.lost.mu.Unlock()
+	for _, t := range tickets {
 		found = j.lose(t, now) || found
 	}
 	return found
@@ -102,15 +95,14 @@ func (j *Janitor) lose(t *Ticket, now int64) bool {
 	return true
 }
 
-// suspectsLost says whether rows may be lost that were not found yet: the last operation gave rows, nothing can end their
-// context, and nothing was done for a while. Goroutines of database/sql keep the rows of a transaction.
+// suspectsLost says whether rows may be lost that were not found yet: nothing can end their context, and nothing was done
+// for a second. Rows of a transaction cannot be found, because goroutines of database/sql keep them.
 func (j *Janitor) suspectsLost(now int64) bool {
 	for l := range j.cfg.Leases {
 		h, ok := l.Hold()
-		if !ok || !h.Endless || h.Running || h.InTx || h.Raw || h.quiet(now) < int64(time.Second) {
-			continue
-		}
-		if w := j.watches[l]; w == nil || w.checkout != h.Checkout || w.lost != h.Operations {
+		w := j.watches[l]
+		known := w != nil && w.checkout == h.Checkout && w.lost == h.Operations
+		if ok && h.Endless && !h.Running && !h.InTx && !h.Raw && h.quiet(now) >= int64(time.Second) && !known {
 			return true
 		}
 	}

@@ -85,7 +85,7 @@ func TestLostRowsOfConn(t *testing.T) {
 					return
 				}
 				none(t, reports)
-				p.after(24 * time.Hour)
+				p.after(3 * time.Hour)
 				if asked := l.askings(); len(asked) != 0 {
 					t.Fatalf("Reclaim was asked for: %+v", asked)
 				}
@@ -158,6 +158,23 @@ func TestAlertFindsSooner(t *testing.T) {
 		ticket.Lost()
 		one(t, p.after(6*time.Millisecond)).is(t, checkout, 10110*time.Millisecond, time.Millisecond,
 			Report{Kind: LostRows, First: true, Reclaimed: true})
+	})
+}
+
+// Where rows were lost there are often more: after a find the janitor looks soon again, however long somebody waits.
+func TestFindHurries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, time.Minute, 0)
+		a, b := p.lease(), p.lease()
+		a.run(a.checkout(nil), "q")
+		b.run(b.checkout(nil), "q")
+		p.setWaiting(2, true)
+		p.after(20 * time.Second)
+		a.ticket(true, true).Lost()
+		for len(p.after(time.Millisecond)) == 0 {
+		}
+		b.ticket(true, true).Lost()
+		one(t, p.after(11*time.Millisecond))
 	})
 }
 

@@ -14,21 +14,19 @@ type Hold struct {
 	Since int64 // the checkout
 	Began int64 // begin of the last operation; 0: none
 
-	// Touched is the last time that an operation or the fetch of a row ended, or that anything of the lease was closed. It
-	// decides how long the connection has been unused, and need not be kept while an operation runs.
+	// Touched is when last an operation ended, a row was fetched, or a result or statement was closed. It decides how long
+	// the connection has been unused. While an operation runs it is not read.
 	Touched int64
 
-	Operations int    // begun so far
-	Query      string // of the last operation, with its literals
-
-	Running bool // an operation is in progress
-	InTx    bool // in a transaction
-	Raw     bool // the driver's own connection was handed out: what is done with it cannot be seen
-	Endless bool // the last operation gave rows, and its context can never end
-	Leaked  bool // it was reported
-
-	Stack []uintptr         // of the checkout
-	Span  trace.SpanContext // of the checkout's context
+	Operations int               // begun so far
+	Query      string            // of the last operation, with its literals
+	Running    bool              // an operation is in progress
+	InTx       bool              // in a transaction
+	Raw        bool              // the driver's own connection was handed out, and its use cannot be seen
+	Endless    bool              // the last operation gave rows, and its context can never end
+	Leaked     bool              // it was reported
+	Stack      []uintptr         // of the checkout
+	Span       trace.SpanContext // of the checkout's context
 }
 
 // quiet is how long nothing was done with the connection. It says nothing while an operation runs.
@@ -42,9 +40,8 @@ type Lease interface {
 	// MarkLeaked notes that the checkout was reported. It ignores a checkout that is over.
 	MarkLeaked(checkout uint64)
 
-	// Reclaim takes the connection from its holder and has it closed, without waiting for the close. It does nothing and
-	// says false unless this checkout still holds the lease, nothing runs, operations is the number of its last operation,
-	// and the driver's own connection was not handed out.
+	// Reclaim takes the connection from its holder and has it closed, without waiting for the close. It declines if another
+	// checkout holds the lease, an operation runs or has begun since number operations, or the lease is Raw.
 	Reclaim(checkout uint64, operations int) bool
 }
 
@@ -56,8 +53,8 @@ const (
 	LostRows             // rows were dropped without Close
 )
 
-// Report is one report about a checkout. All but StillRunning are about a leak. Each checkout that is reported as a leak
-// ends with exactly one report that says Reclaimed or Returned, unless the pool ends before.
+// Report is one report about a checkout. All but StillRunning are about a leak. The last report about a leak says
+// Reclaimed or Returned, unless the pool ends before.
 type Report struct {
 	Hold
 	Held         time.Duration // since the checkout

@@ -19,14 +19,14 @@ type watch struct {
 // watch begins to watch a checkout. One that the lease had before has ended meanwhile.
 func (j *Janitor) watch(l Lease, h *Hold, now int64) *watch {
 	w := j.watches[l]
-	if w != nil && w.checkout != h.Checkout {
+	if w != nil && w.checkout == h.Checkout {
+		return w
+	}
+	if w != nil {
 		j.ended(l, w, now)
-		w = nil
 	}
-	if w == nil {
-		w = &watch{checkout: h.Checkout, leakAt: int64(j.cfg.Threshold), runningAt: int64(j.cfg.Threshold)}
-		j.watches[l] = w
-	}
+	w = &watch{checkout: h.Checkout, leakAt: int64(j.cfg.Threshold), runningAt: int64(j.cfg.Threshold)}
+	j.watches[l] = w
 	return w
 }
 
@@ -38,8 +38,7 @@ func (j *Janitor) scan(now int64) {
 		}
 	}
 	for _, l := range slices.Collect(j.cfg.Leases) { // a copy: nothing is done under a lock of the pool
-		h, ok := l.Hold()
-		if ok && (j.watches[l] != nil || now-h.Since >= int64(j.cfg.Threshold)) {
+		if h, ok := l.Hold(); ok && (j.watches[l] != nil || now-h.Since >= int64(j.cfg.Threshold)) {
 			j.judge(l, j.watch(l, &h, now), h, now)
 		}
 	}
@@ -52,7 +51,7 @@ func (j *Janitor) judge(l Lease, w *watch, h Hold, now int64) {
 	switch {
 	case h.Running: // slow, not forgotten
 		w.ran = w.ran || due
-		if age >= w.runningAt && now-h.Began >= j.tick { // one that has just begun says nothing yet
+		if age >= w.runningAt && now-h.Began >= j.tick { // an operation that has just begun is not slow
 			w.runningAt = doubled(w.runningAt, age)
 			j.reports = append(j.reports, Report{Hold: h, Held: time.Duration(age), StillRunning: true})
 		}
@@ -61,7 +60,7 @@ func (j *Janitor) judge(l Lease, w *watch, h Hold, now int64) {
 		j.took(l, Report{Hold: h, Held: time.Duration(age), Kind: w.last.Kind})
 	case !due:
 	case w.ran:
-		w.ran = false // what ran for so long has just ended: its holder gets the time of a look to go on
+		w.ran = false // a slow operation has just ended: its holder gets the time of a look to go on
 	default:
 		w.leakAt = doubled(w.leakAt, age)
 		if !w.leaked {
