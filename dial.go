@@ -381,7 +381,7 @@ func (p *Pool) connect(ctx context.Context, one *dial, fresh bool) (*session, er
 		case ctx.Err() != nil && p.ctx.Err() == nil:
 			return nil, &connectError{
 				text: fmt.Sprintf("connecting to %s was given up after %s: %v",
-					p.target.poolName(), readableDuration(time.Duration(p.now()-one.started)), err),
+					p.target.PoolName(), readableDuration(time.Duration(p.now()-one.started)), err),
 				err: err,
 			}
 		default:
@@ -398,7 +398,7 @@ func (p *Pool) dialFailedLocked(one *dial, err error) {
 	}
 	now, told := p.now(), p.unfinished(one.started)
 	if !one.replaced { // else the next one has waited for long enough
-		told = p.redactor.connectError(err)
+		told = p.redactor.Error(err)
 		d.err, d.erredAt, d.silence = told, now, 0
 		d.window = 1
 		backoff := min(dialBackoff<<min(d.failures, 8), maxDialBackoff)
@@ -458,7 +458,7 @@ func (d *dialing) troubleLocked(p *Pool, room bool, since int64) error {
 
 func (p *Pool) unfinished(began int64) error {
 	return &connectError{text: fmt.Sprintf("connecting to %s has not finished after %s",
-		p.target.poolName(), readableDuration(time.Duration(p.now()-began)))}
+		p.target.PoolName(), readableDuration(time.Duration(p.now()-began)))}
 }
 
 // sentNothing gives what lib/pq has put into a mark of its own, which does not unwrap, for errors met before anything

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/go-lifeguard/lifeguard/internal/callsite"
+	"github.com/go-lifeguard/lifeguard/internal/dsn"
 	"github.com/go-lifeguard/lifeguard/internal/sqltext"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
@@ -342,9 +343,9 @@ func (j *janitor) span(leak *Leak, now int64) {
 	span.End(trace.WithTimestamp(j.pool.timeOf(now)))
 }
 
-// dialect is how queries for the target are read when they are sanitised.
-func (t target) dialect() sqltext.Dialect {
-	switch t.system {
+// dialectOf is how queries for the target are read when they are sanitised.
+func dialectOf(t dsn.Target) sqltext.Dialect {
+	switch t.System {
 	case "postgresql":
 		return sqltext.PostgreSQL
 	case "mysql":

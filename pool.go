@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/go-lifeguard/lifeguard/internal/dsn"
 	"github.com/go-lifeguard/lifeguard/internal/sqltext"
 	"github.com/ngrok/sqlmw"
 	"go.opentelemetry.io/otel/trace"
@@ -31,7 +32,7 @@ const leaseLifetime = int64(time.Second)
 // limit is the same, never has to make anybody wait.
 type Pool struct {
 	name             string
-	target           target
+	target           dsn.Target
 	dialect          sqltext.Dialect
 	log              *slog.Logger
 	cfg              Config          // as it was at the start; the limits of today are limit and maxIdle
@@ -39,7 +40,7 @@ type Pool struct {
 	inner            *sql.DB         // the pool of physical connections
 	ctx              context.Context // ends when the pool closes
 	stop             context.CancelFunc
-	redactor         redactor
+	redactor         dsn.Redactor
 	binaryParameters bool // lib/pq's binary_parameters=yes is in the DSN
 	tracers          trace.TracerProvider
 	janitor          *janitor   // nil without a leak_threshold
@@ -90,18 +91,18 @@ type Pool struct {
 }
 
 // newPool makes the pool and its inner pool, and starts to open min_connections.
-func newPool(parent driver.Connector, name string, t target, dsn string, cfg Config, o *options) *Pool {
+func newPool(parent driver.Connector, name string, t dsn.Target, driverDSN string, cfg Config, o *options) *Pool {
 	ctx, stop := context.WithCancel(context.Background())
 	p := &Pool{
 		name:             name,
 		target:           t,
-		dialect:          t.dialect(),
+		dialect:          dialectOf(t),
 		log:              o.logger(),
 		epoch:            time.Now(),
 		ctx:              ctx,
 		stop:             stop,
-		redactor:         newRedactor(dsn),
-		binaryParameters: strings.Contains(dsn, "binary_parameters=yes"),
+		redactor:         dsn.NewRedactor(driverDSN),
+		binaryParameters: strings.Contains(driverDSN, "binary_parameters=yes"),
 		tracers:          o.tracers(),
 		reclaims:         cfg.LeakReclaimAfter > 0,
 		cfg:              cfg,

@@ -229,7 +229,7 @@ func (s *session) ping(ctx context.Context, patience int64) error {
 		return ctx.Err()
 	}
 	err = &connectError{text: fmt.Sprintf("a connection to %s that was open has not answered within %s",
-		p.target.poolName(), readableDuration(limit))}
+		p.target.PoolName(), readableDuration(limit))}
 	p.silent(err)
 	return err
 }

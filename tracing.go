@@ -16,6 +16,8 @@ import (
 	"go.opentelemetry.io/otel/codes"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/go-lifeguard/lifeguard/internal/dsn"
 )
 
 // scopeName is what the spans and metrics of this package come from.
@@ -106,7 +108,7 @@ type observer struct {
 func newObserver(p *Pool, opts *options) *observer {
 	o := &observer{
 		pool: p, trace: p.cfg.Trace, log: p.cfg.QueryLog, skip: opts.skip,
-		base:      p.target.attributes(opts.attributes),
+		base:      targetAttributes(p.target, opts.attributes),
 		threshold: math.MaxInt64,
 	}
 	if p.cfg.SlowQueryThreshold > 0 {
@@ -122,12 +124,12 @@ func newObserver(p *Pool, opts *options) *observer {
 		o.tracer = provider.Tracer(scopeName, trace.WithSchemaURL(semconv.SchemaURL))
 	}
 	switch t := p.target; {
-	case t.database != "":
-		o.target = t.database
-	case t.port != "":
-		o.target = net.JoinHostPort(t.host, t.port)
+	case t.Database != "":
+		o.target = t.Database
+	case t.Port != "":
+		o.target = net.JoinHostPort(t.Host, t.Port)
 	default:
-		o.target = t.host
+		o.target = t.Host
 	}
 	for kind, name := range operationNames {
 		if name != "" {
@@ -137,19 +139,19 @@ func newObserver(p *Pool, opts *options) *observer {
 	return o
 }
 
-// attributes are what is known about the target, and more.
-func (t target) attributes(more []attribute.KeyValue) []attribute.KeyValue {
-	system := t.system
+// targetAttributes are what is known about the target, and more.
+func targetAttributes(t dsn.Target, more []attribute.KeyValue) []attribute.KeyValue {
+	system := t.System
 	if system == "" {
 		system = "other_sql"
 	}
 	all := []attribute.KeyValue{semconv.DBSystemNameKey.String(system)}
-	if t.database != "" {
-		all = append(all, semconv.DBNamespace(t.database))
+	if t.Database != "" {
+		all = append(all, semconv.DBNamespace(t.Database))
 	}
-	if t.host != "" {
-		all = append(all, semconv.ServerAddress(t.host))
-		if port, err := strconv.Atoi(t.port); err == nil {
+	if t.Host != "" {
+		all = append(all, semconv.ServerAddress(t.Host))
+		if port, err := strconv.Atoi(t.Port); err == nil {
 			all = append(all, semconv.ServerPort(port))
 		}
 	}
