@@ -19,6 +19,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/go-lifeguard/lifeguard/internal/dsn"
 	"github.com/go-lifeguard/lifeguard/internal/handle"
 	"github.com/go-lifeguard/lifeguard/internal/libpq"
 )
@@ -137,7 +138,7 @@ func Open(driverName, dsn string, opts ...Option) (*sql.DB, error) {
 
 // wrappedFor gives the driver registered as name, wrapped. One that was wrapped by Register already is not wrapped
 // twice: it only gets the further options.
-func wrappedFor(name, dsn string, opts []Option) (*wrappedDriver, error) {
+func wrappedFor(name, text string, opts []Option) (*wrappedDriver, error) {
 	if d, ok := registered.Load(name); ok {
 		w := d.(*wrappedDriver)
 		o := *w.options
@@ -147,14 +148,14 @@ func wrappedFor(name, dsn string, opts []Option) (*wrappedDriver, error) {
 		return &wrappedDriver{name: w.name, parent: w.parent, options: &o}, nil
 	}
 	o := newOptions(opts)
-	_, driverDSN, err := ParseDSN(dsn, o.base())
+	_, driverDSN, err := ParseDSN(text, o.base())
 	if err != nil {
 		return nil, err
 	}
 	// database/sql gives a driver away only behind a handle.
 	db, err := sql.Open(name, driverDSN)
 	if err != nil {
-		return nil, newRedactor(driverDSN).connectError(err)
+		return nil, dsn.NewRedactor(driverDSN).Error(err)
 	}
 	parent := db.Driver()
 	if err := db.Close(); err != nil {
@@ -181,7 +182,7 @@ func OpenDB(c driver.Connector, opts ...Option) (*sql.DB, error) {
 	if cfg.PoolName == "" {
 		cfg.PoolName = fmt.Sprintf("%T", c.Driver())
 	}
-	t := target{system: systemOf(driverPackage(c.Driver()), "")}
+	t := dsn.Target{System: dsn.System(driverPackage(c.Driver()), "")}
 	p := newPool(c, cfg.PoolName, t, "", cfg, o)
 	return p.join(c.Driver()).Handle(), nil
 }
@@ -261,10 +262,10 @@ func (d *wrappedDriver) newPool(cfg Config, driverDSN string) (*Pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := dsnTarget(d.systemName(), driverDSN)
+	t := dsn.Find(d.systemName(), driverDSN)
 	name := cfg.PoolName
 	if name == "" {
-		name = t.poolName()
+		name = t.PoolName()
 	}
 	return newPool(parent, name, t, driverDSN, cfg, d.options), nil
 }
@@ -277,17 +278,17 @@ func (d *wrappedDriver) systemName() string {
 	return d.name
 }
 
-func (d *wrappedDriver) connector(dsn string, cfg Config) (c driver.Connector, err error) {
+func (d *wrappedDriver) connector(driverDSN string, cfg Config) (c driver.Connector, err error) {
 	switch parent := d.parent.(type) {
 	case pqDriver:
-		c, err = libpq.NewConnector(dsn, libpq.SocketOptions{SocketTimeout: cfg.SocketTimeout}, cfg.PgBouncer)
+		c, err = libpq.NewConnector(driverDSN, libpq.SocketOptions{SocketTimeout: cfg.SocketTimeout}, cfg.PgBouncer)
 	case driver.DriverContext:
-		c, err = parent.OpenConnector(dsn)
+		c, err = parent.OpenConnector(driverDSN)
 	default:
-		return dsnConnector{dsn: dsn, driver: d.parent}, nil
+		return dsnConnector{dsn: driverDSN, driver: d.parent}, nil
 	}
 	if err != nil {
-		return nil, newRedactor(dsn).connectError(err)
+		return nil, dsn.NewRedactor(driverDSN).Error(err)
 	}
 	return c, nil
 }

@@ -77,7 +77,7 @@ func (p *Pool) Holders() []Holder {
 func (p *Pool) holder(h *leak.Hold, now int64) Holder {
 	return Holder{
 		Since: p.timeOf(h.Since), Held: time.Duration(now - h.Since),
-		LastQuery: sqltext.Sanitize(dialectOf(p.target.system), h.Query), LastUsed: p.timeOf(h.Began),
+		LastQuery: sqltext.Sanitize(dialectOf(p.target.System), h.Query), LastUsed: p.timeOf(h.Began),
 		Operations: h.Operations, InTx: h.InTx, Busy: h.Running, Leaked: h.Leaked,
 		Stack: callsite.Frames(h.Stack, p.skip), SpanContext: h.Span,
 	}

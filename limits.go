@@ -2,91 +2,79 @@ package lifeguard
 
 import (
 	"fmt"
-	"math/bits"
+	"reflect"
 	"runtime"
-	"strconv"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/go-lifeguard/lifeguard/internal/dsn"
 )
 
-// Config holds the settings of one pool. Each field is one parameter of the
-// DSN, named in its comment.
+// Config holds the settings of one pool. Each field is one parameter of the DSN, named in its comment.
 //
-// A Config is used exactly as it stands: zero means none, not "the default",
-// except where a field says otherwise. Start from [DefaultConfig] and change
-// what should differ; the zero Config is not valid, because a pool needs a
-// ConnectionLimit.
+// A Config is used as it stands: zero means none, not "the default", except where a field says otherwise. Start from
+// [DefaultConfig] and change single fields. The zero Config is not valid, because a pool needs a ConnectionLimit.
 type Config struct {
-	// ConnectionLimit is the most connections open at once, from 1 to 65535.
-	// Default: 10. DSN: connection_limit, where auto stands for
-	// RecommendedLimit(runtime.NumCPU(), 1).
+	// ConnectionLimit is the most connections open at once, from 1 to 65535. Default: 10. DSN: connection_limit,
+	// where auto stands for RecommendedLimit(runtime.GOMAXPROCS(0), 1).
 	ConnectionLimit int
 
-	// PoolTimeout is the longest wait for a connection, dialling included.
-	// 0 waits as long as the context allows. Default: 20 s. DSN: pool_timeout.
+	// PoolTimeout is the longest wait for a connection, dialling included. 0 waits as long as the context allows.
+	// Default: 20 s. DSN: pool_timeout.
 	PoolTimeout time.Duration
 
-	// MaxIdleConnections is how many idle connections are kept, from 0 to
-	// ConnectionLimit. Default: ConnectionLimit, which it follows when a DSN
-	// changes only that. DSN: max_idle_connections.
+	// MaxIdleConnections is how many idle connections are kept, from 0 to ConnectionLimit. Default: ConnectionLimit,
+	// which it follows when a DSN changes only that. DSN: max_idle_connections.
 	MaxIdleConnections int
 
-	// MaxConnectionLifetime is the age at which a connection is replaced, less
-	// a random part of up to a tenth that is drawn when it opens. 0 means
-	// never. Default: 30 min. DSN: max_connection_lifetime.
+	// MaxConnectionLifetime is the age at which a connection is replaced, less a random part of up to a tenth that is
+	// drawn when it opens. 0 means never. Default: 30 min. DSN: max_connection_lifetime.
 	MaxConnectionLifetime time.Duration
 
-	// MaxIdleConnectionLifetime is the idle time after which a connection is
-	// closed. 0 means never. Default: 5 min. DSN: max_idle_connection_lifetime.
+	// MaxIdleConnectionLifetime is the idle time after which a connection is closed. 0 means never. Default: 5 min.
+	// DSN: max_idle_connection_lifetime.
 	MaxIdleConnectionLifetime time.Duration
 
-	// MinConnections is how many connections are opened at the start and kept,
-	// from 0 to MaxIdleConnections. Default: 0. DSN: min_connections.
+	// MinConnections is how many connections are opened at the start and kept, from 0 to MaxIdleConnections. Default:
+	// 0. DSN: min_connections.
 	MinConnections int
 
-	// SocketTimeout bounds a single operation whose context has no sooner
-	// deadline. 0 means no bound. Default: 0. DSN: socket_timeout.
+	// SocketTimeout bounds a single operation whose context has no sooner deadline. 0 means no bound. Default: 0.
+	// DSN: socket_timeout.
 	SocketTimeout time.Duration
 
-	// StatementCacheSize is how many prepared statements are kept on each
-	// connection, from 0 to 65535. 0 means no cache, and through lib/pq no
-	// named statement at all. Default: 100. DSN: statement_cache_size.
+	// StatementCacheSize is how many prepared statements are kept on each connection, from 0 to 65535. 0 means no
+	// cache, and through lib/pq no named statement at all. Default: 100. DSN: statement_cache_size.
 	StatementCacheSize int
 
-	// PgBouncer says that a pooler in transaction mode stands between here and
-	// the server: nothing that outlives a transaction is used, the statement
-	// cache included. Default: false. DSN: pgbouncer.
+	// PgBouncer says that a pooler in transaction mode stands before the server. Nothing that outlives a transaction
+	// is used, the statement cache included. Default: false. DSN: pgbouncer.
 	PgBouncer bool
 
-	// SlowQueryThreshold is the duration from which on an operation counts as
-	// slow. 0 means none does. Default: 200 ms. DSN: slow_query_threshold.
+	// SlowQueryThreshold is the duration from which an operation counts as slow. 0 means none does. Default: 200 ms.
+	// DSN: slow_query_threshold.
 	SlowQueryThreshold time.Duration
 
-	// Trace says which operations become spans. "" means TraceOff.
-	// Default: TraceSlow. DSN: trace.
+	// Trace says which operations become spans. "" means TraceOff. Default: TraceSlow. DSN: trace.
 	Trace TraceMode
 
-	// QueryLog says which operations are logged. "" means QueryLogOff.
-	// Default: QueryLogOff. DSN: query_log.
+	// QueryLog says which operations are logged. "" means QueryLogOff. Default: QueryLogOff. DSN: query_log.
 	QueryLog QueryLogMode
 
-	// LeakThreshold is how long a connection may be held before it is reported
-	// as a leak. 0 turns detection off. Default: 60 s. DSN: leak_threshold.
+	// LeakThreshold is how long a connection may be held before it is reported as a leak. 0 turns detection off.
+	// Default: 60 s. DSN: leak_threshold.
 	LeakThreshold time.Duration
 
-	// LeakReclaimAfter is how long a reported leak may lie unused in its
-	// holder's hands before the connection is taken back. It cannot be shorter
-	// than LeakThreshold, and needs one. 0 means never. Default: 0.
-	// DSN: leak_reclaim_after.
+	// LeakReclaimAfter is how long a leaked connection may lie unused before it is taken back from its holder. It
+	// cannot be shorter than LeakThreshold, and needs one. 0 means never. Default: 0. DSN: leak_reclaim_after.
 	LeakReclaimAfter time.Duration
 
-	// PoolName names the pool in logs, spans and metrics, in 1 to 255 bytes of
-	// printable characters. "" means host:port/database, found in the DSN.
-	// Opens with the same explicit name and DSN share one pool in the process,
-	// with the options of the first of them. Pools of OpenDB are not shared.
-	// DSN: pool_name.
+	// PoolName names the pool in logs, spans and metrics, in 1 to 255 bytes of printable characters. "" means
+	// host:port/database, found in the DSN. Opens with the same explicit name and DSN share one pool in the process,
+	// with the options of the first. Pools of OpenDB are not shared. DSN: pool_name.
 	PoolName string
 }
 
@@ -111,19 +99,13 @@ const (
 )
 
 const (
-	// maxConnections bounds connection_limit. One client address has no more
-	// ports than this towards one server, and a number beyond it is a slip.
+	// maxConnections bounds connection_limit. One client address has no more ports than this towards one server, and
+	// a number beyond it is a slip.
 	maxConnections = 65535
 
-	// maxStatements bounds statement_cache_size. MySQL allows 16382 prepared
-	// statements in a whole server unless told otherwise.
+	// maxStatements bounds statement_cache_size. MySQL allows 16382 prepared statements in a whole server unless told
+	// otherwise.
 	maxStatements = 65535
-
-	// maxPeriod bounds every duration. A hundred years leaves room to add and
-	// double durations without overflow.
-	maxPeriod = 876000 * time.Hour
-
-	maxPoolName = 255 // bytes
 )
 
 // DefaultConfig returns the settings of a pool whose DSN says nothing.
@@ -142,10 +124,9 @@ func DefaultConfig() Config {
 	}
 }
 
-// RecommendedLimit returns cores*2 + spindles, the pool size at which a
-// database server with that many cores and disks is usually busiest; count an
-// SSD as one spindle. The result lies between 1 and 65535, the range of
-// connection_limit; negative arguments count as 0.
+// RecommendedLimit returns cores*2 + spindles, the pool size at which a database server with that many cores and
+// disks is usually busiest. Count an SSD as one spindle. The cores are the server's, not this machine's. The result
+// lies between 1 and 65535, the range of connection_limit; negative arguments count as 0.
 func RecommendedLimit(cores, spindles int) int {
 	// Clamping the parts first keeps the sum from overflowing.
 	cores = min(max(cores, 0), maxConnections)
@@ -153,55 +134,53 @@ func RecommendedLimit(cores, spindles int) int {
 	return min(max(cores*2+spindles, 1), maxConnections)
 }
 
-// ParseDSN takes lifeguard's own parameters out of dsn. It returns base with
-// those parameters applied, and the DSN for the wrapped driver, which is dsn
-// without them and otherwise the same to the byte.
+// ParseDSN takes lifeguard's own parameters out of dsn. It returns base with those parameters applied, and the DSN
+// for the wrapped driver, which is dsn without them and otherwise the same to the byte.
 //
-// dsn is a URL (postgres://host/db?connection_limit=5), a libpq string of
-// keywords and values (host=h connection_limit=5), or anything else that may
-// end in a query part (user:password@tcp(host)/db?connection_limit=5).
+// dsn is a URL (postgres://host/db?connection_limit=5), a libpq string of keywords and values (host=h
+// connection_limit=5), settings between semicolons as go-mssqldb takes them (server=h;user id=u;connection_limit=5),
+// or anything else that may end in a query part (user:password@tcp(host)/db?connection_limit=5).
 //
-// Where dsn does not name them, MaxIdleConnections follows a changed
-// connection_limit if the two were equal in base, and MaxIdleConnections and
-// MinConnections are lowered to fit under a smaller limit.
+// Where dsn does not name them, MaxIdleConnections follows a changed connection_limit if the two were equal in base,
+// and MaxIdleConnections and MinConnections are lowered to fit under a smaller limit.
 //
-// It returns an error when a parameter has a value that does not parse or is
-// out of its range, is given twice, contradicts another one, or is misspelt,
-// and when base itself is not valid. No error shows more of dsn than the name
-// and value of the parameter.
+// It returns an error when a parameter has a value that does not parse or is out of its range, is given twice,
+// contradicts another one, or is misspelt, and when base itself is not valid. No error shows more of dsn than the
+// name and value of the parameter.
 func ParseDSN(dsn string, base Config) (cfg Config, driverDSN string, err error) {
-	parts := splitDSN(dsn)
-	cfg = base
-	own := make([]bool, len(parts.settings))
+	return base.parse(dsn)
+}
+
+// parse is ParseDSN, in whose body the package dsn has no name.
+func (c Config) parse(text string) (cfg Config, driverDSN string, err error) {
+	parts := dsn.Split(text)
+	cfg = c
+	own := make([]bool, len(parts.Settings))
 	given := map[string]bool{}
-	for i, s := range parts.settings {
-		p := parameterNamed(s.name)
+	for i, s := range parts.Settings {
+		p := parameterNamed(s.Name)
 		if p == nil {
-			if meant := misspelt(s.name); meant != "" {
-				return Config{}, "", fmt.Errorf("lifeguard: unknown parameter %q: write %s", s.name, meant)
+			if meant := dsn.Misspelt(s.Name, parameterNames()); meant != "" {
+				return Config{}, "", fmt.Errorf("lifeguard: unknown parameter %q: write %s", s.Name, meant)
 			}
 			continue
 		}
-		if s.from < parts.doubtful {
-			return Config{}, "", fmt.Errorf("lifeguard: %s may be a part of the password: "+
-				"write the password percent-encoded (\"?\" as %%3F, \"&\" as %%26, \"/\" as %%2F, \"@\" as %%40), "+
-				"and an \"@\" in a parameter's value as %%40", p.name)
-		}
-		if given[p.name] {
+		switch {
+		case s.Doubtful:
+			return Config{}, "", fmt.Errorf("lifeguard: %s may be a part of the password: %s", p.name, parts.Remedy)
+		case given[p.name]:
 			return Config{}, "", fmt.Errorf("lifeguard: %s is given twice: write it once", p.name)
-		}
-		given[p.name] = true
-		own[i] = true
-		if s.malformed {
+		case s.Malformed:
 			return Config{}, "", p.refuse("its value", "has a broken percent escape")
 		}
-		if err := p.parse(&cfg, s.value, parts.ambiguous); err != nil {
+		given[p.name], own[i] = true, true
+		if err := p.parse(&cfg, s.Value, parts.Ambiguous); err != nil {
 			return Config{}, "", err
 		}
 	}
 
 	if !given["max_idle_connections"] {
-		if base.MaxIdleConnections == base.ConnectionLimit {
+		if c.MaxIdleConnections == c.ConnectionLimit {
 			cfg.MaxIdleConnections = cfg.ConnectionLimit
 		}
 		if given["connection_limit"] {
@@ -214,11 +193,10 @@ func ParseDSN(dsn string, base Config) (cfg Config, driverDSN string, err error)
 	if err := cfg.validate(); err != nil {
 		return Config{}, "", err
 	}
-	return cfg, parts.without(own), nil
+	return cfg, parts.Without(own), nil
 }
 
-// validate reports the first setting that is out of its range or contradicts
-// another one.
+// validate reports the first setting that is out of its range or contradicts another one.
 func (c Config) validate() error {
 	for i := range parameters {
 		if err := parameters[i].check(&c); err != nil {
@@ -234,7 +212,7 @@ func (c Config) validate() error {
 			"lower min_connections or raise connection_limit", c.MinConnections, c.ConnectionLimit)
 	case c.MinConnections > c.MaxIdleConnections:
 		return fmt.Errorf("lifeguard: min_connections=%d is more than max_idle_connections=%d, "+
-			"and what is not kept idle is closed: lower min_connections or raise max_idle_connections",
+			"and a connection beyond that is closed: lower min_connections or raise max_idle_connections",
 			c.MinConnections, c.MaxIdleConnections)
 	case c.LeakReclaimAfter > 0 && c.LeakThreshold == 0:
 		return fmt.Errorf("lifeguard: leak_reclaim_after=%v needs a leak_threshold, "+
@@ -248,9 +226,8 @@ func (c Config) validate() error {
 	return nil
 }
 
-// parameter describes one of lifeguard's own parameters. Parsing, validation,
-// the search for misspelt names and the check of docs/parameters.md all work
-// from the same table.
+// parameter describes one of lifeguard's own parameters. Parsing, validation, the search for misspelt names and the
+// check of docs/parameters.md all work from the same table.
 type parameter struct {
 	name     string
 	fallback string // the default as a DSN would say it, or where it comes from
@@ -261,77 +238,45 @@ type parameter struct {
 	field  func(*Config) any // a pointer to the field; its type decides how text is read
 	lo, hi int               // bounds, for whole numbers
 	words  []string          // the words there are, for modes
-	auto   func() int        // what "auto" stands for, if it may be written
+	auto   func() int        // the number that "auto" stands for, if it may be written
 }
 
 const anyPeriod = "0 to 876000h, in seconds or as a Go duration"
 
 var parameters = []parameter{
-	{
-		name: "connection_limit", fallback: "10", accepts: "1 to 65535, or auto", example: "25", since: "0.1",
+	{name: "connection_limit", fallback: "10", accepts: "1 to 65535, or auto", example: "25", since: "0.1",
 		field: func(c *Config) any { return &c.ConnectionLimit }, lo: 1, hi: maxConnections,
-		auto: func() int { return RecommendedLimit(runtime.NumCPU(), 1) },
-	},
-	{
-		name: "pool_timeout", fallback: "20", accepts: anyPeriod, example: "5s", since: "0.1",
-		field: func(c *Config) any { return &c.PoolTimeout },
-	},
-	{
-		name: "max_idle_connections", fallback: "connection_limit", accepts: "0 to connection_limit", example: "5", since: "0.1",
-		field: func(c *Config) any { return &c.MaxIdleConnections }, hi: maxConnections,
-	},
-	{
-		name: "max_connection_lifetime", fallback: "30m", accepts: anyPeriod, example: "1h", since: "0.1",
-		field: func(c *Config) any { return &c.MaxConnectionLifetime },
-	},
-	{
-		name: "max_idle_connection_lifetime", fallback: "300", accepts: anyPeriod, example: "90s", since: "0.1",
-		field: func(c *Config) any { return &c.MaxIdleConnectionLifetime },
-	},
-	{
-		name: "min_connections", fallback: "0", accepts: "0 to max_idle_connections", example: "2", since: "0.1",
-		field: func(c *Config) any { return &c.MinConnections }, hi: maxConnections,
-	},
-	{
-		name: "socket_timeout", fallback: "0", accepts: anyPeriod, example: "30", since: "0.1",
-		field: func(c *Config) any { return &c.SocketTimeout },
-	},
-	{
-		name: "statement_cache_size", fallback: "100", accepts: "0 to 65535", example: "500", since: "0.1",
-		field: func(c *Config) any { return &c.StatementCacheSize }, hi: maxStatements,
-	},
-	{
-		name: "pgbouncer", fallback: "false", accepts: "true or false", example: "true", since: "0.1",
-		field: func(c *Config) any { return &c.PgBouncer },
-	},
-	{
-		name: "slow_query_threshold", fallback: "200ms", accepts: anyPeriod, example: "1.5", since: "0.1",
-		field: func(c *Config) any { return &c.SlowQueryThreshold },
-	},
-	{
-		name: "trace", fallback: "slow", accepts: "slow, all or off", example: "all", since: "0.1",
-		field: func(c *Config) any { return &c.Trace },
-		words: []string{string(TraceSlow), string(TraceAll), string(TraceOff)},
-	},
-	{
-		name: "query_log", fallback: "off", accepts: "off, slow or all", example: "slow", since: "0.1",
-		field: func(c *Config) any { return &c.QueryLog },
-		words: []string{string(QueryLogOff), string(QueryLogSlow), string(QueryLogAll)},
-	},
-	{
-		name: "leak_threshold", fallback: "60", accepts: anyPeriod, example: "2m", since: "0.1",
-		field: func(c *Config) any { return &c.LeakThreshold },
-	},
-	{
-		name: "leak_reclaim_after", fallback: "0", accepts: "0, or leak_threshold to 876000h, in seconds or as a Go duration", example: "10m",
-		since: "0.1",
-		field: func(c *Config) any { return &c.LeakReclaimAfter },
-	},
-	{
-		name: "pool_name", fallback: "host:port/database", accepts: "1 to 255 bytes of printable characters", example: "shop",
-		since: "0.1",
-		field: func(c *Config) any { return &c.PoolName },
-	},
+		auto: func() int { return RecommendedLimit(runtime.GOMAXPROCS(0), 1) }},
+	{name: "pool_timeout", fallback: "20", accepts: anyPeriod, example: "5s", since: "0.1",
+		field: func(c *Config) any { return &c.PoolTimeout }},
+	{name: "max_idle_connections", fallback: "connection_limit", accepts: "0 to connection_limit", example: "5", since: "0.1",
+		field: func(c *Config) any { return &c.MaxIdleConnections }, hi: maxConnections},
+	{name: "max_connection_lifetime", fallback: "30m", accepts: anyPeriod, example: "1h", since: "0.1",
+		field: func(c *Config) any { return &c.MaxConnectionLifetime }},
+	{name: "max_idle_connection_lifetime", fallback: "300", accepts: anyPeriod, example: "90s", since: "0.1",
+		field: func(c *Config) any { return &c.MaxIdleConnectionLifetime }},
+	{name: "min_connections", fallback: "0", accepts: "0 to max_idle_connections", example: "2", since: "0.1",
+		field: func(c *Config) any { return &c.MinConnections }, hi: maxConnections},
+	{name: "socket_timeout", fallback: "0", accepts: anyPeriod, example: "30", since: "0.1",
+		field: func(c *Config) any { return &c.SocketTimeout }},
+	{name: "statement_cache_size", fallback: "100", accepts: "0 to 65535", example: "500", since: "0.1",
+		field: func(c *Config) any { return &c.StatementCacheSize }, hi: maxStatements},
+	{name: "pgbouncer", fallback: "false", accepts: "true or false", example: "true", since: "0.1",
+		field: func(c *Config) any { return &c.PgBouncer }},
+	{name: "slow_query_threshold", fallback: "200ms", accepts: anyPeriod, example: "1.5", since: "0.1",
+		field: func(c *Config) any { return &c.SlowQueryThreshold }},
+	{name: "trace", fallback: "slow", accepts: "slow, all or off", example: "all", since: "0.1",
+		field: func(c *Config) any { return (*string)(&c.Trace) },
+		words: []string{string(TraceSlow), string(TraceAll), string(TraceOff)}},
+	{name: "query_log", fallback: "off", accepts: "off, slow or all", example: "slow", since: "0.1",
+		field: func(c *Config) any { return (*string)(&c.QueryLog) },
+		words: []string{string(QueryLogOff), string(QueryLogSlow), string(QueryLogAll)}},
+	{name: "leak_threshold", fallback: "60", accepts: anyPeriod, example: "2m", since: "0.1",
+		field: func(c *Config) any { return &c.LeakThreshold }},
+	{name: "leak_reclaim_after", fallback: "0", accepts: "0, or leak_threshold to 876000h, in seconds or as a Go duration", example: "10m",
+		since: "0.1", field: func(c *Config) any { return &c.LeakReclaimAfter }},
+	{name: "pool_name", fallback: "host:port/database", accepts: "1 to 255 bytes of printable characters", example: "shop",
+		since: "0.1", field: func(c *Config) any { return &c.PoolName }},
 }
 
 // parameterNamed returns the parameter of exactly that name, or nil.
@@ -344,43 +289,37 @@ func parameterNamed(name string) *parameter {
 	return nil
 }
 
-// parse reads text into the parameter's field of c. An error shows text unless
-// secret is set.
+func parameterNames() []string {
+	names := make([]string, len(parameters))
+	for i := range parameters {
+		names[i] = parameters[i].name
+	}
+	return names
+}
+
+// parse reads text into the parameter's field of c. An error shows text unless secret is set.
 func (p *parameter) parse(c *Config, text string, secret bool) error {
-	problem := ""
-	switch f := p.field(c).(type) {
+	field, problem := p.field(c), ""
+	switch f := field.(type) {
 	case *int:
 		if p.auto != nil && text == "auto" {
 			*f = p.auto()
 			return nil
 		}
-		*f, problem = parseCount(text)
-		if problem == "" {
-			problem = p.problem(f)
-		}
+		*f, problem = dsn.Count(text)
 	case *time.Duration:
-		*f, problem = parsePeriod(text)
-		if problem == "" {
-			problem = p.problem(f)
-		}
+		*f, problem = dsn.Period(text)
 	case *bool:
-		// One spelling for each, so that a DSN reads the same everywhere: 1, yes
-		// and on are refused.
-		switch text {
-		case "true", "false":
-			*f = text == "true"
-		default:
+		// Each has one spelling, so that a DSN reads the same everywhere: 1, yes and on are refused.
+		*f = text == "true"
+		if text != "true" && text != "false" {
 			problem = "is neither"
 		}
-	case *TraceMode:
-		*f = TraceMode(text)
-		problem = p.problem(f)
-	case *QueryLogMode:
-		*f = QueryLogMode(text)
-		problem = p.problem(f)
 	case *string:
 		*f = text
-		problem = p.problem(f)
+	}
+	if problem == "" {
+		problem = p.problem(field)
 	}
 	switch {
 	case text == "":
@@ -390,32 +329,18 @@ func (p *parameter) parse(c *Config, text string, secret bool) error {
 	case secret:
 		return p.refuse("its value", problem)
 	}
-	return p.refuse(shown(text), problem)
+	return p.refuse(dsn.Shown(text), problem)
 }
 
-// check reports a field of c that is out of its range. Empty modes and an
-// empty pool name are in range: they have a meaning in a Config, though not in
-// a DSN.
+// check reports a field of c that is out of its range. Empty modes and an empty pool name are in range: they have a
+// meaning in a Config, though not in a DSN.
 func (p *parameter) check(c *Config) error {
-	f := p.field(c)
-	text := ""
-	switch f := f.(type) {
-	case *int:
-		text = strconv.Itoa(*f)
-	case *time.Duration:
-		text = f.String()
-	case *TraceMode:
-		text = string(*f)
-	case *QueryLogMode:
-		text = string(*f)
-	case *string:
-		text = *f
-	}
-	if text == "" {
+	field := p.field(c)
+	if text, ok := field.(*string); ok && *text == "" {
 		return nil
 	}
-	if problem := p.problem(f); problem != "" {
-		return p.refuse(shown(text), problem)
+	if problem := p.problem(field); problem != "" {
+		return p.refuse(dsn.Shown(fmt.Sprint(reflect.ValueOf(field).Elem())), problem)
 	}
 	return nil
 }
@@ -431,18 +356,16 @@ func (p *parameter) problem(field any) string {
 		if *f < 0 {
 			return "is negative"
 		}
-		if *f > maxPeriod {
+		if *f > dsn.MaxPeriod {
 			return "is too long"
 		}
-	case *TraceMode:
-		return p.unknownWord(string(*f))
-	case *QueryLogMode:
-		return p.unknownWord(string(*f))
 	case *string:
 		switch {
-		case len(*f) > maxPoolName:
+		case p.words != nil && !slices.Contains(p.words, *f):
+			return "is none of them"
+		case len(*f) > dsn.MaxName:
 			return "is too long"
-		case !utf8.ValidString(*f) || strings.IndexFunc(*f, isUnprintable) >= 0:
+		case !utf8.ValidString(*f), strings.ContainsFunc(*f, func(r rune) bool { return !unicode.IsPrint(r) }):
 			return "has a character that cannot be printed"
 		case strings.TrimSpace(*f) != *f:
 			return "starts or ends with a space"
@@ -451,82 +374,7 @@ func (p *parameter) problem(field any) string {
 	return ""
 }
 
-func (p *parameter) unknownWord(word string) string {
-	for _, w := range p.words {
-		if word == w {
-			return ""
-		}
-	}
-	return "is none of them"
-}
-
-func (p *parameter) refuse(what, problem string) error {
+func (p *parameter) refuse(value, problem string) error {
 	return fmt.Errorf("lifeguard: %s: %s %s; write %s, for example %s=%s",
-		p.name, what, problem, p.accepts, p.name, p.example)
-}
-
-func isUnprintable(r rune) bool { return !unicode.IsPrint(r) }
-
-// shown is how an error quotes a refused value. A value runs to the next
-// separator, so where a separator was meant to be part of a password, or
-// belongs to a syntax unknown here (connection_limit=5;password=…), more than a
-// value is in it. Such a text has characters that no value needs, and is not
-// quoted.
-func shown(text string) string {
-	const needed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,+-_ µ"
-	if len(text) > 40 || strings.Trim(text, needed) != "" {
-		return "its value"
-	}
-	return strconv.Quote(text)
-}
-
-// parseCount reads a whole number written in decimal digits alone.
-func parseCount(text string) (int, string) {
-	if !isDigits(text) {
-		return 0, "is not a whole number"
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil {
-		return 0, "is out of range"
-	}
-	return n, ""
-}
-
-// parsePeriod reads a bare number as seconds, and otherwise a Go duration. The
-// number is read digit by digit, because strconv.ParseFloat would also accept
-// 1e9, 0x1p-2, 1_000, NaN and Inf, and round.
-func parsePeriod(text string) (time.Duration, string) {
-	if strings.HasPrefix(text, "-") {
-		return 0, "is negative"
-	}
-	var d time.Duration
-	whole, fraction, point := strings.Cut(text, ".")
-	if isDigits(whole) && (!point || isDigits(fraction)) {
-		seconds, err := strconv.ParseUint(whole, 10, 63)
-		hi, nanos := bits.Mul64(seconds, uint64(time.Second))
-		if err != nil || hi != 0 || nanos > uint64(maxPeriod) {
-			return 0, "is too long"
-		}
-		digits := (fraction + "000000000")[:9]
-		n, _ := strconv.ParseUint(digits, 10, 64)
-		d = time.Duration(nanos + n)
-	} else {
-		var err error
-		// ParseDuration takes a sign, and a plus is a space in a URL.
-		if strings.HasPrefix(text, "+") {
-			return 0, "has a sign"
-		}
-		if d, err = time.ParseDuration(text); err != nil {
-			return 0, "is not a duration"
-		}
-	}
-	if d == 0 && strings.ContainsAny(text, "123456789") {
-		// 0 would turn off what the reader meant to set very short.
-		return 0, "is shorter than a nanosecond"
-	}
-	return d, ""
-}
-
-func isDigits(s string) bool {
-	return s != "" && strings.Trim(s, "0123456789") == ""
+		p.name, value, problem, p.accepts, p.name, p.example)
 }

@@ -2,11 +2,17 @@ package lifeguard
 
 import (
 	"fmt"
+	"os"
 	"reflect"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/lib/pq"
+
+	"github.com/go-lifeguard/lifeguard/internal/dsn"
 )
 
 func TestDefaultConfigIsValid(t *testing.T) {
@@ -18,9 +24,9 @@ func TestDefaultConfigIsValid(t *testing.T) {
 // Every field has a parameter, and no two parameters write the same field.
 func TestParametersCoverConfig(t *testing.T) {
 	var c Config
-	fields := map[any]string{}
+	fields := map[uintptr]string{}
 	for _, p := range parameters {
-		f := p.field(&c)
+		f := reflect.ValueOf(p.field(&c)).Pointer()
 		if other, taken := fields[f]; taken {
 			t.Errorf("%s and %s write the same field", p.name, other)
 		}
@@ -28,7 +34,7 @@ func TestParametersCoverConfig(t *testing.T) {
 	}
 	v := reflect.ValueOf(&c).Elem()
 	for i := range v.NumField() {
-		if _, ok := fields[v.Field(i).Addr().Interface()]; !ok {
+		if _, ok := fields[v.Field(i).Addr().Pointer()]; !ok {
 			t.Errorf("no parameter for %s", v.Type().Field(i).Name)
 		}
 	}
@@ -84,6 +90,16 @@ func TestRecommendedLimit(t *testing.T) {
 	}
 }
 
+// auto follows the processors of this process, which a container may limit.
+func TestAutoFollowsProcessors(t *testing.T) {
+	before := runtime.GOMAXPROCS(3)
+	defer runtime.GOMAXPROCS(before)
+	cfg, _, err := ParseDSN("connection_limit=auto", DefaultConfig())
+	if err != nil || cfg.ConnectionLimit != 7 {
+		t.Errorf("connection_limit=auto on 3 processors is %d, %v; want 7", cfg.ConnectionLimit, err)
+	}
+}
+
 func TestParseValues(t *testing.T) {
 	for _, tt := range []struct {
 		text string // name=value
@@ -93,7 +109,7 @@ func TestParseValues(t *testing.T) {
 		{"connection_limit=65535", func(c *Config) { c.ConnectionLimit, c.MaxIdleConnections = 65535, 65535 }},
 		{"connection_limit=007", func(c *Config) { c.ConnectionLimit, c.MaxIdleConnections = 7, 7 }},
 		{"connection_limit=auto", func(c *Config) {
-			c.ConnectionLimit = RecommendedLimit(runtime.NumCPU(), 1)
+			c.ConnectionLimit = RecommendedLimit(runtime.GOMAXPROCS(0), 1)
 			c.MaxIdleConnections = c.ConnectionLimit
 		}},
 		{"pool_timeout=0", func(c *Config) { c.PoolTimeout = 0 }},
@@ -207,7 +223,7 @@ func TestRefusedValues(t *testing.T) {
 				t.Errorf("%s=%s: error %q lacks %q", r.name, r.value, text, part)
 			}
 		}
-		if len(r.value) > 2 && shown(r.value) != "its value" && !strings.Contains(text, fmt.Sprintf("%q", r.value)) {
+		if len(r.value) > 2 && dsn.Shown(r.value) != "its value" && !strings.Contains(text, fmt.Sprintf("%q", r.value)) {
 			t.Errorf("%s=%s: error %q does not name the value", r.name, r.value, text)
 		}
 		if strings.Contains(text, "geheim") {
@@ -316,5 +332,195 @@ func TestValidate(t *testing.T) {
 	unset := Config{ConnectionLimit: 1}
 	if err := unset.validate(); err != nil {
 		t.Errorf("everything at none: %v", err)
+	}
+}
+
+// The table in docs/parameters.md has the parameters of this package in their
+// order, with the same defaults, ranges, examples and versions.
+func TestParameterDocumentation(t *testing.T) {
+	text, err := os.ReadFile("docs/parameters.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rows [][]string
+	for line := range strings.Lines(string(text)) {
+		line, isRow := strings.CutPrefix(strings.TrimSpace(line), "| ")
+		if !isRow {
+			continue
+		}
+		row := strings.Split(strings.TrimSuffix(line, " |"), " | ")
+		for i := range row {
+			row[i] = strings.Trim(row[i], "`")
+		}
+		rows = append(rows, row)
+	}
+	if len(rows) != len(parameters)+1 {
+		t.Fatalf("the table has %d rows and a heading, want %d", len(rows)-1, len(parameters))
+	}
+	if got, want := strings.Join(rows[0], " "), "parameter default accepts meaning example since"; got != want {
+		t.Fatalf("the table's heading is %q, want %q", got, want)
+	}
+	for i, p := range parameters {
+		since := p.since
+		if since == "" {
+			since = "not yet"
+		}
+		row := rows[i+1]
+		if len(row) != 6 {
+			t.Errorf("%s: %d columns, want 6", p.name, len(row))
+			continue
+		}
+		if row[3] == "" {
+			t.Errorf("%s: no meaning", p.name)
+		}
+		row[3] = ""
+		want := []string{p.name, p.fallback, p.accepts, "", p.name + "=" + p.example, since}
+		for j := range want {
+			if row[j] != want[j] {
+				t.Errorf("%s: %s is %q, want %q", p.name, rows[0][j], row[j], want[j])
+			}
+		}
+	}
+}
+
+// Each form gives its parameters away, and every other byte is the driver's.
+func TestParseDSNForms(t *testing.T) {
+	for _, tt := range []struct{ text, want string }{
+		{"postgres://u:p@h/db?&connection_limit=7&a=%20#f", "postgres://u:p@h/db?&a=%20#f"},
+		{" host = h connection_limit='7'  password='a b' ", " host = h  password='a b' "},
+		{"u:p?w@tcp(h)/db?connection_limit=7&loc=Local", "u:p?w@tcp(h)/db?loc=Local"},
+		{"server=h;user id=u;password=p;connection_limit=7", "server=h;user id=u;password=p"},
+		{"file:app.db?connection_limit=7", "file:app.db"},
+	} {
+		want := DefaultConfig()
+		want.ConnectionLimit, want.MaxIdleConnections = 7, 7
+		cfg, got, err := ParseDSN(tt.text, DefaultConfig())
+		if err != nil || got != tt.want || cfg != want {
+			t.Errorf("ParseDSN(%q) = %q, %v, limit %d; want %q", tt.text, got, err, cfg.ConnectionLimit, tt.want)
+		}
+	}
+}
+
+func TestMisspeltNames(t *testing.T) {
+	for _, p := range parameters {
+		name := strings.ToUpper(p.name)
+		_, rest, err := ParseDSN("postgres://h/db?"+name+"=5", DefaultConfig())
+		if err == nil || !strings.HasSuffix(err.Error(), "write "+p.name) || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: %q, %v", name, rest, err)
+		}
+	}
+}
+
+// A derived name keeps the rules of pool_name, so that it can go into a Config.
+func TestPoolNameIsValid(t *testing.T) {
+	for _, target := range []dsn.Target{{Host: strings.Repeat("h", 250), Port: "5432", Database: "a b"}, {}, {Driver: " x"}} {
+		c := DefaultConfig()
+		if c.PoolName = target.PoolName(); c.PoolName == "" || c.validate() != nil {
+			t.Errorf("%+v is named %q: %v", target, c.PoolName, c.validate())
+		}
+	}
+}
+
+// A parameter that may be a part of the password is refused, with the way out.
+func TestDoubtfulParameters(t *testing.T) {
+	for _, text := range []string{
+		"postgres://u:p@geheim/x?connection_limit=9@h/db",
+		"postgres://u:p@geheim/x?connection_limit=seventeen&y@h:5432/db?a=b",
+		"postgres://u:12/geheim?connection_limit=9@h/db",
+		"postgres://u:p@h/db?connection_limit=9&options=geheim@b/c",
+		"password=geheim;server=h;connection_limit=seventeen",
+	} {
+		_, rest, err := ParseDSN(text, DefaultConfig())
+		if err == nil {
+			t.Errorf("%q is accepted, with %q for the driver", text, rest)
+			continue
+		}
+		hints := []string{"connection_limit", "percent-encoded", "%3F", "%40"}
+		if strings.Contains(text, ";") {
+			hints = []string{"connection_limit", "server= before password="}
+		}
+		for _, hint := range hints {
+			if !strings.Contains(err.Error(), hint) {
+				t.Errorf("%q: error %q lacks %q", text, err, hint)
+			}
+		}
+		for _, secret := range []string{"geheim", "seventeen"} {
+			if strings.Contains(err.Error(), secret) {
+				t.Errorf("%q: error %q shows %q", text, err, secret)
+			}
+		}
+	}
+}
+
+// A refused value is quoted only where it cannot hold more than itself.
+func TestErrorsHideSecrets(t *testing.T) {
+	for _, text := range []string{
+		"server=h; connection_limit=x;password=geheim",
+		"host=h connection_limit=5;password=geheim",
+		"server=h;password=geheim;connection_limit=1;connection_limit=1",
+		"postgres://u:12?connection_limit=geheim@h",
+		"postgres://u?connection_limit=x:geheim@h/db",
+		"postgres://u:p@x?connection_limit=geheim&y@h",
+		"postgres://h/db?password=geheim&connection_limit=x%",
+		"user:p@x/y?connection_limit=geheim&z@tcp(h)",
+		"host=h password=geheim pool_timeout=12x",
+		"host=h password=geheim connection_limt=12",
+		"host=h password=geheim pool_timeout=1 pool_timeout=2",
+		"host=h password=geheim min_connections=20",
+		"host=h pool_timeout=" + strings.Repeat("geheim", 7),
+	} {
+		_, rest, err := ParseDSN(text, DefaultConfig())
+		switch {
+		case err == nil:
+			t.Errorf("%q is accepted, with %q for the driver", text, rest)
+		case strings.Contains(err.Error(), "geheim"):
+			t.Errorf("%q: error %q shows a secret", text, err)
+		}
+	}
+}
+
+// Names that drivers and servers know go to them. lib/pq tells its own; the
+// rest are those of the other drivers and the servers' run-time parameters that
+// come nearest to lifeguard's.
+func TestDriverNamesPass(t *testing.T) {
+	names := strings.Fields(`
+		pool_max_conns pool_min_conns pool_min_idle_conns pool_max_conn_lifetime pool_max_conn_idle_time
+		pool_health_check_period pool_max_conn_lifetime_jitter pool_ping_timeout statement_cache_capacity
+		description_cache_capacity default_query_exec_mode servicefile channel_binding require_auth sslpassword
+		keepalives keepalives_idle keepalives_interval keepalives_count tcp_user_timeout replication gssencmode
+		requirepeer sslcrl sslcertmode database oauth_issuer scram_client_key
+
+		statement_timeout lock_timeout transaction_timeout idle_in_transaction_session_timeout idle_session_timeout
+		deadlock_timeout tcp_keepalives_idle geqo_threshold max_connections log_connections log_min_duration_statement
+		search_path role session_authorization timezone work_mem plan_cache_mode track_activity_query_size
+		wal_sender_timeout trace_notify trace_sort debug_print_parse jit
+
+		allowAllFiles allowNativePasswords checkConnLiveness clientFoundRows charset collation columnsWithAlias
+		compress connectionAttributes interpolateParams loc maxAllowedPacket multiStatements parseTime readTimeout
+		rejectReadOnly serverPubKey timeTruncate timeout tls writeTimeout strict
+		max_execution_time wait_timeout interactive_timeout net_read_timeout lock_wait_timeout innodb_lock_wait_timeout
+		long_query_time slow_query_log general_log max_user_connections optimizer_trace query_cache_size sql_mode
+		thread_pool_size max_statement_time
+
+		_pragma _busy_timeout _timeout _cache_size _stmt_cache_size _query_only _txlock _time_format _timefmt
+		_timezone _foreign_keys _fk _journal_mode _journal _synchronous _sync _loc _mutex _auth _auth_user
+		_auth_pass _locking_mode _defensive _dqs cache mode vfs psow nolock immutable modeof
+
+		server port encrypt TrustServerCertificate hostNameInCertificate keepAlive protocol pipe log timeout
+		failoverpartner failoverport applicationintent packetsize connectiontimeout dialtimeout disableretry`)
+	config := reflect.TypeFor[pq.Config]()
+	for i := range config.NumField() {
+		if name := config.Field(i).Tag.Get("postgres"); name != "" && name != "-" {
+			names = append(names, name)
+		}
+	}
+	if !slices.Contains(names, "sslmode") {
+		t.Error("lib/pq no longer tells its parameters by field tags")
+	}
+	for _, name := range names {
+		text := "postgres://h/db?" + name + "=1"
+		if _, rest, err := ParseDSN(text, DefaultConfig()); err != nil || rest != text {
+			t.Errorf("%s: %q, %v", name, rest, err)
+		}
 	}
 }

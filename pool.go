@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-lifeguard/lifeguard/internal/dsn"
 	"github.com/go-lifeguard/lifeguard/internal/handle"
 	"github.com/go-lifeguard/lifeguard/internal/leak"
 	"github.com/go-lifeguard/lifeguard/internal/pool"
@@ -15,7 +16,7 @@ import (
 // All its methods are safe for concurrent use.
 type Pool struct {
 	name     string
-	target   target
+	target   dsn.Target
 	log      *slog.Logger
 	skip     []string
 	epoch    time.Time // the pool clock counts nanoseconds from here
@@ -27,19 +28,19 @@ type Pool struct {
 }
 
 // newPool makes a pool and begins to open min_connections.
-func newPool(parent driver.Connector, name string, t target, dsn string, cfg Config, o *options) *Pool {
+func newPool(parent driver.Connector, name string, t dsn.Target, driverDSN string, cfg Config, o *options) *Pool {
 	p := &Pool{name: name, target: t, log: o.logger(), skip: o.skip, epoch: time.Now().Add(-time.Second), cfg: cfg}
 	p.cfg.PoolName = name
-	redactor := newRedactor(dsn)
+	redactor := dsn.NewRedactor(driverDSN)
 	p.pool = handle.NewPool(handle.Config{
-		Name: name, Target: t.poolName(),
+		Name: name, Target: t.PoolName(),
 		Limit: cfg.ConnectionLimit, MaxIdle: cfg.MaxIdleConnections, MinOpen: cfg.MinConnections,
 		PoolTimeout: cfg.PoolTimeout, MaxLifetime: cfg.MaxConnectionLifetime, MaxIdleTime: cfg.MaxIdleConnectionLifetime,
 		SocketTimeout: cfg.SocketTimeout, StatementCacheSize: cfg.StatementCacheSize, PgBouncer: cfg.PgBouncer,
 		LeakThreshold: cfg.LeakThreshold, ReclaimAfter: cfg.LeakReclaimAfter,
-		Parent: parent, DSN: dsn, Interceptors: o.interceptors, Log: p.log, Observe: observerConfig(name, t, cfg, o),
+		Parent: parent, DSN: driverDSN, Interceptors: o.interceptors, Log: p.log, Observe: observerConfig(name, t, cfg, o),
 		Now:    p.now,
-		Redact: redactor.connectError,
+		Redact: redactor.Error,
 		Timeout: func(e *pool.TimeoutError, holds []leak.Hold) error {
 			return &timeoutError{pool: p, why: e, holds: holds, at: p.now()}
 		},

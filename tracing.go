@@ -10,6 +10,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/go-lifeguard/lifeguard/internal/dsn"
 	"github.com/go-lifeguard/lifeguard/internal/libpq"
 	"github.com/go-lifeguard/lifeguard/internal/observe"
 	"github.com/go-lifeguard/lifeguard/internal/sqltext"
@@ -42,11 +43,11 @@ func WithSkippedCallers(packages ...string) Option {
 }
 
 // observerConfig says what is shown of a pool, and how.
-func observerConfig(name string, t target, cfg Config, o *options) observe.Config {
+func observerConfig(name string, t dsn.Target, cfg Config, o *options) observe.Config {
 	c := observe.Config{
-		Pool: name, Dialect: dialectOf(t.system), Attributes: o.attributes,
-		Base:   observe.Database(t.system, t.host, t.port, t.database),
-		Target: observe.TargetName(t.host, t.port, t.database),
+		Pool: name, Dialect: dialectOf(t.System), Attributes: o.attributes,
+		Base:   observe.Database(t.System, t.Host, t.Port, t.Database),
+		Target: observe.TargetName(t.Host, t.Port, t.Database),
 		Slow:   cfg.SlowQueryThreshold, Skip: o.skip, Logger: o.logger(), Tracers: o.tracerProvider, Meters: o.meterProvider,
 		Status: libpq.Status, Own: ownError,
 	}

@@ -93,7 +93,6 @@ func (c *Connector) Connect(ctx context.Context) (driver.Conn, error) {
 			_ = l.Close()
 			return nil, pool.ErrClosed
 		}
-		p.acquired.Add(1)
 		p.connectEnded(ctx, time.Duration(now-began), nil)
 		return l.asConn(), nil
 	}

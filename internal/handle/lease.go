@@ -5,6 +5,7 @@ import (
 	"database/sql/driver"
 	"time"
 
+	"github.com/go-lifeguard/lifeguard/internal/leak"
 	"github.com/go-lifeguard/lifeguard/internal/observe"
 	"github.com/go-lifeguard/lifeguard/internal/pool"
 	"github.com/go-lifeguard/lifeguard/internal/session"
@@ -47,10 +48,33 @@ func (l *lease) now() int64 { return l.conn.pool.cfg.Now() }
 func (l *lease) attach(ctx context.Context, s *slot, now, waited int64) {
 	l.slot, l.s, l.first = s, s.Resource, waited
 	l.lookAtMetrics(ctx, now)
+	p := l.conn.pool
 	l.mu.Lock()
-	l.beginLocked(ctx, now, held)
+	l.beginLocked(ctx, p.acquired.Add(1), now, held)
 	l.mu.Unlock()
+	p.janitor.Wake()
 }
+
+// checkOut takes the idle lease for a caller; false if its session was taken meanwhile.
+func (l *lease) checkOut(ctx context.Context, now int64, next state) bool {
+	p := l.conn.pool
+	capture := p.stacks.Take(now)
+	l.mu.Lock()
+	if l.state != idle {
+		l.mu.Unlock()
+		return false
+	}
+	l.beginLocked(ctx, p.acquired.Add(1), now, next)
+	if capture {
+		l.stack.Capture(2)
+	}
+	l.mu.Unlock()
+	p.janitor.Wake()
+	return true
+}
+
+// Hold copies the record for a report; false if nobody has the lease.
+func (l *lease) Hold() (leak.Hold, bool) { return l.hold(l.now()) }
 
 // lookAtMetrics asks once a second whether durations are collected: meter providers may be set at any time.
 func (l *lease) lookAtMetrics(ctx context.Context, now int64) {
@@ -68,10 +92,9 @@ func (l *lease) ResetSession(ctx context.Context) error {
 	if l.s.Resets() {
 		next = running
 	}
-	if !l.checkOut(ctx, now, next, p.stacks.Take(now)) {
+	if !l.checkOut(ctx, now, next) {
 		return driver.ErrBadConn // its session went to a waiter
 	}
-	p.acquired.Add(1)
 	l.first = 0
 	l.lookAtMetrics(ctx, now)
 	if l.timed {
@@ -330,6 +353,9 @@ func (l *lease) enter() error {
 	if !l.conn.pool.reclaims {
 		if l.gone.Load() {
 			return l.refuse()
+		}
+		if !l.stirred.Load() {
+			l.stirred.Store(true)
 		}
 		return nil
 	}

@@ -62,6 +62,7 @@ type Pool struct {
 	stacks     callsite.Budget
 	done       context.Context // ends with the pool
 	stop       context.CancelFunc
+	over       atomic.Bool
 	acquired   atomic.Uint64 // checkouts
 	limit      int64         // ns; a successful operation that is shorter is not shown
 	reclaims   bool          // connections are taken back from holders
@@ -114,13 +115,14 @@ func (p *Pool) Join(d driver.Driver) *Connector {
 }
 
 // Closed says whether the last handle has left.
-func (p *Pool) Closed() bool { return p.done.Err() != nil }
+func (p *Pool) Closed() bool { return p.over.Load() }
 
 // ShowLeak makes a span of a leak.
 func (p *Pool) ShowLeak(l observe.LeakSpan) { p.observer.Leak(l) }
 
 // closed ends what belongs to a pool whose last handle has left.
 func (p *Pool) closed() error {
+	p.over.Store(true)
 	p.stop()
 	p.observer.Close()
 	return p.opener.Close()
@@ -197,7 +199,7 @@ func (p *Pool) leases(yield func(leak.Lease) bool) {
 
 func (p *Pool) waiting() (waiting, full, leased bool) {
 	st := p.pool.Stats()
-	return st.Waiting > 0, st.Open >= st.Limit, len(p.pool.Leases()) > 0
+	return st.Waiting > 0, st.Open >= st.Limit, st.InUse > 0
 }
 
 // dialError is an error of a dial as it may be shown.

@@ -31,7 +31,7 @@ type record struct {
 	state    state
 	why      error  // what the holder is told after taken; nil for driver.ErrBadConn
 	doomed   bool   // the holder's goroutine has to close the connection at its next step
-	checkout uint64 // counts the checkouts of this lease
+	checkout uint64 // number of the present checkout, of all of the pool
 
 	// Of the present checkout. Times are of the pool clock.
 	since      int64
@@ -46,32 +46,18 @@ type record struct {
 	endless    bool // the last operation was a query whose context never ends: rows it left open may be lost
 	leaked     bool // it was reported
 
+	// stirred is set by the reading of rows, which takes no lock, and cleared by who looks at the record.
+	stirred atomic.Bool
+
 	// gone is true when the holder has lost the lease or has to close it. Reading rows looks at it without the lock.
 	gone atomic.Bool
 }
 
-// begin starts a checkout in state next. It is called on a lease that no one else can have.
-func (r *record) beginLocked(ctx context.Context, now int64, next state) {
-	r.state, r.checkout = next, r.checkout+1
+// beginLocked starts a checkout in state next.
+func (r *record) beginLocked(ctx context.Context, checkout uint64, now int64, next state) {
+	r.state, r.checkout = next, checkout
 	r.since, r.began, r.last, r.operations = now, now, now, 0
 	r.ctx, r.inTx, r.raw, r.endless, r.leaked = ctx, false, false, false, false
-}
-
-// checkOut takes an idle lease for a caller; false if its session was taken meanwhile.
-func (r *record) checkOut(ctx context.Context, now int64, next state, capture bool) bool {
-	r.mu.Lock()
-	if r.state != idle {
-		r.mu.Unlock()
-		return false
-	}
-	r.beginLocked(ctx, now, next)
-	if capture {
-		r.stack.Capture(2)
-	} else {
-		r.stack.Clear()
-	}
-	r.mu.Unlock()
-	return true
 }
 
 // settle ends a call into the driver. False: the lease is doomed, and the caller owns the slot, which it must discard.
@@ -137,12 +123,15 @@ func (r *record) lost() error {
 	return driver.ErrBadConn
 }
 
-// Hold copies the record for a report; false if nobody has the lease.
-func (r *record) Hold() (leak.Hold, bool) {
+// hold copies the record for a report; false if nobody has the lease.
+func (r *record) hold(now int64) (leak.Hold, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.state != held && r.state != running {
 		return leak.Hold{}, false
+	}
+	if r.stirred.Swap(false) {
+		r.last = max(r.last, now)
 	}
 	h := leak.Hold{
 		Checkout: r.checkout, Since: r.since, Began: r.began, Touched: r.last, Operations: r.operations, Query: r.query,
@@ -166,7 +155,7 @@ func (r *record) MarkLeaked(checkout uint64) {
 func (r *record) reclaim(checkout uint64, operations int, why error) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.state != held || r.raw || r.checkout != checkout || r.operations != operations {
+	if r.state != held || r.raw || r.checkout != checkout || r.operations != operations || r.stirred.Load() {
 		return false
 	}
 	r.takeLocked(why)

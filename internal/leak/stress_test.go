@@ -141,7 +141,7 @@ func (h *holders) lose(l *fakeLease, checkout uint64, rnd *rand.Rand) bool {
 	if !held || hold.Checkout != checkout || hold.Operations == 0 {
 		return false
 	}
-	alone, fromDB := rnd.IntN(2) == 0, rnd.IntN(2) == 0
+	alone, fromDB := rnd.IntN(2) == 0, checkout%2 == 0
 	certain := alone && fromDB && !hold.InTx && !hold.Raw
 	h.knowing(checkout, func(p *past) { p.lost[hold.Operations] = p.lost[hold.Operations] || certain })
 	l.ticket(alone, fromDB).Lost()
