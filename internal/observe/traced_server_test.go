@@ -1,4 +1,4 @@
-package lifeguard_test
+package observe_test
 
 import (
 	"database/sql"
@@ -44,7 +44,7 @@ func TestServerSpans(t *testing.T) {
 	assert.Equal(t, "postgresql", got["db.system.name"].AsString())
 	assert.EqualValues(t, 1, got["db.response.returned_rows"].AsInt64())
 	assert.NotEmpty(t, got["db.namespace"].AsString())
-	assert.Equal(t, "github.com/go-lifeguard/lifeguard_test.TestServerSpans", got["code.function.name"].AsString())
+	assert.Equal(t, "github.com/go-lifeguard/lifeguard/internal/observe_test.TestServerSpans", got["code.function.name"].AsString())
 
 	for range 2 {
 		_, err = c.Exec("INSERT INTO unique_names VALUES ('secret')")

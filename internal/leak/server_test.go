@@ -1,4 +1,4 @@
-package lifeguard_test
+package leak_test
 
 import (
 	"context"
@@ -9,10 +9,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-lifeguard/lifeguard"
-	"github.com/go-lifeguard/lifeguard/internal/pgtest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/go-lifeguard/lifeguard"
+	"github.com/go-lifeguard/lifeguard/internal/pgtest"
 )
 
 // leakyServer is a handle on PostgreSQL whose pool takes connections back, and a plain one to look at the server with.
@@ -176,7 +177,7 @@ func TestTimeoutNamesLeaksOnServer(t *testing.T) {
 		assert.Contains(t, h.Stack[0].Function, "forgetTwo")
 		assert.Equal(t, "SELECT ?", h.LastQuery)
 	}
-	assert.Regexp(t, `longest held \d+(\.\d+)?m?s by lifeguard_test\.forgetTwo \(leakserver_test\.go:\d+\), last query "SELECT \?"`, err.Error())
+	assert.Regexp(t, `longest held \d+(\.\d+)?m?s by leak_test\.forgetTwo \(server_test\.go:\d+\), last query "SELECT \?"`, err.Error())
 }
 
 func forgetTwo(t *testing.T, db *sql.DB) (release func()) {

@@ -1,9 +1,8 @@
-package lifeguard_test
+package observe_test
 
 import (
 	"context"
 	"database/sql/driver"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,22 +13,6 @@ import (
 	"github.com/go-lifeguard/lifeguard"
 	"github.com/go-lifeguard/lifeguard/internal/fakedriver"
 )
-
-// lines takes the log's lines, without the folder of the caller's file and its line there.
-func (d *traced) lines() []string {
-	defer d.log.Reset()
-	var lines []string
-	for line := range strings.Lines(d.log.String()) {
-		before, rest, ok := strings.Cut(strings.TrimSpace(line), " (")
-		if ok {
-			_, after, _ := strings.Cut(rest, `)"`)
-			file, _, _ := strings.Cut(rest, ":")
-			before += " in " + file[strings.LastIndexByte(file, '/')+1:] + `"` + after
-		}
-		lines = append(lines, strings.TrimSpace(before))
-	}
-	return lines
-}
 
 // everything runs one operation of each kind, of which one is slow and one fails.
 func everything(t *testing.T, d *traced) {
@@ -46,21 +29,21 @@ func everything(t *testing.T, d *traced) {
 
 func TestQueryLog(t *testing.T) {
 	const slow = `level=WARN msg="lifeguard: slow query" pool=fake operation=UPDATE duration=1s wait=0s ` +
-		`caller="lifeguard_test.everything in querylog_test.go" query="UPDATE slow SET name = ?"`
+		`caller="observe_test.everything in traced_querylog_test.go" query="UPDATE slow SET name = ?"`
 	for mode, want := range map[lifeguard.QueryLogMode][]string{
 		lifeguard.QueryLogOff:  nil,
 		lifeguard.QueryLogSlow: {slow},
 		lifeguard.QueryLogAll: {
-			`level=DEBUG msg="lifeguard: query" pool=fake operation=CONNECT duration=100ms caller="lifeguard_test.everything in querylog_test.go"`,
+			`level=DEBUG msg="lifeguard: query" pool=fake operation=CONNECT duration=100ms caller="observe_test.everything in traced_querylog_test.go"`,
 			`level=DEBUG msg="lifeguard: query" pool=fake operation=UPDATE duration=0s wait=100ms ` +
-				`caller="lifeguard_test.everything in querylog_test.go" query="UPDATE t SET name = ? WHERE id = ?"`,
+				`caller="observe_test.everything in traced_querylog_test.go" query="UPDATE t SET name = ? WHERE id = ?"`,
 			slow,
 			`level=DEBUG msg="lifeguard: query" pool=fake operation=SELECT duration=0s wait=0s rows=1 ` +
-				`caller="lifeguard_test.readRows in tracing_test.go" query="SELECT a FROM t"`,
-			`level=DEBUG msg="lifeguard: query" pool=fake operation=BEGIN duration=0s wait=0s caller="lifeguard_test.commit in tracing_test.go"`,
-			`level=DEBUG msg="lifeguard: query" pool=fake operation=COMMIT duration=0s wait=0s caller="lifeguard_test.commit in tracing_test.go"`,
+				`caller="observe_test.readRows in traced_test.go" query="SELECT a FROM t"`,
+			`level=DEBUG msg="lifeguard: query" pool=fake operation=BEGIN duration=0s wait=0s caller="observe_test.commit in traced_test.go"`,
+			`level=DEBUG msg="lifeguard: query" pool=fake operation=COMMIT duration=0s wait=0s caller="observe_test.commit in traced_test.go"`,
 			`level=DEBUG msg="lifeguard: query" pool=fake operation=INSERT duration=0s wait=0s error=23505 ` +
-				`caller="lifeguard_test.everything in querylog_test.go" query="INSERT INTO t VALUES (?)"`,
+				`caller="observe_test.everything in traced_querylog_test.go" query="INSERT INTO t VALUES (?)"`,
 		},
 	} {
 		t.Run(string(mode), func(t *testing.T) {
@@ -85,7 +68,7 @@ func TestQueryLogWait(t *testing.T) {
 		_, err := d.ExecContext(d.ctx, "UPDATE t")
 		require.NoError(t, err)
 		assert.Equal(t, []string{`level=WARN msg="lifeguard: long wait for a connection" pool=fake operation=CONNECT duration=500ms ` +
-			`caller="lifeguard_test.TestQueryLogWait.func1 in querylog_test.go"`}, d.lines())
+			`caller="observe_test.TestQueryLogWait.func1 in traced_querylog_test.go"`}, d.lines())
 		assert.Zero(t, d.pool.Stats().SlowQueries)
 	})
 }

@@ -1,4 +1,4 @@
-package lifeguard_test
+package leak_test
 
 import (
 	"context"
@@ -89,7 +89,7 @@ func TestLostRows(t *testing.T) {
 			assert.Equal(t, "rows ?", leak.LastQuery)
 			assert.Equal(t, 1, leak.Operations)
 			require.NotEmpty(t, leak.Stack)
-			assert.Contains(t, leak.Stack[0].Function, "lifeguard_test.lose"+strings.TrimSuffix(name, "WithoutCancel"))
+			assert.Contains(t, leak.Stack[0].Function, "leak_test.lose"+strings.TrimSuffix(name, "WithoutCancel"))
 
 			for range 3 {
 				require.True(t, keep.Next(), "rows that somebody reads are left alone")
@@ -171,7 +171,7 @@ func connOfLostRows(t *testing.T, connector driver.Connector, set func(*lifeguar
 	loseRowsOfConn(t, c)
 	leak := awaitLeak(t, reports, func(l lifeguard.Leak) bool { return l.Kind == lifeguard.LeakLostRows })
 	assert.False(t, leak.Reclaimed, "its holder may be about to go on")
-	assert.Contains(t, leak.Stack[0].Function, "lifeguard_test.take")
+	assert.Contains(t, leak.Stack[0].Function, "leak_test.connOfLostRows")
 	assert.EqualValues(t, 1, pool.Stats().LostRows)
 	return c, pool, reports
 }
@@ -363,7 +363,7 @@ func TestRowsThatAreKept(t *testing.T) {
 			assert.Equal(t, lifeguard.LeakHeld, leak.Kind)
 			assert.GreaterOrEqual(t, leak.Held, threshold)
 			assert.Equal(t, "rows ?", leak.LastQuery)
-			assert.Contains(t, leak.Stack[0].Function, "lifeguard_test.loseRowsOf")
+			assert.Contains(t, leak.Stack[0].Function, "leak_test.loseRowsOf")
 			leak = awaitLeak(t, reports, func(l lifeguard.Leak) bool { return l.Reclaimed })
 			assert.Equal(t, lifeguard.LeakHeld, leak.Kind)
 			assert.Zero(t, pool.Stats().LostRows)

@@ -1,4 +1,4 @@
-package lifeguard_test
+package leak_test
 
 import (
 	"context"

@@ -1,4 +1,4 @@
-package lifeguard_test
+package observe_test
 
 import (
 	"context"
