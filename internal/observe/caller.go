@@ -84,7 +84,8 @@ func (o *Observer) newCaller(s *shape, stack []uintptr) *Caller {
 	if c.frame.Function != "" {
 		c.attributes = codeAttributes(c.frame)
 	}
-	// What is not found in a stack that was cut may be on the rest of it. So only those that are found are remembered.
+	// The application's frame may be on the part of a stack that was cut off. So only callers that were found are
+	// remembered.
 	if c.found {
 		c.stack = slices.Clone(stack[:n])
 		c.conn = goesThrough(c.stack, "database/sql.(*DB).Conn")

@@ -266,3 +266,28 @@ func TestCallersConcurrently(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// A stack with the hash of another is not mistaken for it.
+func TestHashesMayCollide(t *testing.T) {
+	s := &shape{}
+	s.remember(&Caller{stack: []uintptr{1, 2}})
+	known := s.callers.Load()
+	require.NotNil(t, known.find([]uintptr{1, 2, 3}))
+	for _, c := range known.byHash {
+		c.stack = []uintptr{4, 5}
+	}
+	assert.Nil(t, known.find([]uintptr{1, 2, 3}))
+}
+
+// A query that Here has read is not read again at its end, and another query is not taken for it.
+func TestShapeOfNotedCaller(t *testing.T) {
+	r := record(t, nil)
+	query := "SELECT '" + string(make([]byte, maxRemembered)) + "'"
+	noted := r.Here(Query, query)
+	assert.Same(t, noted.shape, r.shapeOfOperation(&Operation{Kind: Query, Query: query, Caller: noted}))
+	for _, op := range []Operation{
+		{Kind: Prepare, Query: query, Caller: noted}, {Kind: Query, Query: "SELECT 1", Caller: noted}, {Kind: Ping, Caller: noted},
+	} {
+		assert.NotSame(t, noted.shape, r.shapeOfOperation(&op))
+	}
+}

@@ -9,7 +9,7 @@ import (
 	"go.opentelemetry.io/otel/semconv/v1.43.0/dbconv"
 )
 
-// Counts are what a pool counts, as metrics show it. The unsigned ones never go down.
+// Counts are the counts of a pool, as metrics show them. The unsigned ones never go down.
 type Counts struct {
 	Idle, InUse      int // connections
 	Limit            int // connection_limit

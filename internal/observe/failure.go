@@ -13,7 +13,7 @@ import (
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 )
 
-// failure is what is shown of an error. The zero value stands for none.
+// failure is the part of an error that is shown. The zero value stands for none.
 type failure struct {
 	typ    string // error.type
 	status string // db.response.status_code; "" if the database has no name for it
@@ -62,14 +62,14 @@ func errorType(err error, status string) string {
 		}
 		pkg := t.PkgPath()
 		if pkg == "errors" || pkg == "fmt" || pkg == scope || strings.HasPrefix(pkg, scope+"/internal/") {
-			continue // which say nothing of what happened
+			continue // its types say nothing of the cause
 		}
 		return reflect.TypeOf(e).String()
 	}
 	return semconv.ErrorTypeOther.Value.AsString()
 }
 
-// attributes appends what spans and metrics say of a failure.
+// attributes appends the attributes of a failure, in spans and in metrics.
 func (f failure) attributes(to []attribute.KeyValue) []attribute.KeyValue {
 	if f.typ == "" {
 		return to

@@ -36,7 +36,7 @@ type measured struct {
 }
 
 func newMeasured(attributes []attribute.KeyValue) measured {
-	// NewSet sorts what it is given.
+	// NewSet sorts its arguments in place.
 	set := metric.WithAttributeSet(attribute.NewSet(slices.Clone(attributes)...))
 	return measured{slices.Clip(attributes), set, []metric.RecordOption{set}}
 }
@@ -98,8 +98,8 @@ func (o *Observer) DialFailed(ctx context.Context, err error) {
 	o.metrics.dialFailures.Add(ctx, 1, o.metrics.ofPool.with(typ).set)
 }
 
-// Waited records how long a caller waited for a connection. err is what ended a wait without one: its type tells the
-// waits that timed out, and those that were given up, from the others.
+// Waited records how long a caller waited for a connection. err is the reason of a wait that ended without one: its type
+// tells the waits that timed out, and those that were given up, from the others.
 func (o *Observer) Waited(ctx context.Context, took time.Duration, err error) {
 	defer o.contain()
 	with := &o.metrics.ofPool

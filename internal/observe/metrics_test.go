@@ -221,6 +221,23 @@ func TestManyQueries(t *testing.T) {
 	assert.Equal(t, "UPDATE another", got.name)
 }
 
+// Many callers that see room for one more shape do not add more than there is room for.
+func TestShapesAreBoundedConcurrently(t *testing.T) {
+	var (
+		s  shapes
+		wg sync.WaitGroup
+	)
+	for g := range 4 {
+		wg.Go(func() {
+			for i := range maxShapes {
+				s.add(&shape{key: shapeKey{query: fmt.Sprint(g, i)}})
+			}
+		})
+	}
+	wg.Wait()
+	assert.Len(t, *s.known.Load(), maxShapes)
+}
+
 // A long query is shown, but not remembered.
 func TestLongQueriesAreNotRemembered(t *testing.T) {
 	r := record(t, func(c *Config) { c.Trace = TraceAll })

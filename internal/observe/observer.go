@@ -41,13 +41,13 @@ const (
 	LogAll
 )
 
-// Config is what an [Observer] needs to know. The zero value shows nothing and counts into the global providers.
+// Config is the configuration of an [Observer]. The zero value shows nothing and counts into the global providers.
 type Config struct {
 	Pool       string // name of the pool
 	Dialect    sqltext.Dialect
 	Base       []attribute.KeyValue // the database, of operations alone: see [Database]
 	Attributes []attribute.KeyValue // the user's, of everything
-	Target     string               // what operations without a query are done to: see [TargetName]
+	Target     string               // of operations without a query: see [TargetName]
 
 	Trace TraceMode
 	Log   LogMode
@@ -58,7 +58,7 @@ type Config struct {
 	Tracers trace.TracerProvider // nil for the global one
 	Meters  metric.MeterProvider // nil for the global one
 
-	// Status returns what the database calls an error, "" if it has no name for it.
+	// Status returns the database's code of an error, "" if it has none.
 	Status func(error) string
 
 	// Own returns error.type of an error of lifeguard's own, "" for others. The second result is the error whose text may
@@ -136,7 +136,7 @@ func New(c Config) *Observer {
 	return o
 }
 
-// Close ends what Watch began. It must not be called under a lock that the function given to Watch takes: it waits for
+// Close ends the reading of counts that Watch began. It must not be called under a lock that the function given to Watch takes: it waits for
 // a collection that is under way.
 func (o *Observer) Close() {
 	if err := o.metrics.unwatch(); err != nil {
@@ -159,7 +159,7 @@ func (o *Observer) SlowQueries() uint64 { return o.slowQueries.Load() }
 
 // contain is deferred where foreign code is called: the logger's, an exporter's, an error's methods.
 //
-// A panic there must cost no more than what was to be shown. On a goroutine of the pool nobody recovers, and the process
+// A panic there must cost no more than the span, line or measurement. On a goroutine of the pool nobody recovers, and the process
 // would end because of a line in a log. On a caller's goroutine the operation is over and has its result; and
 // database/sql never gives back a connection on which a method panics.
 func (o *Observer) contain() {
@@ -167,7 +167,7 @@ func (o *Observer) contain() {
 	if v == nil {
 		return
 	}
-	defer func() { _ = recover() }() // the logger may be what panics
+	defer func() { _ = recover() }() // of the logger, which may have panicked before
 	o.logger.Error("lifeguard: a panic while an operation was shown", slog.String("pool", o.pool),
 		slog.Any("panic", v), slog.String("stack", string(debug.Stack())))
 }

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Kind is what a caller does with a connection.
+// Kind is the kind of an operation.
 type Kind uint8
 
 // The values of [Kind]. The first three have a query.
@@ -44,7 +44,7 @@ type Operation struct {
 	Err    error
 	Stack  []uintptr // of the checkout; nil if it was not captured
 
-	// Caller is what Here returned when the operation began, or nil. Ended fills it where the operation is shown.
+	// Caller is the result of Here when the operation began, or nil. Ended fills it where the operation is shown.
 	Caller *Caller
 
 	// Begun is the caller of Begin, for Commit and Rollback, or nil.

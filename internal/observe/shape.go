@@ -21,7 +21,7 @@ const (
 	maxRemembered = 8 << 10
 )
 
-// shape is what all operations with the same query have in common.
+// shape holds everything that all operations with the same query have in common.
 type shape struct {
 	key       shapeKey
 	name      string // of the span

@@ -8,7 +8,7 @@ import (
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 )
 
-// Database returns the attributes of a database. What is unknown is "". system is a name of db.system.name.
+// Database returns the attributes of a database. An argument that is not known is "". system is a name of db.system.name.
 func Database(system, host, port, database string) []attribute.KeyValue {
 	if system == "" {
 		system = "other_sql"
@@ -26,7 +26,7 @@ func Database(system, host, port, database string) []attribute.KeyValue {
 	return all
 }
 
-// TargetName returns what names the database in spans of operations without a query: "BEGIN shop".
+// TargetName returns the name of the database in spans of operations without a query: "BEGIN shop".
 func TargetName(host, port, database string) string {
 	switch {
 	case database != "":
