@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -67,25 +68,47 @@ func (e *PoolTimeoutError) Error() string {
 	if len(e.Holders) == 0 {
 		return b.String()
 	}
-	if place, n := commonPlace(e.Holders); n > 1 {
-		fmt.Fprintf(&b, "; %d of %d by %s", n, len(e.Holders), place)
-	}
+	writePlaces(&b, e.Holders)
 	longest := &e.Holders[0]
 	fmt.Fprintf(&b, "; longest held %s", handle.Readable(longest.Held))
 	longest.writeTo(&b)
 	return b.String()
 }
 
-// commonPlace is the place in the code that holds the most connections.
-func commonPlace(holders []Holder) (place string, most int) {
+// placesInError is how many places an error names.
+const placesInError = 5
+
+// writePlaces counts the holders of each place in the code: "; 5 of 5 by main.export (export.go:88), running".
+func writePlaces(b *strings.Builder, holders []Holder) {
+	states := map[string]map[string]int{}
 	counts := map[string]int{}
+	var places []string
 	for i := range holders {
-		p := holders[i].where()
-		if counts[p]++; counts[p] > most {
-			place, most = p, counts[p]
+		place := holders[i].where()
+		if states[place] == nil {
+			states[place] = map[string]int{}
+			places = append(places, place)
+		}
+		states[place][holders[i].state()]++
+		counts[place]++
+	}
+	slices.SortStableFunc(places, func(a, b string) int { return counts[b] - counts[a] })
+	for i, place := range places {
+		if i == placesInError {
+			fmt.Fprintf(b, "; %d more places", len(places)-i)
+			break
+		}
+		fmt.Fprintf(b, "; %d of %d by %s", counts[place], len(holders), place)
+		for _, state := range []string{running, idleInTx, idle} {
+			switch n := states[place][state]; n {
+			case 0:
+			case counts[place]:
+				fmt.Fprintf(b, ", %s", state)
+			default:
+				fmt.Fprintf(b, ", %d %s", n, state)
+			}
 		}
 	}
-	return place, most
 }
 
 // Is matches ErrPoolTimeout, and what ended the wait.

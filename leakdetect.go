@@ -91,15 +91,22 @@ func (h *Holder) where() string {
 	return callsite.Place(h.Stack[0])
 }
 
+// States of a holder, in errors.
+const (
+	running  = "running"
+	idleInTx = "idle in a transaction"
+	idle     = "idle"
+)
+
 // state says what the holder does.
 func (h *Holder) state() string {
 	switch {
 	case h.Busy:
-		return "running"
+		return running
 	case h.InTx:
-		return "idle in a transaction"
+		return idleInTx
 	default:
-		return "idle"
+		return idle
 	}
 }
 

@@ -124,7 +124,8 @@ func (l *lease) ResetSession(ctx context.Context) error {
 	return nil
 }
 
-// revive pings a session that may be dead, and closes one that is not to be used again.
+// revive pings a session that may be dead, and closes one that is not to be used again. It does not wait for long: the
+// handle has another attempt, and for a lock that it holds meanwhile others may wait who close a statement.
 func (l *lease) revive(ctx context.Context, now int64) bool {
 	if !l.slot.Fit(now) || !l.s.CanPing() {
 		l.slot.Spoil()
@@ -135,7 +136,7 @@ func (l *lease) revive(ctx context.Context, now int64) bool {
 	before := l.state
 	l.state = running // so that it is not taken meanwhile
 	l.mu.Unlock()
-	if !l.slot.Probe(ctx, l.conn.pool.cfg.PoolTimeout/2) {
+	if !l.slot.Probe(ctx, l.conn.pool.pool.Patience()) {
 		l.take(nil) // the slot is the pool's
 		return false
 	}
@@ -178,7 +179,7 @@ func (l *lease) IsValid() bool {
 	defer l.guard(&ok)
 	s := l.slot
 	valid := before == held && !l.s.Spoiled() && l.validAtReturn()
-	stay := valid && s.Fit(l.last) && p.pool.MayStay()
+	stay := valid && s.Fit(l.last) && !l.conn.client.Refuses() && p.pool.MayStay()
 	ok = true
 	return l.giveBack(valid, stay)
 }
@@ -222,7 +223,7 @@ func (l *lease) giveBack(valid, stay bool) bool {
 		s.Discard()
 	case !stay:
 		s.Release(hold)
-	case p.pool.Wanted(): // idle first, then the look: see pool.Pool.wanted
+	case p.pool.Wanted() || l.conn.client.Refuses() || !s.Fit(l.last): // idle first, then the look: see pool.Pool.wanted
 		if l.TakeIdle() {
 			s.Release(hold)
 		}

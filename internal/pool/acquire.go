@@ -128,7 +128,7 @@ func (p *Pool[R]) takeLocked(now int64) *Slot[R] {
 		return s
 	}
 	p.wanted.Add(1) // before the look: see wanted
-	if p.open > p.limit {
+	if len(p.slots) > p.limit {
 		return nil
 	}
 	s := p.takeLeaseLocked(now)

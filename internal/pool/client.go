@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 )
 
 // ErrClosed is returned by Acquire from a pool that is closed, and from a client that is closed or draining.
@@ -10,11 +11,11 @@ var ErrClosed = errors.New("lifeguard: the pool is closed")
 
 // A Client is one of those who share a pool: a handle. The last one to leave closes the pool.
 type Client[R any] struct {
-	pool *Pool[R]
+	pool    *Pool[R]
+	refuses atomic.Bool // no slot is given any more; written under pool.mu, before idle leases are looked at
 
 	// Guarded by pool.mu.
 	out     int           // callers in Acquire, and slots not returned
-	refuses bool          // no slot is given any more
 	left    bool          // it is no longer one of the pool's clients
 	drained chan struct{} // closed when out is 0 after Drain; nil before Drain
 }
@@ -38,12 +39,8 @@ func (c *Client[R]) leaveLocked() {
 	}
 }
 
-// Refuses says whether the client is closed or draining.
-func (c *Client[R]) Refuses() bool {
-	c.pool.mu.Lock()
-	defer c.pool.mu.Unlock()
-	return c.refuses
-}
+// Refuses says whether the client is closed or draining, without a lock. A lease that becomes idle then must not stay.
+func (c *Client[R]) Refuses() bool { return c.refuses.Load() }
 
 // Drain refuses new callers and those who wait. Slots in use go on, and are closed at their return if no other client
 // could use them. The channel is closed when the last is back.
@@ -63,11 +60,11 @@ func (c *Client[R]) Drain() <-chan struct{} {
 
 func (c *Client[R]) refuseLocked() {
 	p := c.pool
-	c.refuses = true
+	c.refuses.Store(true)
 	p.failLocked(ErrClosed, func(w *waiter[R]) bool { return w.Value.client == c })
 	alone := true
 	for other := range p.clients {
-		alone = alone && other.refuses
+		alone = alone && other.refuses.Load()
 	}
 	if alone {
 		p.retired.Store(p.era.Add(1)) // no client is left that an idle connection could serve
@@ -138,7 +135,7 @@ func (p *Pool[R]) Clients() []*Client[R] {
 
 // refusalLocked says why a caller cannot even begin to wait.
 func (c *Client[R]) refusalLocked(ctx context.Context) error {
-	if c.refuses || c.pool.closed {
+	if c.refuses.Load() || c.pool.closed {
 		return ErrClosed
 	}
 	return ctx.Err()

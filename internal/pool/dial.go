@@ -21,7 +21,8 @@ const (
 	maxBackoff   = 500 * time.Millisecond
 
 	// lostAfter is the age of a dial from which on it may be lost in the network, so that others may be tried beside it.
-	lostAfter = time.Second
+	lostAfter     = time.Second
+	coldLostAfter = 5 * time.Second // in a pool that has never connected
 
 	// minDialTime is how long each dial has at least, however impatient the callers are.
 	minDialTime = 10 * time.Second
@@ -52,7 +53,7 @@ type dialling[R any] struct {
 type dial[R any] struct {
 	started  int64
 	cancel   context.CancelFunc
-	waiter   *waiter[R] // the caller it began for; nil for MinOpen
+	waiter   *waiter[R] // gets a permanent error; nil for MinOpen
 	request  uint64     // of the waiter, which may serve another request by now
 	replaced bool       // given up for another
 }
@@ -88,7 +89,7 @@ func (p *Pool[R]) dialLocked(now int64) {
 			p.replaceLocked(now)
 			break
 		}
-		if trying >= p.dialWindowLocked(now) || now < d.notBefore && (d.connected || p.queue.Len() == 0) {
+		if trying >= p.dialWindowLocked(now) || now < d.notBefore && (d.connected || p.callerLocked() == nil) {
 			break
 		}
 		p.beginDialLocked(now)
@@ -136,6 +137,9 @@ func (d *dialling[R]) trying(now, lost int64) int {
 // lostTime is the age from which on a dial may be lost, less where callers have so little patience that others have to
 // be tried sooner, and more where dials are known to take longer.
 func (p *Pool[R]) lostTime() int64 {
+	if !p.dialling.connected {
+		return int64(coldLostAfter) // it cannot tell lost from slow
+	}
 	lost := int64(lostAfter)
 	if p.cfg.Timeout > 0 {
 		lost = min(lost, max(int64(p.cfg.Timeout)/3, 2*int64(firstBackoff)))
@@ -147,17 +151,14 @@ func (p *Pool[R]) beginDialLocked(now int64) {
 	d := &p.dialling
 	one := &dial[R]{started: now}
 	base := p.ctx
-	for w := range p.queue.All() {
-		if !w.Value.dialed {
-			w.Value.dialed = true
-			if w.Value.id == 0 {
-				d.ids++
-				w.Value.id = d.ids
-			}
-			one.waiter, one.request = w, w.Value.id
-			base = context.WithoutCancel(w.Value.ctx) // its values, for drivers and interceptors that read them
-			break
+	if w := p.callerLocked(); w != nil {
+		w.Value.dialed = true
+		if w.Value.id == 0 {
+			d.ids++
+			w.Value.id = d.ids
 		}
+		one.waiter, one.request = w, w.Value.id
+		base = context.WithoutCancel(w.Value.ctx) // its values, for drivers and interceptors that read them
 	}
 	ctx, cancel := context.WithCancel(base)
 	one.cancel = cancel
@@ -168,11 +169,25 @@ func (p *Pool[R]) beginDialLocked(now int64) {
 	go p.dial(ctx, one) // ends with the driver's Connect, whose context ends in time and with the pool
 }
 
+// callerLocked is the waiter for which the next dial begins. In a pool that has never connected each has a dial of its
+// own; in another the head of the queue hears of a permanent error, as the others may be served by what is open.
+func (p *Pool[R]) callerLocked() *waiter[R] {
+	if p.dialling.connected {
+		return p.queue.Oldest()
+	}
+	for w := range p.queue.All() {
+		if !w.Value.dialed {
+			return w
+		}
+	}
+	return nil
+}
+
 // replaceLocked gives up the newest of the dials that have taken all slots without an answer. What they wait for may be
-// lost with a network or a server that is back by now. A pool that never connected cannot tell lost from slow.
+// lost with a network or a server that is back by now.
 func (p *Pool[R]) replaceLocked(now int64) {
 	d := &p.dialling
-	if len(d.inFlight) == 0 || p.open > 0 || !d.connected || p.queue.Len() == 0 {
+	if len(d.inFlight) == 0 || p.open > 0 || p.queue.Len() == 0 {
 		return
 	}
 	newest := d.inFlight[len(d.inFlight)-1]
@@ -318,9 +333,6 @@ func (p *Pool[R]) dialFailedLocked(one *dial[R], err error, now int64) {
 	if caller != nil && (!caller.Queued() || caller.Value.id != one.request) {
 		caller = nil
 	}
-	if caller != nil {
-		caller.Value.dialed = false // another dial may begin for it
-	}
 	if one.replaced {
 		p.checkOutageLocked(now)
 		return // the next may begin at once: it has waited for long enough
@@ -337,13 +349,8 @@ func (p *Pool[R]) dialFailedLocked(one *dial[R], err error, now int64) {
 	case told && d.connected && p.open == 0:
 		// Waiting cannot help: nothing will be returned, and the next dial would fail like this one.
 		p.failLocked(err, func(*waiter[R]) bool { return true })
-	case told && one.waiter != nil:
-		if caller == nil {
-			caller = p.queue.Oldest()
-		}
-		if caller != nil {
-			p.failLocked(err, func(w *waiter[R]) bool { return w == caller })
-		}
+	case told && caller != nil:
+		p.failLocked(err, func(w *waiter[R]) bool { return w == caller })
 	}
 	p.checkOutageLocked(now)
 }

@@ -90,7 +90,9 @@ func (p *Pool[R]) now() int64 { return p.cfg.Now() }
 // Wanted says whether the pool wants leases back, without a lock.
 func (p *Pool[R]) Wanted() bool { return p.wanted.Load() > 0 }
 
-func (p *Pool[R]) updateWantedLocked() { p.wanted.Store(int32(p.queue.Len() + max(0, p.open-p.limit))) }
+func (p *Pool[R]) updateWantedLocked() {
+	p.wanted.Store(int32(p.queue.Len() + max(0, len(p.slots)-p.limit)))
+}
 
 // returnLocked takes the slot from its client.
 func (p *Pool[R]) returnLocked(s *Slot[R]) {
@@ -102,7 +104,7 @@ func (p *Pool[R]) returnLocked(s *Slot[R]) {
 
 // keepLocked gives a slot that the caller owns to the next waiter, or to the idle list. False: it has to be closed.
 func (p *Pool[R]) keepLocked(s *Slot[R], now int64) bool {
-	if p.closed || p.open > p.limit || !s.Fit(now) {
+	if p.closed || len(p.slots) > p.limit || !s.Fit(now) {
 		return false
 	}
 	s.idleAt = now
@@ -206,6 +208,7 @@ func (p *Pool[R]) close(s *Slot[R]) {
 	p.mu.Lock()
 	if i := slices.Index(p.slots, s); i >= 0 {
 		p.slots = slices.Delete(p.slots, i, i+1)
+		p.updateWantedLocked()
 	}
 	p.mu.Unlock()
 	p.cfg.Close(s.Resource)

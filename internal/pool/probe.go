@@ -9,6 +9,17 @@ import (
 // about than to replace.
 const probeTime = 2 * time.Second
 
+// Patience is how long a caller that has another attempt waits for a Probe: as long as a dial takes, so that an answer
+// over a slow network has time to come.
+func (p *Pool[R]) Patience() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return max(minPatience, min(time.Duration(p.dialling.usual), probeTime))
+}
+
+// minPatience is more than a ping takes on a network that works.
+const minPatience = 100 * time.Millisecond
+
 // Restless says whether a resource has lain idle for so long, over a second, that it is pinged before use where there is
 // time for it.
 func (s *Slot[R]) Restless(now int64) bool { return now-s.idleAt > int64(time.Second) }
@@ -70,7 +81,6 @@ func (p *Pool[R]) settleProbe(s *Slot[R], ok, suspect bool) bool {
 		s.probed = suspect
 		return true
 	}
-	s.probed = suspect
 	s.Broke()
 	s.Discard()
 	return false
