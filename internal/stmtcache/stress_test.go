@@ -20,7 +20,7 @@ import (
 	"github.com/go-lifeguard/lifeguard/internal/pooltest"
 )
 
-// Queries that are cancelled at any moment do no harm to their connection, or to whoever has it next.
+// Queries that are cancelled at any moment do no harm to their connection or its next holder.
 func TestStatementsCancelledAtRandom(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -206,8 +206,7 @@ func TestStatementsStress(t *testing.T) {
 	}
 }
 
-// A handle closes the statements of idle connections whenever it likes, also while these are taken back for somebody
-// who waits.
+// A handle closes the statements of idle connections at any time, also while these are taken back for a waiter.
 func TestStatementClosedWhileLeaseIsTakenBack(t *testing.T) {
 	dsn := pooltest.AddParams(t, pgtest.DSN(t), "connection_limit=2", "pool_name=taken-back")
 	open := func() *sql.DB {
