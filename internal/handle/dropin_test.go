@@ -420,7 +420,7 @@ func (s *dropIn) statementTimeout() {
 	s.Note("kept: %t", s.PID(s) == pid)
 }
 
-// cancelledAtRandom cancels around the moment at which a query ends: who comes next must get his own result.
+// cancelledAtRandom cancels around the moment at which a query ends. The next caller must get its own result.
 func (s *dropIn) cancelledAtRandom() {
 	seed := pooltest.Seed(s.T).Uint64()
 	n := 40

@@ -125,7 +125,7 @@ func TestThousandLosses(t *testing.T) {
 	assert.LessOrEqual(t, srv.MaxOpen(), 2)
 }
 
-// The pool's own request for a collection: nobody else runs one here, and who waits is served all the same.
+// The pool asks for a collection by itself. The test runs none, and the waiter is served all the same.
 func TestWaiterAsksForCollection(t *testing.T) {
 	srv := fakedriver.New()
 	db, pool, _ := openReported(t, srv, pooltest.Limit(2))
@@ -188,8 +188,8 @@ func awaitLeak(t *testing.T, reports *leakReports, is func(lifeguard.Leak) bool)
 	return found
 }
 
-// Nobody can return a sql.Conn whose rows were dropped: its Close would wait for them. So if its holder does nothing with
-// it either, it is taken back from him, though later than rows alone.
+// A sql.Conn whose rows were dropped cannot be returned: its Close would wait for them. It is taken back if its holder does
+// nothing with it, though later than rows alone.
 func TestLostRowsOfConn(t *testing.T) {
 	c, pool, reports := connOfLostRows(t, fakedriver.New().Connector(), func(cfg *lifeguard.Config) { cfg.LeakThreshold = 200 * time.Millisecond })
 	leak := awaitLeak(t, reports, func(l lifeguard.Leak) bool { return l.Reclaimed })
@@ -207,8 +207,8 @@ func TestLostRowsOfConn(t *testing.T) {
 	assert.ErrorIs(t, err, lifeguard.ErrReclaimed)
 }
 
-// A holder who goes on without his rows is left alone. With leak_reclaim_after his connection is taken back like any
-// other that lies unused.
+// A holder that goes on without its rows is left alone. With leak_reclaim_after its connection is taken back as any other
+// unused one.
 func TestLostRowsOfConnInUse(t *testing.T) {
 	const threshold = 500 * time.Millisecond
 	for _, reclaimAfter := range []time.Duration{0, 2 * threshold} {
@@ -333,8 +333,8 @@ func loseConn(t *testing.T, db *sql.DB) *sql.Conn {
 	return c
 }
 
-// The pool's own request for a collection finds rows of a sql.Conn, too, and who waits is served without the patience
-// that there is for a holder whose connection nobody needs.
+// The pool's own request for a collection finds rows of a sql.Conn, too. A waiter is served sooner than a holder would lose
+// a connection that no caller needs.
 func TestWaiterGetsConnOfLostRows(t *testing.T) {
 	db, pool, _ := openReported(t, fakedriver.New(), pooltest.Limit(1)) // with a leak_threshold of a minute
 	loseConn(t, db)

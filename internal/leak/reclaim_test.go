@@ -29,8 +29,8 @@ func reclaiming(limit int, threshold, after time.Duration) func(*lifeguard.Confi
 	}
 }
 
-// A forgotten is a holder whose connection was taken back: later does all that he may still try, and says what came
-// of it; end gives back what is left, which must do no harm.
+// A forgotten is a holder whose connection was taken back. later has all calls that it may still make, and returns their
+// errors. end returns the rest, which must do no harm.
 type forgotten struct {
 	later map[string]func() error
 	end   func(t *testing.T)
@@ -265,7 +265,7 @@ func TestReclaimNeverCutsWhatRuns(t *testing.T) {
 	}
 }
 
-// Whoever does something now and then keeps the connection, though it is reported.
+// A holder that does something now and then keeps the connection, though it is reported.
 func TestReclaimLeavesTheLiving(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		db, pool, reports := openReported(t, fakedriver.New(), reclaiming(1, time.Second, 5*time.Second))
@@ -317,8 +317,8 @@ func TestUnwrappedIsNotReclaimed(t *testing.T) {
 	})
 }
 
-// Holders who wake up in the very moment in which their connection is taken back: each of them either still has it, for
-// all that it does, or gets ErrReclaimed, and the driver never sees two at once (which is a violation there).
+// Holders wake up at the moment at which their connection is taken back. Each either keeps it for all that it does, or gets
+// ErrReclaimed. The driver never sees two holders at once; it would note a violation.
 func TestReclaimAtTheVeryMoment(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -357,7 +357,7 @@ func TestReclaimAtTheVeryMoment(t *testing.T) {
 	assert.Eventually(t, func() bool { return pool.Stats().InUse == 0 }, 10*time.Second, time.Millisecond)
 	// One that is taken back between its last use and its return has done all its work, and nobody need know.
 	assert.GreaterOrEqual(t, pool.Stats().Reclaimed, uint64(lost.Load()))
-	// Every place is there again.
+	// Every slot is there again.
 	conns := make([]*sql.Conn, workers)
 	for i := range conns {
 		conns[i] = pooltest.Take(t, db)

@@ -247,7 +247,7 @@ var leakFreeFor = flag.Duration("leakfree", 2*time.Second,
 	"how long TestNoReportInRealTime takes connections and gives them back")
 
 // The same by the machine's clock, with everything that a bubble does not have: goroutines that run side by side,
-// garbage collections, a janitor that is late. Who falls behind makes up for it.
+// garbage collections, a janitor that is late. A worker that falls behind makes up for it.
 func TestNoReportInRealTime(t *testing.T) {
 	const (
 		workers   = 8

@@ -69,7 +69,7 @@ func TestReclaimedTransactionOnServer(t *testing.T) {
 	_, err = tx.Exec("SELECT pg_advisory_lock(4711)")
 	require.NoError(t, err)
 
-	// The next waiter gets the place, without what the forgotten transaction did, and without its locks.
+	// The next waiter gets a connection without the changes and the locks of the forgotten transaction.
 	var n int
 	require.NoError(t, s.QueryRowContext(t.Context(), "SELECT count(*) FROM customers").Scan(&n))
 	assert.Zero(t, n, "the transaction was rolled back")
@@ -163,7 +163,7 @@ func loseQuery(t *testing.T, db *sql.DB, query string, args ...any) {
 	}
 }
 
-// A pool timeout names who holds the connections: here by the function that forgot them.
+// A pool timeout names the holders: here by the function that forgot them.
 func TestTimeoutNamesLeaksOnServer(t *testing.T) {
 	s := openLeaky(t, "connection_limit=2&pool_timeout=2s&leak_threshold=100ms")
 	release := forgetTwo(t, s.DB)

@@ -84,8 +84,8 @@ func TestSkippedCallers(t *testing.T) {
 	}
 }
 
-// The same query from many places, at different depths and with or without a sampled span, is always told where it was
-// run: what is remembered of one is not said of another.
+// The same query from many places, at different depths and with or without a sampled span, always shows
+// where it was run: one caller's place is never shown for another.
 func TestCallersOfOneQuery(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := openTraced(t, func(c *lifeguard.Config) { c.Trace = lifeguard.TraceAll })
@@ -152,8 +152,8 @@ func TestCallersOfOneQuery(t *testing.T) {
 	})
 }
 
-// Rows are closed elsewhere, and a transaction ended by database/sql, but who ran the query and who began the transaction
-// is told, in transactions and at any rate of checkouts.
+// Rows are closed elsewhere and a transaction is ended by database/sql, but the span names the caller that ran the query or
+// began the transaction, at any rate of checkouts.
 func TestCallerOfWhatOthersEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := openTraced(t, func(c *lifeguard.Config) { c.Trace = lifeguard.TraceAll })

@@ -151,7 +151,7 @@ func TestSkippedIsNoSpan(t *testing.T) {
 	})
 }
 
-// A caller who went away is no failure of the database. One whose deadline passed may well be because of it.
+// A caller that cancels is no failure of the database. A deadline that passes may well be one.
 func TestContextSpans(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := openTraced(t, nil)
@@ -183,7 +183,7 @@ func TestContextSpans(t *testing.T) {
 		})
 		assert.Equal(t, "ROLLBACK", got.name)
 		assert.Empty(t, got.status)
-		got.caller(t, "TestContextSpans") // who began it
+		got.caller(t, "TestContextSpans") // which began it
 
 		// Rows that it closes in the same way.
 		ctx, cancel = context.WithTimeout(d.ctx, time.Second)

@@ -70,7 +70,7 @@ func TestDriverPanics(t *testing.T) {
 			assert.Zero(t, st.InUse, "after %s", name)
 			assert.LessOrEqual(t, srv.Open(), 2)
 		}
-		for range 5 { // more often than there are places
+		for range 5 { // more often than there are slots
 			boom("dial", func() {
 				pool.Reset()
 				srv.OnDial(func(context.Context) error { panic("dial") })

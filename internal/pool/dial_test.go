@@ -145,7 +145,7 @@ func TestDialRefusedForGood(t *testing.T) {
 		assert.Equal(t, wrong, db.PingContext(t.Context()))
 		assert.Zero(t, time.Since(start))
 
-		// With a connection open, those who wait are served by it.
+		// With a connection open, it serves the waiters.
 		time.Sleep(time.Second)
 		srv.OnDial(nil)
 		c := pooltest.Take(t, db)

@@ -63,12 +63,12 @@ func TestFairnessOnServer(t *testing.T) {
 	}
 }
 
-// TestTooManyConnectionsOnServer takes all the server's places but a few with another pool.
+// TestTooManyConnectionsOnServer has another pool hold nearly all connections that the server allows.
 func TestTooManyConnectionsOnServer(t *testing.T) {
 	const room = 2
 	dsn := pgtest.Start(t, "max_connections=10").DSN()
 	others := pooltest.OpenPostgres(t, "postgres", dsn, 10)
-	require.Empty(t, others.Backends(t)) // takes a place for looking
+	require.Empty(t, others.Backends(t)) // opens the connection that looks
 	var held []*sql.Conn
 	for {
 		conn, err := others.Conn(t.Context())
@@ -80,7 +80,7 @@ func TestTooManyConnectionsOnServer(t *testing.T) {
 	}
 	require.Greater(t, len(held), room)
 
-	// No place at all.
+	// The server takes no further connection.
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	var log pooltest.LogBuffer
@@ -182,7 +182,7 @@ func TestRefusedByServer(t *testing.T) {
 	}
 }
 
-// TestNoServer dials a port at which nobody listens, and one at which somebody listens who never answers.
+// TestNoServer dials a port without a listener, and one whose listener never answers.
 func TestNoServer(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)

@@ -152,7 +152,7 @@ func TestShutdownClosesIdle(t *testing.T) {
 	})
 }
 
-// Whoever asks again while what was left goes on is told the same, one after the other or all at once.
+// Further calls of Shutdown get the same answer while the remaining holders go on, one after the other or all at once.
 func TestShutdownAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := fakedriver.New()
@@ -186,7 +186,7 @@ func TestShutdownAgain(t *testing.T) {
 	})
 }
 
-// A caller who is just being given a connection when a shutdown ends does not get one.
+// A caller gets no connection at the moment at which a shutdown ends.
 func TestShutdownWhileAcquiring(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := fakedriver.New()

@@ -15,7 +15,7 @@ import (
 	"github.com/go-lifeguard/lifeguard/internal/pooltest"
 )
 
-// A handle closes statements of idle connections whenever it likes; the connection may be somebody else's by then.
+// A handle closes statements of idle connections at any time. By then another holder may have the connection.
 func TestStatementsOfRevokedLeases(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := fakedriver.New()
@@ -43,8 +43,7 @@ func TestStatementsOfRevokedLeases(t *testing.T) {
 	})
 }
 
-// A statement of a sql.Conn may be closed at any time after its connection was returned: also when that is in somebody
-// else's hands, who must not notice.
+// A statement of a sql.Conn may be closed at any time after the connection was returned. The next holder must not notice.
 func TestStatementClosedLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := fakedriver.New()

@@ -92,7 +92,7 @@ func (c lateContext) Err() error {
 	return context.DeadlineExceeded
 }
 
-// Whoever finds the ends of his context and of pool_timeout behind him is told of the one that came first.
+// A caller that finds both ends passed, of its context and of pool_timeout, is told of the earlier one.
 func TestBothEndsPassed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		db, _ := pooltest.OpenFake(t, fakedriver.New(), func(c *lifeguard.Config) { pooltest.Limit(1)(c); c.PoolTimeout = time.Second })

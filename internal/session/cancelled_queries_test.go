@@ -112,7 +112,7 @@ func TestCancelledQueries(t *testing.T) {
 						}
 						cancel()
 
-						// Whoever comes next must not notice.
+						// The next caller must not notice.
 						kind = kinds[rnd.IntN(len(kinds))]
 						v = value.Add(1)
 						got, err = kind.ask(t.Context(), v)

@@ -179,7 +179,7 @@ func TestRecovery(t *testing.T) {
 	b.pause(300 * time.Millisecond)
 
 	b.server.Stop(t, "immediate")
-	b.pause(100 * time.Millisecond) // in which those meet it who had a connection
+	b.pause(100 * time.Millisecond) // for the callers that had a connection
 	during := newCalls()
 	b.calls.Store(during)
 	before := b.proxy.Counts().Accepted
@@ -213,9 +213,8 @@ func TestRecovery(t *testing.T) {
 	b.drain()
 }
 
-// TestRecoveryFromLostDials has every place taken by dials that nothing will ever come of: the network has lost them, or
-// a server that is no more had accepted them. That must not keep the pool from a server that is back, be pool_timeout as
-// long as it may.
+// TestRecoveryFromLostDials fills every slot with dials that will never end: the network has lost them, or a server that
+// is gone had accepted them. They must not keep the pool from a server that is back, however long pool_timeout is.
 func TestRecoveryFromLostDials(t *testing.T) {
 	server := waterServer(t)
 	for name, params := range map[string][]string{"connect_timeout": {"connect_timeout=6"}, "no connect_timeout": nil} {

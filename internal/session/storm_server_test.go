@@ -273,8 +273,8 @@ const (
 	refused                           // rolled back
 )
 
-// TestStormOnServer kills connections in every way while rows are written: nothing that was acknowledged may be missing, and no
-// place in the pool may be lost.
+// TestStormOnServer kills connections in every way while rows are written. No acknowledged row may be missing, and no slot
+// may be lost.
 func TestStormOnServer(t *testing.T) {
 	const limit, writers = 8, 24
 	seed := pooltest.Seed(t).Uint64()

@@ -148,7 +148,7 @@ func storm(t *testing.T, limit, workers int, seed uint64) {
 	assert.Equal(t, srv.Open(), int(stats.Opened-stats.Closed))
 	assert.GreaterOrEqual(t, srv.Open(), limit/3, "min_connections")
 
-	// Every place is there again.
+	// Every slot is there again.
 	var conns []*sql.Conn
 	for range limit {
 		conns = append(conns, pooltest.Take(t, db))

@@ -26,7 +26,7 @@ import (
 // writersEach is how many callers a basin has for each connection.
 const writersEach = 3
 
-// fill starts the writers, and the watcher who counts connections on the server.
+// fill starts the writers, and the watcher that counts connections on the server.
 func (b *basin) fill(seed uint64) {
 	b.calls.Store(newCalls())
 	for g := range b.limit * writersEach {
@@ -182,7 +182,7 @@ func (w *writer) wrong(what string, want, got int64, after error) {
 		what, want, want, got, got, after, w.cached, &w.basin.struck)
 }
 
-// strikes are the latest faults, for who wants to know what an operation may have met.
+// strikes are the latest faults, to tell which of them an operation may have met.
 type strikes struct {
 	mu     sync.Mutex
 	latest []string // guarded by mu

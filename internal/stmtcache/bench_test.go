@@ -1,4 +1,4 @@
-package lifeguard_test
+package stmtcache_test
 
 import (
 	"context"
@@ -21,7 +21,7 @@ import (
 // connections; the others have ten. by-hand is a statement of db.Prepare on plain lib/pq, which takes one round trip and no
 // planning: what there is to gain, without leaving lib/pq and database/sql.
 //
-//	go test -run '^$' -bench 'Statements$' -benchtime 20x .
+//	go test -run '^$' -bench 'Statements$' -benchtime 20x ./internal/stmtcache
 func BenchmarkStatements(b *testing.B) {
 	dsn := pgtest.DSN(b)
 	setup := pooltest.OpenControl(b, dsn)
@@ -42,16 +42,19 @@ func BenchmarkStatements(b *testing.B) {
 	} {
 		far.SetShape(faultproxy.Both, faultproxy.Shape{Delay: at.delay})
 		for _, op := range statementOperations {
-			plain, kept := pooltest.OpenPostgres(b, "postgres", at.dsn, op.limit), pooltest.OpenPostgres(b, "lifeguard", at.dsn, op.limit)
-			runs := []func(int) error{op.prepare(b, plain.DB), op.prepare(b, kept.DB)}
-			if op.byHand != nil {
-				runs = append(runs, op.byHand(b, pooltest.OpenPostgres(b, "postgres", at.dsn, op.limit).DB))
-			}
-			for _, clients := range at.clients {
-				b.Run(fmt.Sprintf("%s/Op=%s/Clients=%d", at.name, op.name, clients), func(b *testing.B) {
-					compareStatements(b, runs, clients, max(at.batch/clients, at.batch/10))
-				})
-			}
+			// Its handles are closed before the next one begins. All of them together are more than a server takes.
+			b.Run(fmt.Sprintf("%s/Op=%s", at.name, op.name), func(b *testing.B) {
+				plain, kept := pooltest.OpenPostgres(b, "postgres", at.dsn, op.limit), pooltest.OpenPostgres(b, "lifeguard", at.dsn, op.limit)
+				runs := []func(int) error{op.prepare(b, plain.DB), op.prepare(b, kept.DB)}
+				if op.byHand != nil {
+					runs = append(runs, op.byHand(b, pooltest.OpenPostgres(b, "postgres", at.dsn, op.limit).DB))
+				}
+				for _, clients := range at.clients {
+					b.Run(fmt.Sprintf("Clients=%d", clients), func(b *testing.B) {
+						compareStatements(b, runs, clients, max(at.batch/clients, at.batch/10))
+					})
+				}
+			})
 		}
 	}
 	far.SetShape(faultproxy.Both, faultproxy.Shape{})
