@@ -315,7 +315,7 @@ func (c *caller) query(st step) error {
 }
 
 func (c *caller) openRows(step) (err error) {
-	c.rows, err = c.querier().QueryContext(c.ctx, "SELECT 1") //nolint:rowserrcheck // read and closed by the next step
+	c.rows, err = c.querier().QueryContext(c.ctx, "SELECT 1") // closed by a later step
 	return err
 }
 

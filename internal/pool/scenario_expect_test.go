@@ -158,7 +158,7 @@ var kinds = map[string]func(error) bool{
 	"pool-closed": func(err error) bool { return errors.Is(err, lifeguard.ErrPoolClosed) },
 	"reclaimed":   func(err error) bool { return errors.Is(err, lifeguard.ErrReclaimed) },
 	"deadline":    func(err error) bool { return errors.Is(err, context.DeadlineExceeded) },
-	"canceled":    func(err error) bool { return err == context.Canceled }, //nolint:errorlint // as it is
+	"canceled":    func(err error) bool { return err == context.Canceled }, // as it is
 	"conn-done":   func(err error) bool { return errors.Is(err, sql.ErrConnDone) },
 	"tx-done":     func(err error) bool { return errors.Is(err, sql.ErrTxDone) },
 	// A driver's error would do, too, if it is told as one: what counts is that the caller hears of the panic.

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/lib/pq"
+	"github.com/lib/pq/pqerror"
 
 	"github.com/go-lifeguard/lifeguard/internal/fakedriver"
 )
@@ -178,7 +179,7 @@ func faultError(word string) error {
 	if message == "" {
 		message = "an error of class " + word[:2]
 	}
-	return &pq.Error{Severity: "FATAL", Code: pq.ErrorCode(word), Message: message}
+	return &pq.Error{Severity: "FATAL", Code: pqerror.Code(word), Message: message}
 }
 
 // server plays the server of a scenario on a fake one.
