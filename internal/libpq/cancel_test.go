@@ -145,7 +145,7 @@ func TestCancelsNeverMeetTheNext(t *testing.T) {
 				assert.True(t, watched)
 				ends := time.AfterFunc(time.Duration(random.IntN(1500))*time.Microsecond, cancel)
 				op := operations[random.IntN(len(operations))]
-				err := op.run(inner, conn, random.Float64()/1000)
+				err := op.run(inner, conn, random.Float64()/200)
 				if random.IntN(4) == 0 {
 					cancel() // when the answer is there, and perhaps beside the other
 				}

@@ -153,7 +153,7 @@ func TestFindOnOtherVersions(t *testing.T) {
 	}{
 		{"the same", same, 0},
 		{"other names", &renamedConn{processID: pid, key: same.secretKey, socket: socket, config: same.cfg}, 4},
-		{"other types", &retypedConn{pid: "1", c: socket, cfg: map[string]string{"BinaryParameters": "yes"}}, 4},
+		{"other types", &retypedConn{pid: "1", secretKey: 1, c: socket, cfg: map[string]string{"BinaryParameters": "yes"}}, 4},
 		// What is in c may be a socket, whatever its declared type is.
 		{"pointers", &pointingConn{pid: &pid, secretKey: [4]byte([]byte(specimenKey)), c: socket, cfg: &same.cfg}, 3},
 		{"other meanings", &sameConn{pid: pid + 1, secretKey: []byte("none"), c: &specimenSocket{}}, 4},
