@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -21,8 +22,7 @@ const (
 	maxBackoff   = 500 * time.Millisecond
 
 	// lostAfter is the age of a dial from which on it may be lost in the network, so that others may be tried beside it.
-	lostAfter     = time.Second
-	coldLostAfter = 5 * time.Second // in a pool that has never connected
+	lostAfter = time.Second
 
 	// minDialTime is how long each dial has at least, however impatient the callers are.
 	minDialTime = 10 * time.Second
@@ -138,7 +138,7 @@ func (d *dialling[R]) trying(now, lost int64) int {
 // be tried sooner, and more where dials are known to take longer.
 func (p *Pool[R]) lostTime() int64 {
 	if !p.dialling.connected {
-		return int64(coldLostAfter) // it cannot tell lost from slow
+		return math.MaxInt64 // it cannot tell lost from slow
 	}
 	lost := int64(lostAfter)
 	if p.cfg.Timeout > 0 {
@@ -187,7 +187,7 @@ func (p *Pool[R]) callerLocked() *waiter[R] {
 // lost with a network or a server that is back by now.
 func (p *Pool[R]) replaceLocked(now int64) {
 	d := &p.dialling
-	if len(d.inFlight) == 0 || p.open > 0 || p.queue.Len() == 0 {
+	if len(d.inFlight) == 0 || p.open > 0 || !d.connected || p.queue.Len() == 0 {
 		return
 	}
 	newest := d.inFlight[len(d.inFlight)-1]
@@ -224,8 +224,10 @@ func (p *Pool[R]) armDialLocked(now int64) {
 	}
 	if p.queue.Len() > 0 || d.down != nil {
 		for _, one := range d.inFlight {
-			sooner(one.started + lost)
-			sooner(one.started + d.patience)
+			if d.connected {
+				sooner(one.started + max(lost, d.patience))
+				sooner(one.started + lost)
+			}
 		}
 	}
 	if d.silent != 0 && d.connected && d.down == nil && p.queue.Len() > 0 {
