@@ -86,6 +86,8 @@ func number(value any) (int64, error) {
 	switch n := value.(type) {
 	case int64:
 		return n, nil
+	case uint64:
+		return int64(n), nil
 	case []byte:
 		return strconv.ParseInt(string(n), 10, 64)
 	}

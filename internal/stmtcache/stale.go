@@ -48,7 +48,7 @@ func suspect(err error) suspicion {
 	return innocent
 }
 
-// recheck is the least time between two preparations of a statement for the same suspicion. Arguments that are no
+// recheck is the least time between two preparations of a text that may not be stale. Arguments that are no
 // fault of the statement's, such as a malformed UUID in a URL, must not cost a preparation each time.
 const recheck = time.Second
 
@@ -66,10 +66,12 @@ func (k *Statement) heal(ctx context.Context, err error) (again bool, _ error) {
 		return false, err
 	}
 	now := c.shared.Now()
-	if last := k.checked[why]; last != 0 && now-last < int64(recheck) {
-		return false, err
+	if why == perhaps {
+		if k.checked != 0 && now-k.checked < int64(recheck) {
+			return false, err
+		}
+		k.checked = max(now, 1)
 	}
-	k.checked[why] = max(now, 1)
 	moved := why == certainly && libpq.Code(err) == "0A000"
 	if moved && c.shared.generation.Load() == c.seenGeneration {
 		c.shared.generation.Add(1) // another client has changed tables: other sessions prepare again before they fail, too
