@@ -303,8 +303,7 @@ func (c *Cache) Close() {
 	c.byText, c.size = nil, 0
 }
 
-// dropOldest closes the least recently used statement that the program has not open. It is looked for among all, which is
-// nothing beside the round trip to close it.
+// dropOldest closes the least recently used statement that the program has not open. The round trip takes longer than the search.
 func (c *Cache) dropOldest() bool {
 	var oldest *Statement
 	for _, k := range c.byText {
