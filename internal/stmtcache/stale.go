@@ -77,7 +77,7 @@ func (k *Statement) heal(ctx context.Context, err error) (again bool, _ error) {
 	}
 	c.follow()
 	generation := c.generation
-	fresh, failure := c.conn.Prepare(ctx, k.text)
+	fresh, failure := c.prepare(ctx, k.text)
 	if failure != nil {
 		k.at = stale
 		if suspect(failure) != innocent {
