@@ -209,7 +209,7 @@ func (l *lease) giveBack(valid, stay bool) bool {
 	ctx, hold := l.ctx, l.last-l.since
 	stay = stay && !l.doomed
 	if stay {
-		l.state, l.ctx = idle, nil
+		l.state, l.ctx, l.query = idle, nil, "" // neither context nor query outlives its use
 		l.stack.Clear()
 	} else {
 		l.takeLocked(nil)

@@ -209,7 +209,7 @@ func (p *Pool) dialError(err error) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &unfinished):
-		return &connectError{text: fmt.Sprintf("lifeguard: connecting to %s has not finished after %s", p.cfg.Target, Readable(unfinished.For)), err: p.dialError(unfinished.Err)}
+		return &connectError{text: fmt.Sprintf("connecting to %s has not finished after %s", p.cfg.Target, Readable(unfinished.For)), err: p.dialError(unfinished.Err)}
 	}
 	return p.cfg.Redact(err)
 }

@@ -90,7 +90,7 @@ func (r *record) takeLocked(why error) state {
 	if before != taken {
 		r.state, r.why = taken, why
 		r.gone.Store(true)
-		r.ctx = nil
+		r.ctx, r.query = nil, ""
 	}
 	return before
 }

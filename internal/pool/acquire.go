@@ -60,11 +60,14 @@ func (c *Client[R]) Acquire(ctx context.Context, l Lease, turn *Turn) (*Slot[R],
 	p := c.pool
 	now := p.now()
 	p.mu.Lock()
+	again := turn.Since != 0
 	if err := c.refusalLocked(ctx); err != nil {
+		if again {
+			err = p.explainLocked(err, turn, now)
+		}
 		p.mu.Unlock()
 		return nil, err
 	}
-	again := turn.Since != 0
 	if !again {
 		turn.Since = now
 		if p.cfg.Events.Acquiring != nil {

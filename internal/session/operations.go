@@ -85,7 +85,7 @@ func (s *Session) exec(ctx context.Context, query string, args []driver.NamedVal
 		res, err = s.execDirect(inner, query, args)
 		err = s.explainDirect(err, args)
 	}
-	if watched && s.unwatch() || handled {
+	if watched && s.unwatch() || handled && err != nil {
 		s.ended(ctx, true)
 	}
 	return res, err

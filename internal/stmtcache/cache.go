@@ -114,18 +114,16 @@ func (c *Cache) Prepare(ctx context.Context, query string) (*Statement, error) {
 		return &Statement{cache: c, text: query, parent: st, refs: 1}, nil
 	}
 	var does effect
-	switch {
-	case c.size > 0 && c.open == 0:
+	if c.size > 0 && c.open == 0 {
 		k, e, err := c.find(ctx, query)
-		if err != nil {
-			return nil, err
-		}
 		if k != nil {
 			k.refs++
-			return k, nil
+		}
+		if k != nil || err != nil {
+			return k, err
 		}
 		does = e
-	case c.follows:
+	} else if c.follows {
 		does = read(query, c.kind == libpq.GoMySQL) &^ keepable
 	}
 	parent, err := c.prepare(ctx, query)
@@ -242,25 +240,16 @@ func (c *Cache) settle(does effect) {
 	if does == 0 {
 		return
 	}
-	if does&session != 0 {
+	over := does&(ends|undoes) != 0
+	if does&session != 0 || over && c.changed {
 		c.generation++
-		c.changed = true
 	}
-	if does&pool != 0 {
+	if does&pool != 0 || over && c.ddl {
 		c.shared.generation.Add(1)
-		c.ddl = true
 	}
-	if does&(ends|undoes) != 0 {
-		if c.changed {
-			c.generation++
-		}
-		if c.ddl {
-			c.shared.generation.Add(1)
-		}
-	}
-	if does&^forgets == ends {
-		c.changed, c.ddl = false, false
-	}
+	pending := does&^forgets != ends
+	c.changed = pending && (c.changed || does&session != 0)
+	c.ddl = pending && (c.ddl || does&pool != 0)
 	c.forgot = c.forgot || does&forgets != 0
 }
 
@@ -303,8 +292,7 @@ func (c *Cache) Close() {
 	c.byText, c.size = nil, 0
 }
 
-// dropOldest closes the least recently used statement that the program has not open. It is looked for among all, which is
-// nothing beside the round trip to close it.
+// dropOldest closes the least recently used statement that the program has not open. The round trip takes longer than the search.
 func (c *Cache) dropOldest() bool {
 	var oldest *Statement
 	for _, k := range c.byText {

@@ -1,10 +1,9 @@
 // Package stmtcache runs queries on prepared statements that it keeps by their
 // text, and knows when a kept statement must not be trusted.
 //
-// A query with arguments takes lib/pq two round trips and MySQL's driver three.
-// On a kept statement it takes one. A kept statement can differ from one that is
-// prepared now: its names were looked up, its literals read and its parameters
-// typed when it was prepared. The package makes that difference invisible:
+// On a kept statement a query takes one round trip instead of two or three. The
+// names, literals and parameters of a statement mean what they meant when it was
+// prepared. The package hides the difference to one that is prepared now:
 //
 //   - it reads every text that runs, and keeps only texts that it understands;
 //   - after a text that may change what others mean, statements are prepared

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strconv"
 
 	"github.com/lib/pq"
 
@@ -21,13 +20,21 @@ import (
 // old it is: what is prepared again there is not prepared anew. So nothing is kept behind a pooler.
 //
 // PostgreSQL tells each client the number of its process, for cancelling queries, and a pooler has to tell another.
+// MySQL tells how many statements all its clients may prepare: the pool keeps a quarter at most.
 func (c *Cache) trust(ctx context.Context) bool {
-	if c.trusted {
+	switch {
+	case c.trusted:
 		return true
-	}
-	if c.kind == libpq.GoMySQL {
-		c.trusted = c.shared.budget.Load() != 0 || c.askBudget(ctx)
-		return c.trusted
+	case c.kind == libpq.GoMySQL:
+		if c.shared.budget.Load() == 0 {
+			most, err := c.ask(ctx, "SELECT @@max_prepared_stmt_count")
+			if err != nil {
+				return false
+			}
+			c.shared.budget.CompareAndSwap(0, max(1, most/4))
+		}
+		c.trusted = true
+		return true
 	}
 	told, ok := libpq.BackendPID(c.raw)
 	if !ok {
@@ -50,22 +57,9 @@ func (c *Cache) trust(ctx context.Context) bool {
 	return true
 }
 
-// askBudget asks MySQL how many statements all its clients may prepare. The pool keeps a quarter at most.
-func (c *Cache) askBudget(ctx context.Context) bool {
-	most, err := c.ask(ctx, "SELECT @@max_prepared_stmt_count")
-	if err != nil {
-		return false
-	}
-	c.shared.budget.CompareAndSwap(0, max(1, most/4))
-	return true
-}
-
 // overBudget says whether the pool keeps the statements that it may have on a MySQL server, and as many more.
 func (c *Cache) overBudget(more int64) bool {
-	if c.kind != libpq.GoMySQL {
-		return false
-	}
-	budget := c.shared.budget.Load()
+	budget := c.shared.budget.Load() // 0 with PostgreSQL
 	return budget > 0 && c.shared.kept.Load() >= budget+more
 }
 
@@ -81,17 +75,6 @@ func (c *Cache) prepare(ctx context.Context, query string) (driver.Stmt, error) 
 	return c.conn.Prepare(ctx, query)
 }
 
-// number reads a number as drivers give it.
-func number(value any) (int64, error) {
-	switch n := value.(type) {
-	case int64:
-		return n, nil
-	case []byte:
-		return strconv.ParseInt(string(n), 10, 64)
-	}
-	return 0, fmt.Errorf("lifeguard: the server answered with %T where a number was expected", value)
-}
-
 const poolerHint = "; prepared statements do not survive a pooler in transaction mode: " +
 	"if there is one, such as PgBouncer, add pgbouncer=true to the DSN"
 
@@ -101,9 +84,7 @@ func (c *Cache) Explain(err error) error {
 	if err == nil || c.forgot || c.kind != libpq.LibPQ && c.kind != libpq.PgxStdlib {
 		return err
 	}
-	switch libpq.Code(err) {
-	case "26000", "42P05":
-	default:
+	if code := libpq.Code(err); code != "26000" && code != "42P05" {
 		return err
 	}
 	var e *pq.Error

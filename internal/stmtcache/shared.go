@@ -55,15 +55,11 @@ func (s *Shared) New(kind libpq.Kind, raw driver.Conn, conn Conn, binaryParamete
 	return c
 }
 
-// unshrinkable is how long the budget stays as it is after it was lowered: ten sessions that meet a full server at once
-// are one reason to lower it.
-const unshrinkable = time.Second
-
-// shrink lowers the budget to half of what is kept, and returns false if it was done just now.
+// shrink lowers the budget to half of what is kept, at most once in a second: sessions that meet a full server together are
+// one reason to do it.
 func (s *Shared) shrink() {
 	now, last := s.Now(), s.shrunk.Load()
-	if last != 0 && now-last < int64(unshrinkable) || !s.shrunk.CompareAndSwap(last, max(now, 1)) {
-		return
+	if (last == 0 || now-last >= int64(time.Second)) && s.shrunk.CompareAndSwap(last, now) {
+		s.budget.Store(max(1, s.kept.Load()/2))
 	}
-	s.budget.Store(max(1, s.kept.Load()/2))
 }

@@ -2,6 +2,7 @@ package stmtcache
 
 import (
 	"context"
+	"database/sql"
 	"database/sql/driver"
 	"errors"
 	"time"
@@ -48,7 +49,7 @@ func suspect(err error) suspicion {
 	return innocent
 }
 
-// recheck is the least time between two preparations of a statement for the same suspicion. Arguments that are no
+// recheck is the least time between two preparations of a text that may not be stale. Arguments that are no
 // fault of the statement's, such as a malformed UUID in a URL, must not cost a preparation each time.
 const recheck = time.Second
 
@@ -58,25 +59,25 @@ const recheck = time.Second
 // A query that failed while it ran must not run twice: no rollback takes back what dblink, a sequence or an advisory lock did.
 func (k *Statement) heal(ctx context.Context, err error) (again bool, _ error) {
 	c, why := k.cache, suspect(err)
-	if why == innocent || !k.kept {
+	now := c.shared.Now()
+	switch {
+	case why == innocent || !k.kept:
 		return false, err
-	}
-	if c.open > 0 {
+	case c.open > 0:
 		k.at = stale
 		return false, err
-	}
-	now := c.shared.Now()
-	if last := k.checked[why]; last != 0 && now-last < int64(recheck) {
+	case why == perhaps && k.checked != 0 && now-k.checked < int64(recheck):
 		return false, err
+	case why == perhaps:
+		k.checked = now
 	}
-	k.checked[why] = max(now, 1)
 	moved := why == certainly && libpq.Code(err) == "0A000"
 	if moved && c.shared.generation.Load() == c.seenGeneration {
 		c.shared.generation.Add(1) // another client has changed tables: other sessions prepare again before they fail, too
 	}
 	c.follow()
 	generation := c.generation
-	fresh, failure := c.conn.Prepare(ctx, k.text)
+	fresh, failure := c.prepare(ctx, k.text)
 	if failure != nil {
 		k.at = stale
 		if suspect(failure) != innocent {
@@ -134,13 +135,10 @@ func (c *Cache) ask(ctx context.Context, query string, args ...driver.Value) (in
 	if err != nil {
 		return 0, err
 	}
+	var n sql.NullInt64
 	value := make([]driver.Value, 1)
-	err = rows.Next(value)
-	if e := rows.Close(); err == nil {
-		err = e
+	if err = rows.Next(value); err == nil {
+		err = n.Scan(value[0])
 	}
-	if err != nil {
-		return 0, err
-	}
-	return number(value[0])
+	return n.Int64, errors.Join(err, rows.Close())
 }

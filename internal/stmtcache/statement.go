@@ -12,17 +12,17 @@ type Statement struct {
 	text   string
 	parent driver.Stmt
 
-	does       effect   // what running it does to others; nothing if it is kept
-	kept       bool     // it is in the cache
-	copying    bool     // it is lib/pq's COPY: while it is open, the connection can do nothing else
-	banned     bool     // its text is to run on no kept statement
-	misplanned uint8    // how often its generic plan failed
-	refs       int32    // how often the program has it open
-	uses       int32    // since it was prepared
-	generation uint64   // Cache.generation when it was prepared
-	at         int64    // when it was prepared
-	checked    [2]int64 // when it was last prepared anew after an error, for each suspicion
-	used       uint64   // Cache.lookups when it was last found
+	does       effect // what running it does to others; nothing if it is kept
+	kept       bool   // it is in the cache
+	copying    bool   // it is lib/pq's COPY: while it is open, the connection can do nothing else
+	banned     bool   // its text is to run on no kept statement
+	misplanned uint8  // how often its generic plan failed
+	refs       int32  // how often the program has it open
+	uses       int32  // since it was prepared
+	generation uint64 // Cache.generation when it was prepared
+	at         int64  // when it was prepared
+	checked    int64  // when it was last prepared anew because it might be stale
+	used       uint64 // Cache.lookups when it was last found
 }
 
 // fresh says whether k may be used where the driver would prepare its text now.

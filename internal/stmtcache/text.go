@@ -111,13 +111,10 @@ func (r *reader) dashes(rest string) bool {
 }
 
 func (r *reader) lineComment(rest string) bool {
-	line, _, found := strings.Cut(rest, "\n")
+	line, _, _ := strings.Cut(rest, "\n")
 	r.pos += len(line)
-	if found {
-		r.pos++
-		line = strings.TrimSuffix(line, "\r")
-	}
-	return strings.IndexByte(line, '\r') < 0 // where it ends in PostgreSQL, and not in MySQL
+	// An inner \r ends it in PostgreSQL, and not in MySQL.
+	return strings.IndexByte(strings.TrimSuffix(line, "\r"), '\r') < 0
 }
 
 // comment passes over a comment, but not over one that MySQL executes, nor one inside another, which only PostgreSQL knows.
@@ -282,13 +279,14 @@ func (r *reader) endStatement() {
 
 func (r *reader) judge() effect {
 	var upper [10]byte // as long as the longest verb here: one that is longer is unknown
-	if len(r.verb) > len(upper) {
+	n := copy(upper[:], r.verb)
+	if n < len(r.verb) {
 		return unknown
 	}
-	for i := range len(r.verb) {
-		upper[i] = r.verb[i] &^ 0x20
+	for i := range n {
+		upper[i] &^= 0x20
 	}
-	switch string(upper[:len(r.verb)]) {
+	switch string(upper[:n]) {
 	case "SELECT", "WITH", "VALUES", "INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE":
 		return 0
 	case "TABLE", "START", "SAVEPOINT", "RELEASE", "TRUNCATE", "COPY", "LOCK", "UNLOCK", "LISTEN", "UNLISTEN", "NOTIFY",

@@ -10,8 +10,9 @@ import (
 // directStmt stands for a prepared statement behind a pooler that gives each transaction another server connection. Each
 // execution runs the text.
 type directStmt struct {
-	conn Conn
-	text string
+	driver.Stmt // nil: its Exec and Query are not called, those with a context are
+	conn        Conn
+	text        string
 }
 
 var (
@@ -27,7 +28,7 @@ func (c *Cache) unprepared(query string) *directStmt {
 	if firstWord(query) == "COPY" && c.kind == libpq.LibPQ {
 		return nil
 	}
-	return &directStmt{c.conn, query}
+	return &directStmt{conn: c.conn, text: query}
 }
 
 func (d *directStmt) Close() error { return nil }
@@ -42,8 +43,3 @@ func (d *directStmt) ExecContext(ctx context.Context, args []driver.NamedValue) 
 func (d *directStmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
 	return d.conn.Query(ctx, d.text, args)
 }
-
-// Exec and Query belong to driver.Stmt and are not called: the methods with a context go before them.
-
-func (d *directStmt) Exec(args []driver.Value) (driver.Result, error) { return nil, driver.ErrSkip }
-func (d *directStmt) Query(args []driver.Value) (driver.Rows, error)  { return nil, driver.ErrSkip }
