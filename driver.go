@@ -308,6 +308,9 @@ type poolDriver struct {
 	driver.Driver
 	handle *handle.Connector
 	pool   *Pool
+
+	forcing sync.Mutex
+	late    error // guarded by forcing; of the shutdown that had to end before all was back
 }
 
 // connectorOf gives the connector behind a handle, nil for a handle of somebody else's.

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-lifeguard/lifeguard/internal/assembly"
 	"github.com/go-lifeguard/lifeguard/internal/handle"
 	"github.com/go-lifeguard/lifeguard/internal/leak"
 	"github.com/go-lifeguard/lifeguard/internal/libpq"
@@ -56,7 +57,7 @@ type PoolTimeoutError struct {
 
 func (e *PoolTimeoutError) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "lifeguard: no connection from pool %q within %s", e.Pool, handle.Readable(e.Waited))
+	fmt.Fprintf(&b, "lifeguard: no connection from pool %q within %s", e.Pool, assembly.Readable(e.Waited))
 	if e.context != nil {
 		b.WriteString(", when the caller's deadline passed")
 	}
@@ -74,7 +75,7 @@ func (e *PoolTimeoutError) Error() string {
 	}
 	writePlaces(&b, e.Holders)
 	longest := &e.Holders[0]
-	fmt.Fprintf(&b, "; longest held %s", handle.Readable(longest.Held))
+	fmt.Fprintf(&b, "; longest held %s", assembly.Readable(longest.Held))
 	longest.writeTo(&b)
 	return b.String()
 }
