@@ -281,7 +281,7 @@ func (d *wrappedDriver) systemName() string {
 func (d *wrappedDriver) connector(driverDSN string, cfg Config) (c driver.Connector, err error) {
 	switch parent := d.parent.(type) {
 	case pqDriver:
-		c, err = libpq.NewConnector(driverDSN, libpq.SocketOptions{SocketTimeout: cfg.SocketTimeout}, cfg.PgBouncer)
+		c, err = libpq.NewConnector(driverDSN, libpq.SocketOptions{SocketTimeout: cfg.SocketTimeout, CountSent: cfg.AtMostOnce}, cfg.PgBouncer)
 	case driver.DriverContext:
 		c, err = parent.OpenConnector(driverDSN)
 	default:

@@ -100,6 +100,11 @@ func (l *lease) ResetSession(ctx context.Context) error {
 	if l.timed {
 		p.observer.Waited(ctx, 0, nil)
 	}
+	if l.s.AtMostOnce() && l.slot.Restless(now) && l.s.Ended() {
+		l.slot.Broke() // nothing was sent yet, so another attempt is safe
+		l.drop()
+		return driver.ErrBadConn
+	}
 	if !l.slot.Fit(now) || l.slot.Suspect() {
 		if !l.revive(ctx, now) {
 			return driver.ErrBadConn

@@ -36,8 +36,10 @@ type Config struct {
 	MaxLifetime, MaxIdleTime    time.Duration
 	SocketTimeout               time.Duration
 	StatementCacheSize          int
-	PgBouncer                   bool
+	PgBouncer, AtMostOnce       bool
 	LeakThreshold, ReclaimAfter time.Duration
+	MaxWaiting                  int
+	Keepalive                   time.Duration
 
 	Parent       driver.Connector
 	DSN          string // the wrapped driver's, "" if it is not known
@@ -86,7 +88,7 @@ func NewPool(cfg Config) *Pool {
 	})
 	p.opener = session.NewOpener(session.Config{
 		Parent: cfg.Parent, Interceptors: cfg.Interceptors, SocketTimeout: cfg.SocketTimeout, Statements: p.statements,
-		DSN: cfg.DSN, Name: cfg.Name, Log: cfg.Log,
+		DSN: cfg.DSN, Name: cfg.Name, Log: cfg.Log, AtMostOnce: cfg.AtMostOnce,
 	}, cfg.Limit)
 	p.janitor = leak.New(leak.Config{
 		Threshold: cfg.LeakThreshold, ReclaimAfter: cfg.ReclaimAfter, Now: cfg.Now,
@@ -95,6 +97,7 @@ func NewPool(cfg Config) *Pool {
 	p.pool = pool.New(pool.Config[*session.Session]{
 		Limit: cfg.Limit, MaxIdle: cfg.MaxIdle, MinOpen: cfg.MinOpen,
 		Timeout: cfg.PoolTimeout, MaxLifetime: cfg.MaxLifetime, MaxIdleTime: cfg.MaxIdleTime, Now: cfg.Now,
+		MaxWaiting: cfg.MaxWaiting, Keepalive: cfg.Keepalive,
 		Open: p.opener.Open, Close: p.opener.CloseSession, Ping: func(ctx context.Context, s *session.Session) error { return s.Probe(ctx) },
 		Retryable: libpq.Retryable, Resize: p.opener.Resize,
 		Events: pool.Events{Acquiring: p.janitor.Wake, Waiting: p.janitor.Alert, DialFailed: p.dialFailed, Dialled: p.dialled},

@@ -21,6 +21,7 @@ type Config[R any] struct {
 	Timeout     time.Duration // longest wait
 	MaxLifetime time.Duration // age at which a resource is replaced, less up to a tenth at random
 	MaxIdleTime time.Duration // idle time after which a resource is closed
+	Keepalive   time.Duration // time without an answer after which an idle resource is pinged
 
 	Now func() int64 // the pool clock, in nanoseconds; never 0
 

@@ -21,6 +21,7 @@ import (
 type Config struct {
 	Parent        driver.Connector    // of the wrapped driver
 	Interceptors  []sqlmw.Interceptor // the first outermost
+	AtMostOnce    bool                // a statement is not sent twice
 	SocketTimeout time.Duration       // bounds an operation; 0 for none
 	Statements    *stmtcache.Shared
 	DSN           string // for what the driver does not show

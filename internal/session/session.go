@@ -166,7 +166,7 @@ func (s *Session) Judge(ctx context.Context, err error) (broke bool) {
 		_ = s.raw.Close()
 		return false
 	}
-	if errors.Is(err, driver.ErrBadConn) {
+	if errors.Is(err, driver.ErrBadConn) || errors.Is(err, ErrOutcomeUnknown) {
 		s.spoiled = true
 		return !s.sawEnd
 	}
