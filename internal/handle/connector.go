@@ -53,13 +53,17 @@ func (c *Connector) KeepIdle(n int) {
 	}
 }
 
-// Close is called by sql.DB.Close. The last handle closes the pool.
+// Close is called by sql.DB.Close. The last handle closes the pool. As from the plain driver, the last error is told.
 func (c *Connector) Close() error {
 	c.shut.Store(true)
-	if !c.client.Leave() {
-		return nil
+	last, err := c.client.Leave()
+	if !last {
+		return err
 	}
-	return c.pool.cfg.Closed()
+	if e := c.pool.cfg.Closed(); e != nil {
+		return e
+	}
+	return err
 }
 
 // Connect gives the handle a lease. All waiting happens here.
@@ -83,7 +87,9 @@ func (c *Connector) Connect(ctx context.Context) (driver.Conn, error) {
 		l.attach(ctx, s, now, now-began)
 		if c.shut.Load() {
 			// The handle was closed too late to stop Acquire, and too soon to see the lease.
-			_ = l.Close()
+			if l.take(nil) != taken {
+				s.Release(0)
+			}
 			return nil, pool.ErrClosed
 		}
 		p.connectEnded(ctx, time.Duration(now-began), nil)
