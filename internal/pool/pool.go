@@ -106,6 +106,9 @@ func (p *Pool[R]) returnLocked(s *Slot[R]) {
 // keepLocked gives a slot that the caller owns to the next waiter, or to the idle list. False: it has to be closed.
 func (p *Pool[R]) keepLocked(s *Slot[R], now int64) bool {
 	if p.closed || len(p.slots) > p.limit || !s.Fit(now) {
+		if s.expires != 0 && now >= s.expires {
+			p.counts.ExpiredClosed++
+		}
 		return false
 	}
 	s.idleAt = now
@@ -116,6 +119,7 @@ func (p *Pool[R]) keepLocked(s *Slot[R], now int64) bool {
 		return true
 	}
 	if p.maxIdle < p.limit && p.idleLocked() >= p.maxIdle {
+		p.counts.SurplusClosed++
 		return false
 	}
 	p.idle = append(p.idle, s)

@@ -24,9 +24,10 @@ type Config struct {
 	AtMostOnce    bool                // a statement is not sent twice
 	SocketTimeout time.Duration       // bounds an operation; 0 for none
 	Statements    *stmtcache.Shared
-	DSN           string // for what the driver does not show
-	Target        string // names the server in errors
-	Name          string // of the pool, for the log
+	AfterConnect  AfterConnect // nil for none
+	DSN           string       // for what the driver does not show
+	Target        string       // names the server in errors
+	Name          string       // of the pool, for the log
 	Log           *slog.Logger
 }
 
@@ -112,7 +113,14 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 		dial.HangUp()
 		return nil, hideBadConn(libpq.SentNothing(err))
 	}
-	return newSession(cfg, conn, socket), nil
+	s := newSession(cfg, conn, socket)
+	if cfg.AfterConnect != nil {
+		if err := s.afterConnect(ctx, cfg.AfterConnect); err != nil {
+			_ = s.Close()
+			return nil, hideBadConn(err)
+		}
+	}
+	return s, nil
 }
 
 // hideBadConn ends the chain of an error that matches driver.ErrBadConn: database/sql would answer it with two more
