@@ -159,6 +159,15 @@ func (l *lease) drop() {
 	}
 }
 
+// retire closes the session of a lease that the caller holds, and has the holder told why at its next step. Results that
+// are open beside go on, and the session is closed at its return.
+func (l *lease) retire(why error) {
+	l.slot.Spoil()
+	if l.openRows == 0 && l.take(why) != taken {
+		l.slot.Discard()
+	}
+}
+
 // guard ends a lease when the driver panicked or ended the goroutine: database/sql would never return it.
 func (l *lease) guard(ok *bool) {
 	if !*ok {
@@ -237,18 +246,15 @@ func (l *lease) giveBack(valid, stay bool) bool {
 	return stay
 }
 
-// Close ends a lease. A handle that closes a connection which was used, and of which it was not told that it is
-// invalid, considers it broken.
+// Close ends a lease. One that lay idle gives its session back. The handle takes a connection from its holder after
+// driver.ErrBadConn, without asking IsValid before. By then it has closed the statements that it knows of.
 func (l *lease) Close() error {
-	l.mu.Lock()
-	unused := !l.doomed && (l.state == idle || l.state == held && l.operations == 0)
-	l.mu.Unlock()
-	if l.take(nil) == taken {
-		return nil
-	}
-	if unused && !l.s.Spoiled() {
+	switch l.take(nil) {
+	case taken:
+	case idle:
 		l.slot.Release(0)
-	} else {
+	default:
+		l.s.LeaveStatements()
 		l.slot.Discard()
 	}
 	return nil

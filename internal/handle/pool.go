@@ -216,6 +216,9 @@ func (p *Pool) dialError(err error) error {
 		return nil
 	case errors.As(err, &unfinished):
 		return &connectError{text: fmt.Sprintf("connecting to %s has not finished after %s", p.cfg.Target, Readable(unfinished.For)), err: p.dialError(unfinished.Err)}
+	case errors.Is(err, driver.ErrBadConn):
+		// Its chain ends here: database/sql would answer a match with two more waits of the caller.
+		return &connectError{text: fmt.Sprintf("the driver could not open a connection: %v", p.cfg.Redact(err))}
 	}
 	return p.cfg.Redact(err)
 }

@@ -72,7 +72,7 @@ func (s *Slot[R]) Broke() {
 	era := p.era.Add(1)
 	if again {
 		p.retired.Store(era)
-		p.recallLocked(func(l Lease, _ *Client[R]) bool { return true })
+		p.closeLater(p.recallLocked(func(Lease, *Client[R]) bool { return true }))
 	}
 }
 
