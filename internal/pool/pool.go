@@ -180,9 +180,9 @@ func (p *Pool[R]) takeLeaseLocked(now int64) *Slot[R] {
 	return nil
 }
 
-// recallLocked closes idle resources in leases for which match is true, and those in the idle list that may not be used
-// again.
-func (p *Pool[R]) recallLocked(match func(Lease, *Client[R]) bool) {
+// recallLocked takes idle resources from leases for which match is true. It gives those that may not be used again, and
+// those of the idle list. The caller closes them.
+func (p *Pool[R]) recallLocked(match func(Lease, *Client[R]) bool) (unfit []*Slot[R]) {
 	now := p.now()
 	for _, s := range p.slots {
 		if s.lease == nil || !match(s.lease, s.client) || !s.lease.TakeIdle() {
@@ -190,16 +190,26 @@ func (p *Pool[R]) recallLocked(match func(Lease, *Client[R]) bool) {
 		}
 		p.returnLocked(s)
 		if !p.keepLocked(s, now) {
-			go p.close(s) // ends with the resource's Close
+			unfit = append(unfit, s)
 		}
 	}
 	p.idle = slices.DeleteFunc(p.idle, func(s *Slot[R]) bool {
 		gone := p.closed || !s.Fit(now)
 		if gone {
-			go p.close(s) // ends with the resource's Close
+			unfit = append(unfit, s)
 		}
 		return gone
 	})
+	return unfit
+}
+
+// closeAll closes resources that the caller owns, and returns when that is done.
+func (p *Pool[R]) closeAll(slots []*Slot[R]) {
+	var closes sync.WaitGroup
+	for _, s := range slots {
+		closes.Go(func() { p.close(s) })
+	}
+	closes.Wait()
 }
 
 // close closes a resource that the caller owns. Its slot comes free when that is done: never are more open than the
