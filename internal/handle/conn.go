@@ -152,3 +152,14 @@ func (l *lease) PrepareContext(ctx context.Context, query string) (driver.Stmt, 
 	ok = true
 	return st, err
 }
+
+// Unwrapped gives the wrapped driver's connection. What its holder does with it cannot be seen, so it is not taken back.
+func (l *lease) Unwrapped() any {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.state == taken && l.why != nil {
+		return l.why
+	}
+	l.raw = true
+	return l.s.Raw()
+}

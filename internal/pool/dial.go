@@ -340,7 +340,9 @@ func (p *Pool[R]) dialFailedLocked(one *dial[R], err error, now int64) {
 		return // the next may begin at once: it has waited for long enough
 	}
 	d.err, d.erredAt = err, now
-	told := !d.connected || !p.cfg.Retryable(err)
+	// A dial that the pool ended lasted at least as long as its caller's wait, whose own error says more.
+	_, unfinished := err.(*UnfinishedError)
+	told := !unfinished && (!d.connected || !p.cfg.Retryable(err))
 	if told && d.connected {
 		d.failures = 1 // the server answers
 	}
