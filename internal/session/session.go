@@ -186,6 +186,11 @@ func (s *Session) setDeadline(t time.Time) {
 
 // Close is called by the inner *sql.DB, once.
 func (s *Session) Close() error {
+	if s.socket != nil {
+		// PostgreSQL forgets them with the connection. To close them takes a round trip each, and one that is half open
+		// would keep its slot for socket_timeout.
+		s.spoiled = true
+	}
 	err := contain("closed a connection", func() error {
 		s.closeStatements()
 		s.cache.Close()
