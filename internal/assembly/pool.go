@@ -42,6 +42,7 @@ type Config struct {
 	Parent       driver.Connector
 	DSN          string // the wrapped driver's, "" if it is not known
 	Interceptors []sqlmw.Interceptor
+	AfterConnect session.AfterConnect
 	Log          *slog.Logger
 	Observe      observe.Config
 
@@ -80,7 +81,7 @@ func NewPool(cfg Config) *Pool {
 	})
 	p.opener = session.NewOpener(session.Config{
 		Parent: cfg.Parent, Interceptors: cfg.Interceptors, SocketTimeout: cfg.SocketTimeout, Statements: p.statements,
-		DSN: cfg.DSN, Name: cfg.Name, Log: cfg.Log, AtMostOnce: cfg.AtMostOnce,
+		DSN: cfg.DSN, Name: cfg.Name, Log: cfg.Log, AtMostOnce: cfg.AtMostOnce, AfterConnect: cfg.AfterConnect,
 	}, cfg.Limit)
 	p.janitor = leak.New(leak.Config{
 		Threshold: cfg.LeakThreshold, ReclaimAfter: cfg.ReclaimAfter, Now: cfg.Now,
@@ -166,9 +167,11 @@ func (p *Pool) counts() observe.Counts {
 func (p *Pool) Holds() []leak.Hold {
 	leases := p.pool.Leases()
 	holds := make([]leak.Hold, 0, len(leases))
-	for _, l := range leases {
-		if h, ok := l.(leak.Lease).Hold(); ok {
-			holds = append(holds, h)
+	for _, of := range leases {
+		if l, ok := of.(leak.Lease); ok {
+			if h, ok := l.Hold(); ok {
+				holds = append(holds, h)
+			}
 		}
 	}
 	slices.SortFunc(holds, func(a, b leak.Hold) int { return cmp.Compare(a.Since, b.Since) })
@@ -183,8 +186,8 @@ func (p *Pool) panicked(value any, stack []byte) {
 }
 
 func (p *Pool) leases(yield func(leak.Lease) bool) {
-	for _, l := range p.pool.Leases() {
-		if !yield(l.(leak.Lease)) {
+	for _, of := range p.pool.Leases() {
+		if l, ok := of.(leak.Lease); ok && !yield(l) {
 			return
 		}
 	}

@@ -241,13 +241,22 @@ func (l *lease) giveBack(valid, stay bool) bool {
 		s.Discard()
 	case !stay:
 		s.Release(hold)
-	case p.pool.Wanted() || l.conn.client.Refuses() || !s.Fit(l.last): // idle first, then the look: see pool.Pool.wanted
-		if l.TakeIdle() {
-			s.Release(hold)
-		}
-		return false
+	default:
+		return l.stayIdle(hold)
 	}
-	return stay
+	return false
+}
+
+// stayIdle gives an idle lease back all the same if the pool has begun to want it: idle first, then the look, see
+// pool.Pool.wanted. The slot may have another owner by now, who alone may ask whether it is fit.
+func (l *lease) stayIdle(hold int64) bool {
+	if !l.conn.pool.pool.Wanted() && !l.conn.client.Refuses() && !l.slot.Retired() {
+		return true
+	}
+	if l.TakeIdle() {
+		l.slot.Release(hold)
+	}
+	return false
 }
 
 // Close ends a lease. One that lay idle gives its session back. The handle takes a connection from its holder after

@@ -78,9 +78,7 @@ func (st *stmt) Close() error {
 	if before == idle && l.state == running {
 		l.state = idle
 		l.mu.Unlock()
-		if l.conn.pool.pool.Wanted() && l.TakeIdle() { // as at a return
-			l.slot.Release(0)
-		}
+		l.stayIdle(0)
 		return err
 	}
 	settled := before != held || l.settleLocked()

@@ -43,17 +43,21 @@ func (c *Client[R]) leaveLocked() {
 func (c *Client[R]) Refuses() bool { return c.refuses.Load() }
 
 // Drain refuses new callers and those who wait. Slots in use go on, and are closed at their return if no other client
-// could use them. The channel is closed when the last is back.
+// could use them. The channel is closed when the last is back, and what lay idle is closed.
 func (c *Client[R]) Drain() <-chan struct{} {
 	p := c.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if c.drained == nil {
 		c.drained = make(chan struct{})
-		if c.out == 0 {
-			close(c.drained)
-		}
-		p.closeLater(c.refuseLocked())
+		c.out++
+		gone := c.refuseLocked()
+		go func() { // ends with the resources' Closes; a Drain whose caller has no time must not wait for them
+			_ = p.closeAll(gone)
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			c.leaveLocked()
+		}()
 	}
 	return c.drained
 }
@@ -93,12 +97,7 @@ func (c *Client[R]) Leave() (last bool, err error) {
 	}
 	gone := c.refuseLocked()
 	p.mu.Unlock()
-	for _, s := range gone {
-		if e := p.close(s); e != nil {
-			err = e
-		}
-	}
-	return last, err
+	return last, p.closeAll(gone)
 }
 
 // Out says how many slots and callers the client has not given back.

@@ -106,6 +106,9 @@ func (p *Pool[R]) returnLocked(s *Slot[R]) {
 // keepLocked gives a slot that the caller owns to the next waiter, or to the idle list. False: it has to be closed.
 func (p *Pool[R]) keepLocked(s *Slot[R], now int64) bool {
 	if p.closed || len(p.slots) > p.limit || !s.Fit(now) {
+		if s.expires != 0 && now >= s.expires {
+			p.counts.ExpiredClosed++
+		}
 		return false
 	}
 	s.idleAt = now
@@ -116,6 +119,7 @@ func (p *Pool[R]) keepLocked(s *Slot[R], now int64) bool {
 		return true
 	}
 	if p.maxIdle < p.limit && p.idleLocked() >= p.maxIdle {
+		p.counts.SurplusClosed++
 		return false
 	}
 	p.idle = append(p.idle, s)
@@ -204,11 +208,27 @@ func (p *Pool[R]) recallLocked(match func(Lease, *Client[R]) bool) (gone []*Slot
 	return gone
 }
 
-// closeLater closes resources that the caller owns. None waits for the Close of another.
+// closeLater closes resources that the caller owns, on goroutines that end with their Closes.
 func (p *Pool[R]) closeLater(gone []*Slot[R]) {
 	for _, s := range gone {
-		go p.close(s) // ends with the resource's Close
+		go p.close(s)
 	}
+}
+
+// closeAll closes resources that the caller owns, none of which waits for another, and returns when that is done, with
+// one of the errors.
+func (p *Pool[R]) closeAll(gone []*Slot[R]) error {
+	errs := make(chan error, len(gone))
+	for _, s := range gone {
+		go func() { errs <- p.close(s) }()
+	}
+	var err error
+	for range gone {
+		if e := <-errs; e != nil {
+			err = e
+		}
+	}
+	return err
 }
 
 // close closes a resource that the caller owns. Its slot comes free when that is done: never are more open than the

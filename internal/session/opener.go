@@ -24,9 +24,10 @@ type Config struct {
 	AtMostOnce    bool                // a statement is not sent twice
 	SocketTimeout time.Duration       // bounds an operation; 0 for none
 	Statements    *stmtcache.Shared
-	DSN           string // for what the driver does not show
-	Target        string // names the server in errors
-	Name          string // of the pool, for the log
+	AfterConnect  AfterConnect // nil for none
+	DSN           string       // for what the driver does not show
+	Target        string       // names the server in errors
+	Name          string       // of the pool, for the log
 	Log           *slog.Logger
 }
 
@@ -115,7 +116,14 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 		dial.HangUp()
 		return nil, libpq.SentNothing(err)
 	}
-	return newSession(cfg, conn, socket), nil
+	s := newSession(cfg, conn, socket)
+	if cfg.AfterConnect != nil {
+		if err := s.afterConnect(ctx, cfg.AfterConnect); err != nil {
+			_ = s.Close()
+			return nil, hideBadConn(err)
+		}
+	}
+	return s, nil
 }
 
 // PanicError stands for a panic of the wrapped driver on a goroutine of the pool.

@@ -187,6 +187,11 @@ func (s *Session) setDeadline(t time.Time) {
 
 // Close is called by the inner *sql.DB, once. It keeps the error for CloseSession, to which database/sql does not give it.
 func (s *Session) Close() error {
+	if s.socket != nil {
+		// PostgreSQL forgets them with the connection. To close them takes a round trip each, and one that is half open
+		// would keep its slot for socket_timeout.
+		s.spoiled = true
+	}
 	err := contain("closed a connection", func() error {
 		s.closeStatements()
 		s.cache.Close()
