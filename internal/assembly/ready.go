@@ -23,7 +23,7 @@ func (p *Pool) Ready(ctx context.Context) error {
 		return pool.ErrClosed
 	}
 	defer func() {
-		if client.Leave() { // every handle has left meanwhile
+		if last, _ := client.Leave(); last { // every handle has left meanwhile
 			_ = p.closed()
 		}
 	}()

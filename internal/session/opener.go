@@ -120,7 +120,7 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	if cfg.AfterConnect != nil {
 		if err := s.afterConnect(ctx, cfg.AfterConnect); err != nil {
 			_ = s.Close()
-			return nil, hideBadConn(err)
+			return nil, err
 		}
 	}
 	return s, nil
