@@ -31,6 +31,10 @@ var (
 	// ErrTooManyWaiting is returned at once to a caller that would wait beside max_waiting others.
 	ErrTooManyWaiting = pool.ErrTooManyWaiting
 
+	// ErrOutcomeUnknown matches the error of a statement or commit whose connection broke after the server may have got
+	// it, where at_most_once is set.
+	ErrOutcomeUnknown = session.ErrOutcomeUnknown
+
 	// ErrSocketTimeout matches the error of every operation that socket_timeout ended.
 	ErrSocketTimeout = session.ErrSocketTimeout
 )

@@ -110,14 +110,18 @@ func (l *lease) Ping(ctx context.Context) error {
 	return nil
 }
 
-// CheckNamedValue asks the wrapped connection, if it wants to be asked.
+// CheckNamedValue asks the wrapped connection, if it wants to be asked. Where the lease is gone any value will do: the
+// operation tells its caller, and database/sql would put an argument's name before the error.
 func (l *lease) CheckNamedValue(v *driver.NamedValue) error {
+	if l.gone.Load() {
+		return nil
+	}
 	checker := l.s.Checker()
 	if checker == nil {
 		return driver.ErrSkip
 	}
-	if err := l.enter(); err != nil {
-		return err
+	if l.enter() != nil {
+		return nil
 	}
 	ok := false
 	defer l.guard(&ok)

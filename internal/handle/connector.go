@@ -60,13 +60,17 @@ func (c *Connector) keepIdle(n int) {
 	}
 }
 
-// Close is called by sql.DB.Close. The last handle closes the pool.
+// Close is called by sql.DB.Close. The last handle closes the pool. As from the plain driver, the last error is told.
 func (c *Connector) Close() error {
 	c.shut.Store(true)
-	if !c.client.Leave() {
-		return nil
+	last, err := c.client.Leave()
+	if !last {
+		return err
 	}
-	return c.pool.closed()
+	if e := c.pool.closed(); e != nil {
+		return e
+	}
+	return err
 }
 
 // Connect gives the handle a lease. All waiting happens here.
@@ -90,7 +94,9 @@ func (c *Connector) Connect(ctx context.Context) (driver.Conn, error) {
 		l.attach(ctx, s, now, now-began)
 		if c.shut.Load() {
 			// The handle was closed too late to stop Acquire, and too soon to see the lease.
-			_ = l.Close()
+			if l.take(nil) != taken {
+				s.Release(0)
+			}
 			return nil, pool.ErrClosed
 		}
 		p.connectEnded(ctx, time.Duration(now-began), nil)

@@ -100,6 +100,11 @@ func (l *lease) ResetSession(ctx context.Context) error {
 	if l.timed {
 		p.observer.Waited(ctx, 0, nil)
 	}
+	if l.s.AtMostOnce() && l.slot.Restless(now) && l.s.Ended() {
+		l.slot.Broke() // nothing was sent yet, so another attempt is safe
+		l.drop()
+		return driver.ErrBadConn
+	}
 	if !l.slot.Fit(now) || l.slot.Suspect() {
 		if !l.revive(ctx, now) {
 			return driver.ErrBadConn
@@ -150,6 +155,15 @@ func (l *lease) revive(ctx context.Context, now int64) bool {
 // drop closes the session of a lease that the caller holds.
 func (l *lease) drop() {
 	if l.take(nil) != taken {
+		l.slot.Discard()
+	}
+}
+
+// retire closes the session of a lease that the caller holds, and has the holder told why at its next step. Results that
+// are open beside go on, and the session is closed at its return.
+func (l *lease) retire(why error) {
+	l.slot.Spoil()
+	if l.openRows == 0 && l.take(why) != taken {
 		l.slot.Discard()
 	}
 }
@@ -241,18 +255,15 @@ func (l *lease) stayIdle(hold int64) bool {
 	return false
 }
 
-// Close ends a lease. A handle that closes a connection which was used, and of which it was not told that it is
-// invalid, considers it broken.
+// Close ends a lease. One that lay idle gives its session back. The handle takes a connection from its holder after
+// driver.ErrBadConn, without asking IsValid before. By then it has closed the statements that it knows of.
 func (l *lease) Close() error {
-	l.mu.Lock()
-	unused := !l.doomed && (l.state == idle || l.state == held && l.operations == 0)
-	l.mu.Unlock()
-	if l.take(nil) == taken {
-		return nil
-	}
-	if unused && !l.s.Spoiled() {
+	switch l.take(nil) {
+	case taken:
+	case idle:
 		l.slot.Release(0)
-	} else {
+	default:
+		l.s.LeaveStatements()
 		l.slot.Discard()
 	}
 	return nil

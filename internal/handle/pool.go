@@ -36,12 +36,15 @@ type Config struct {
 	MaxLifetime, MaxIdleTime    time.Duration
 	SocketTimeout               time.Duration
 	StatementCacheSize          int
-	PgBouncer                   bool
+	PgBouncer, AtMostOnce       bool
 	LeakThreshold, ReclaimAfter time.Duration
+	MaxWaiting                  int
+	Keepalive                   time.Duration
 
 	Parent       driver.Connector
 	DSN          string // the wrapped driver's, "" if it is not known
 	Interceptors []sqlmw.Interceptor
+	AfterConnect session.AfterConnect
 	Log          *slog.Logger
 	Observe      observe.Config
 
@@ -86,7 +89,7 @@ func NewPool(cfg Config) *Pool {
 	})
 	p.opener = session.NewOpener(session.Config{
 		Parent: cfg.Parent, Interceptors: cfg.Interceptors, SocketTimeout: cfg.SocketTimeout, Statements: p.statements,
-		DSN: cfg.DSN, Name: cfg.Name, Log: cfg.Log,
+		DSN: cfg.DSN, Name: cfg.Name, Log: cfg.Log, AtMostOnce: cfg.AtMostOnce, AfterConnect: cfg.AfterConnect,
 	}, cfg.Limit)
 	p.janitor = leak.New(leak.Config{
 		Threshold: cfg.LeakThreshold, ReclaimAfter: cfg.ReclaimAfter, Now: cfg.Now,
@@ -95,6 +98,7 @@ func NewPool(cfg Config) *Pool {
 	p.pool = pool.New(pool.Config[*session.Session]{
 		Limit: cfg.Limit, MaxIdle: cfg.MaxIdle, MinOpen: cfg.MinOpen,
 		Timeout: cfg.PoolTimeout, MaxLifetime: cfg.MaxLifetime, MaxIdleTime: cfg.MaxIdleTime, Now: cfg.Now,
+		MaxWaiting: cfg.MaxWaiting, Keepalive: cfg.Keepalive,
 		Open: p.opener.Open, Close: p.opener.CloseSession, Ping: func(ctx context.Context, s *session.Session) error { return s.Probe(ctx) },
 		Retryable: libpq.Retryable, Resize: p.opener.Resize,
 		Events: pool.Events{Acquiring: p.janitor.Wake, Waiting: p.janitor.Alert, DialFailed: p.dialFailed, Dialled: p.dialled},
@@ -173,9 +177,11 @@ func (p *Pool) Holds() []leak.Hold { return holdsOf(p.pool.Leases()) }
 
 func holdsOf(leases []pool.Lease) []leak.Hold {
 	holds := make([]leak.Hold, 0, len(leases))
-	for _, l := range leases {
-		if h, ok := l.(*lease).Hold(); ok {
-			holds = append(holds, h)
+	for _, of := range leases {
+		if l, ok := of.(*lease); ok {
+			if h, ok := l.Hold(); ok {
+				holds = append(holds, h)
+			}
 		}
 	}
 	slices.SortFunc(holds, func(a, b leak.Hold) int { return cmp.Compare(a.Since, b.Since) })
@@ -190,8 +196,8 @@ func (p *Pool) panicked(value any, stack []byte) {
 }
 
 func (p *Pool) leases(yield func(leak.Lease) bool) {
-	for _, l := range p.pool.Leases() {
-		if !yield(l.(*lease)) {
+	for _, of := range p.pool.Leases() {
+		if l, ok := of.(*lease); ok && !yield(l) {
 			return
 		}
 	}
@@ -210,6 +216,9 @@ func (p *Pool) dialError(err error) error {
 		return nil
 	case errors.As(err, &unfinished):
 		return &connectError{text: fmt.Sprintf("connecting to %s has not finished after %s", p.cfg.Target, Readable(unfinished.For)), err: p.dialError(unfinished.Err)}
+	case errors.Is(err, driver.ErrBadConn):
+		// Its chain ends here: database/sql would answer a match with two more waits of the caller.
+		return &connectError{text: fmt.Sprintf("the driver could not open a connection: %v", p.cfg.Redact(err))}
 	}
 	return p.cfg.Redact(err)
 }

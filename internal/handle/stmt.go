@@ -62,8 +62,8 @@ func (st *stmt) CheckNamedValue(v *driver.NamedValue) error {
 	if checker == nil {
 		return l.CheckNamedValue(v)
 	}
-	if err := l.enter(); err != nil {
-		return err
+	if l.enter() != nil {
+		return nil // as on the connection
 	}
 	ok := false
 	defer l.guard(&ok)

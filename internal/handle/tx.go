@@ -48,15 +48,19 @@ func (t *tx) Commit() error { return t.end(observe.Commit) }
 
 // Rollback rolls the transaction back. database/sql keeps a connection after a rollback at the end of a context only if
 // the driver can reset it and say whether it is valid, which every lease can. Where the wrapped one cannot, the session
-// is retired; the answer is the driver's own.
+// is retired: it is closed at once, as on the plain driver, and what follows on a sql.Conn is sql.ErrConnDone. The answer
+// is the driver's own: driver.ErrBadConn would have database/sql close the sql.Conn, and be what the caller gets.
 func (t *tx) Rollback() error {
-	if l := t.lease; l != nil && t.ctx.Err() != nil {
-		l.s.NoteEnd()
-		if !l.s.SurvivesRollback() {
-			l.slot.Spoil()
-		}
+	l := t.lease
+	if l == nil || t.ctx.Err() == nil {
+		return t.end(observe.Rollback)
 	}
-	return t.end(observe.Rollback)
+	l.s.NoteEnd()
+	err := t.end(observe.Rollback)
+	if !l.s.SurvivesRollback() {
+		l.retire(sql.ErrConnDone)
+	}
+	return err
 }
 
 func (t *tx) end(kind observe.Kind) error {

@@ -14,6 +14,7 @@ import (
 // SocketOptions bounds what happens on sockets.
 type SocketOptions struct {
 	SocketTimeout time.Duration // socket_timeout; with one, a cancellation takes no longer than half a second
+	CountSent     bool          // for Sent
 }
 
 // cancelTimeout bounds the second connection over which the server is asked to cancel a query. Where lib/pq asks, it waits
@@ -48,7 +49,7 @@ func NewConnector(dsn string, o SocketOptions, pgBouncer bool) (driver.Connector
 		return nil, err
 	}
 	if known().dials {
-		c.Dialer(&dialer{cancelTimeout: o.cancelTimeout()})
+		c.Dialer(&dialer{cancelTimeout: o.cancelTimeout(), countSent: o.CountSent})
 	}
 	return c, nil
 }
@@ -58,6 +59,7 @@ func NewConnector(dsn string, o SocketOptions, pgBouncer bool) (driver.Connector
 type dialer struct {
 	net.Dialer
 	cancelTimeout time.Duration
+	countSent     bool
 }
 
 var (
@@ -81,6 +83,9 @@ func (d *dialer) DialContext(ctx context.Context, network, address string) (net.
 	c, err := d.Dialer.DialContext(ctx, network, address)
 	if err != nil {
 		return nil, err
+	}
+	if d.countSent {
+		c = &countingSocket{Conn: c}
 	}
 	dial.opened(c)
 	return c, nil

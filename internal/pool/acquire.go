@@ -48,8 +48,16 @@ type TimeoutError struct {
 
 func (e *TimeoutError) Error() string { return "pool: timeout" }
 
+// Ended is what ended the wait.
+func (e *TimeoutError) Ended() error {
+	if e.Context != nil {
+		return e.Context
+	}
+	return errTimeout
+}
+
 // errTimeout marks a wait that ended with the pool's own timeout.
-var errTimeout = errors.New("pool: timeout")
+var errTimeout = errors.New("no connection within pool_timeout")
 
 // ErrTooManyWaiting is returned by Acquire where MaxWaiting callers wait already.
 var ErrTooManyWaiting = errors.New("lifeguard: too many callers wait for a connection (max_waiting)")

@@ -51,9 +51,9 @@ func (c *Client[R]) Drain() <-chan struct{} {
 	if c.drained == nil {
 		c.drained = make(chan struct{})
 		c.out++
-		idle := c.refuseLocked()
+		gone := c.refuseLocked()
 		go func() { // ends with the resources' Closes; a Drain whose caller has no time must not wait for them
-			p.closeAll(idle)
+			_ = p.closeAll(gone)
 			p.mu.Lock()
 			defer p.mu.Unlock()
 			c.leaveLocked()
@@ -62,8 +62,8 @@ func (c *Client[R]) Drain() <-chan struct{} {
 	return c.drained
 }
 
-// refuseLocked gives the idle slots that no other client could use. The caller closes them.
-func (c *Client[R]) refuseLocked() []*Slot[R] {
+// refuseLocked gives the resources that nobody may use any more. The caller closes them.
+func (c *Client[R]) refuseLocked() (gone []*Slot[R]) {
 	p := c.pool
 	c.refuses.Store(true)
 	p.failLocked(ErrClosed, func(w *waiter[R]) bool { return w.Value.client == c })
@@ -77,20 +77,14 @@ func (c *Client[R]) refuseLocked() []*Slot[R] {
 	return p.recallLocked(func(_ Lease, of *Client[R]) bool { return of == c })
 }
 
-// Leave closes the client: Acquire refuses from now on. It says whether that closed the pool; then idle resources are
-// closed when it returns, and those in use at their return.
-func (c *Client[R]) Leave() (last bool) {
-	idle, last := c.leave()
-	c.pool.closeAll(idle)
-	return last
-}
-
-func (c *Client[R]) leave() (idle []*Slot[R], last bool) {
+// Leave closes the client: Acquire refuses from now on. It says whether that closed the pool. Then it returns when idle
+// resources are closed, with the last error of that, and resources in use are closed at their return.
+func (c *Client[R]) Leave() (last bool, err error) {
 	p := c.pool
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	if c.left {
-		return nil, false
+		p.mu.Unlock()
+		return false, nil
 	}
 	c.left = true
 	delete(p.clients, c)
@@ -101,7 +95,9 @@ func (c *Client[R]) leave() (idle []*Slot[R], last bool) {
 		p.dialling.alarm.stopLocked()
 		p.upkeep.stopLocked()
 	}
-	return c.refuseLocked(), last
+	gone := c.refuseLocked()
+	p.mu.Unlock()
+	return last, p.closeAll(gone)
 }
 
 // Out says how many slots and callers the client has not given back.

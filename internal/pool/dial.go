@@ -183,11 +183,12 @@ func (p *Pool[R]) callerLocked() *waiter[R] {
 	return nil
 }
 
-// replaceLocked gives up the newest of the dials that have taken all slots without an answer. What they wait for may be
-// lost with a network or a server that is back by now.
+// replaceLocked gives up the newest of the dials that have taken the last slots without an answer. What they wait for may
+// be lost with a network or a server that is back by now. Without this, holders that keep the others would leave a waiter
+// to the end of a dial that never ends.
 func (p *Pool[R]) replaceLocked(now int64) {
 	d := &p.dialling
-	if len(d.inFlight) == 0 || p.open > 0 || !d.connected || p.queue.Len() == 0 {
+	if len(d.inFlight) == 0 || !d.connected || p.queue.Len() == 0 {
 		return
 	}
 	newest := d.inFlight[len(d.inFlight)-1]

@@ -12,9 +12,10 @@ type Slot[R any] struct {
 	expires int64 // pool clock; 0 for never
 
 	// Guarded by pool.mu.
-	client *Client[R] // nil while the pool owns the slot
-	lease  Lease      // the client's; nil while the pool owns the slot
-	idleAt int64      // pool clock; when it was last returned
+	client  *Client[R] // nil while the pool owns the slot
+	lease   Lease      // the client's; nil while the pool owns the slot
+	idleAt  int64      // pool clock; when it was last returned
+	askedAt int64      // pool clock; when it was last pinged while idle
 
 	// The owner's.
 	answered int64 // era in which the resource last answered
@@ -74,7 +75,7 @@ func (s *Slot[R]) Broke() {
 	era := p.era.Add(1)
 	if again {
 		p.retired.Store(era)
-		go p.closeAll(p.recallLocked(func(Lease, *Client[R]) bool { return true })) // ends with the resources' Closes
+		p.closeLater(p.recallLocked(func(Lease, *Client[R]) bool { return true }))
 	}
 }
 

@@ -22,17 +22,19 @@ type Result struct {
 // Exec runs a text.
 func (s *Session) Exec(ctx context.Context, query string, args []driver.NamedValue) (res driver.Result, err error) {
 	inner, b := s.bound(ctx)
+	before := s.writes()
 	if s.chain != nil {
 		res, err = s.chain.ExecContext(inner, query, args)
 	} else {
 		res, err = s.exec(inner, query, args)
 	}
-	return res, b.end(err)
+	return res, b.end(s.once(before, err))
 }
 
 // Query runs a text. Without an error, CloseResult has to follow.
 func (s *Session) Query(ctx context.Context, query string, args []driver.NamedValue, to *Result) (err error) {
 	inner, b := s.bound(ctx)
+	before := s.writes()
 	if s.chain != nil {
 		to.Rows, err = s.chain.QueryContext(inner, query, args)
 		to.kept = statementOf(to.Rows)
@@ -41,7 +43,7 @@ func (s *Session) Query(ctx context.Context, query string, args []driver.NamedVa
 	}
 	if err != nil {
 		to.Rows = nil
-		return b.end(err)
+		return b.end(s.once(before, err))
 	}
 	s.opened(to, true, b)
 	return nil
@@ -237,7 +239,8 @@ func (s *Session) begin(ctx context.Context, opts driver.TxOptions) (driver.Tx, 
 func (s *Session) EndTx(tx driver.Tx, commit bool) (err error) {
 	b := s.boundSocket(context.Background())
 	if commit {
-		err = tx.Commit()
+		before := s.writes()
+		err = s.once(before, tx.Commit())
 	} else {
 		err = tx.Rollback()
 	}

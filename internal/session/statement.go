@@ -73,9 +73,10 @@ func (st *Stmt) Converter() driver.ColumnConverter {
 func (st *Stmt) Exec(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
 	s := st.session
 	inner, b := s.bound(ctx)
+	before := s.writes()
 	if st.chain != nil {
 		res, err := contextStmt{st.chain}.ExecContext(inner, args)
-		return res, b.end(err)
+		return res, b.end(s.once(before, err))
 	}
 	watched := false
 	if !st.kept.Copying() { // which is not cancelled like a query
@@ -85,13 +86,14 @@ func (st *Stmt) Exec(ctx context.Context, args []driver.NamedValue) (driver.Resu
 	if watched {
 		s.unwatch()
 	}
-	return res, b.end(err)
+	return res, b.end(s.once(before, err))
 }
 
 // Query runs the statement. Without an error, CloseResult has to follow.
 func (st *Stmt) Query(ctx context.Context, args []driver.NamedValue, to *Result) (err error) {
 	s := st.session
 	inner, b := s.bound(ctx)
+	before := s.writes()
 	watched := false
 	if st.chain != nil {
 		to.Rows, err = contextStmt{st.chain}.QueryContext(inner, args)
@@ -107,12 +109,15 @@ func (st *Stmt) Query(ctx context.Context, args []driver.NamedValue, to *Result)
 			s.unwatch()
 		}
 		*to = Result{}
-		return b.end(err)
+		return b.end(s.once(before, err))
 	}
 	s.watched = watched
 	s.opened(to, false, b)
 	return nil
 }
+
+// LeaveStatements leaves open statements to the end of the connection.
+func (s *Session) LeaveStatements() { clear(s.statements) }
 
 // Close closes the statement. On a session that is spoiled it goes with the connection.
 func (st *Stmt) Close() error {
