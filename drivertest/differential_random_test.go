@@ -1,0 +1,5 @@
+package drivertest
+
+import "testing"
+
+func checkRandom(t *testing.T, target *target, n int, seed uint64) {}
