@@ -54,7 +54,7 @@ type performance struct {
 }
 
 // longest bounds a script, so that one which hangs is told from one that takes long.
-const longest = 2 * time.Minute
+const longest = 45 * time.Second
 
 // perform runs a script and gives the outcomes of its steps, and the counters of the pool.
 func (s *side) perform(t testing.TB, at *stage, script *testScript) (outcomes []outcome, stats lifeguard.Stats) {
@@ -108,14 +108,7 @@ func (p *performance) step(st *step) outcome {
 	case "wait":
 		return p.wait(st)
 	case "blocked":
-		return p.until(p.stage.admin, st, func() (bool, error) {
-			var n, want int
-			err := p.stage.admin.QueryRowContext(p.ctx, p.stage.target.locked).Scan(&n)
-			if err == nil {
-				want, err = strconv.Atoi(st.words[0])
-			}
-			return n >= want, err
-		})
+		return p.blocked(st)
 	case "await":
 		ended, begun := p.behind[st.words[0]]
 		if !begun {
@@ -157,8 +150,30 @@ func (p *performance) wait(st *step) outcome {
 	return outcome{}
 }
 
+// blocked waits until a step that was begun waits for a lock, or has ended after all.
+func (p *performance) blocked(st *step) outcome {
+	ended, begun := p.behind[st.words[0]]
+	if !begun {
+		return p.wrong("nothing was begun on %s", st.words[0])
+	}
+	did := outcome{}
+	asked := p.until(st, func() (bool, error) {
+		if len(ended) > 0 {
+			did.lines = append(did.lines, "it has ended")
+			return true, nil
+		}
+		var n int
+		err := p.stage.admin.QueryRowContext(p.ctx, p.stage.target.locked).Scan(&n)
+		return n > 0, err
+	})
+	if len(asked.codes) > 0 {
+		return asked
+	}
+	return did
+}
+
 // until asks until the answer is yes.
-func (p *performance) until(_ any, st *step, ok func() (bool, error)) outcome {
+func (p *performance) until(st *step, ok func() (bool, error)) outcome {
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
 		switch yes, err := ok(); {
 		case err != nil:
@@ -193,7 +208,7 @@ func (p *performance) use(st *step, thing any) outcome {
 				return o.rows(thing.QueryContext(p.ctx, text, args...))
 			})
 		case "until":
-			return p.until(nil, st, func() (yes bool, err error) {
+			return p.until(st, func() (yes bool, err error) {
 				rows, err := thing.QueryContext(p.ctx, text)
 				if err != nil {
 					return false, err

@@ -41,7 +41,7 @@ var targets = []*target{
 			if !errors.As(err, &e) {
 				return "", ""
 			}
-			return string(e.Code), fmt.Sprintf("%s %q detail %q hint %q at %s where %q; %s %s %s %s %s", e.Severity, e.Message, e.Detail,
+			return string(e.Code), fmt.Sprintf("%s %q detail %q hint %q at %s where %q; %s %s %s %s %s", e.Severity, message(string(e.Code), e.Message), e.Detail,
 				e.Hint, position(string(e.Code), e.Position), e.Where, e.Schema, e.Table, e.Column, e.DataTypeName, e.Constraint)
 		},
 	},
@@ -81,6 +81,14 @@ func targetNamed(name string) *target {
 		return targets[i]
 	}
 	return nil
+}
+
+// message leaves out what lifeguard adds to errors that a pooler may have caused: an error may say more.
+func message(code, text string) string {
+	if code == "26000" || code == "42P05" {
+		text, _, _ = strings.Cut(text, ";")
+	}
+	return text
 }
 
 func asWritten(text string) string { return text }
