@@ -29,7 +29,7 @@ var (
 	ourSide   = &side{
 		name: "lifeguard", ours: true,
 		params: func(s *testScript) []string {
-			return append(append([]string{fmt.Sprint("connection_limit=", s.limit)}, s.params...), s.ours...)
+			return slices.Concat([]string{fmt.Sprint("connection_limit=", s.limit)}, s.params, s.ours, strings.Fields(*moreParams))
 		},
 		open: func(driverName, dsn string) (*sql.DB, error) { return lifeguard.Open(driverName, dsn, quiet) },
 	}
@@ -59,7 +59,7 @@ const longest = 45 * time.Second
 // perform runs a script and gives the outcomes of its steps, and the counters of the pool.
 func (s *side) perform(t testing.TB, at *stage, script *testScript) (outcomes []outcome, stats lifeguard.Stats) {
 	t.Helper()
-	require.NoError(t, at.target.empty(at.admin, at))
+	require.NoError(t, at.target.empty(at))
 	dsn := at.dsn
 	for _, p := range s.params(script) {
 		dsn = withParam(dsn, p)
@@ -67,10 +67,6 @@ func (s *side) perform(t testing.TB, at *stage, script *testScript) (outcomes []
 	db, err := s.open(at.target.driverName, dsn)
 	require.NoError(t, err)
 	defer func() { require.NoError(t, db.Close()) }()
-	foreign, err := sql.Open(at.target.driverName, at.dsn)
-	require.NoError(t, err)
-	defer func() { require.NoError(t, foreign.Close()) }()
-	foreign.SetMaxOpenConns(1)
 	if !s.ours {
 		db.SetMaxOpenConns(script.limit)
 		db.SetMaxIdleConns(script.limit)
@@ -78,7 +74,7 @@ func (s *side) perform(t testing.TB, at *stage, script *testScript) (outcomes []
 	ctx, cancel := context.WithTimeout(context.Background(), longest)
 	defer cancel()
 	p := &performance{script: script, stage: at, ctx: ctx, ours: s.ours, seen: numbers{}, behind: map[string]chan outcome{},
-		things: map[string]any{"db": db, "foreign": foreign}}
+		things: map[string]any{"db": db, "foreign": at.foreign}}
 	for _, st := range script.steps {
 		outcomes = append(outcomes, p.settled(p.step(st)))
 	}
@@ -119,7 +115,7 @@ func (p *performance) step(st *step) outcome {
 	}
 	thing, ok := p.things[st.who]
 	if !ok {
-		return p.wrong("there is no %s", st.who)
+		return outcome{lines: []string{"there is no " + st.who}, codes: []string{missing}}
 	}
 	if st.behind {
 		ended := make(chan outcome, 1)
@@ -130,9 +126,16 @@ func (p *performance) step(st *step) outcome {
 	return p.use(st, thing)
 }
 
+// Codes of errors that no server gives.
+const (
+	fromDriver  = "driver"  // of the driver or database/sql
+	missing     = "missing" // there is nothing of that name, because making it failed
+	wrongScript = "script"
+)
+
 // wrong is a mistake of the script's.
 func (p *performance) wrong(format string, args ...any) outcome {
-	return outcome{lines: []string{fmt.Sprintf(format, args...)}, codes: []string{"script"}}
+	return outcome{lines: []string{fmt.Sprintf(format, args...)}, codes: []string{wrongScript}}
 }
 
 // wait lets what lifeguard keeps grow old. The plain driver keeps nothing.
@@ -331,7 +334,7 @@ func (p *performance) failure(err error) (code, line string) {
 	if code, details := p.stage.target.failure(err); code != "" {
 		return code, "error " + code + " " + details
 	}
-	return "driver", fmt.Sprintf("error %q", err)
+	return fromDriver, fmt.Sprintf("error %q", err)
 }
 
 // next reads some rows of an open result.
@@ -387,7 +390,7 @@ func (o *outcome) rows(rows *sql.Rows, err error) error {
 			precision, scale, hasScale := c.DecimalSize()
 			nullable, known := c.Nullable()
 			o.lines = append(o.lines, fmt.Sprintf("column %s %s %v length %d %t decimal %d %d %t nullable %t %t", c.Name(),
-				c.DatabaseTypeName(), c.ScanType(), length, hasLength, precision, scale, hasScale, nullable, known))
+				typeName(c), c.ScanType(), length, hasLength, precision, scale, hasScale, nullable, known))
 		}
 		for rows.Next() {
 			if err := o.row(rows, columns); err != nil {
@@ -404,6 +407,15 @@ func (o *outcome) rows(rows *sql.Rows, err error) error {
 		return err
 	}
 	return rows.Close()
+}
+
+// typeName is what the driver calls a column's type: pgx gives the OID of one that it does not know.
+func typeName(c *sql.ColumnType) string {
+	name := c.DatabaseTypeName()
+	if _, err := strconv.Atoi(name); err == nil {
+		return anyBegin + name + anyEnd
+	}
+	return name
 }
 
 func (o *outcome) row(rows *sql.Rows, columns []string) error {

@@ -26,8 +26,25 @@ type testScript struct {
 	ours       []string // added to lifeguard's DSN
 	ownServer  bool     // settings of the whole server are changed
 	unchecked  bool     // any step may fail
+	random     bool     // it was composed
 	difference string   // why lifeguard is expected to differ, "" if it is not
 	steps      []*step
+}
+
+// String is the script as it can be put into a file.
+func (s *testScript) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "script %s\nunchecked\n", s.name)
+	if s.limit != 1 {
+		fmt.Fprintf(&b, "limit %d\n", s.limit)
+	}
+	if len(s.params) > 0 {
+		fmt.Fprintf(&b, "dsn %s\n", strings.Join(s.params, " "))
+	}
+	for _, st := range s.steps {
+		fmt.Fprintln(&b, strings.ReplaceAll(st.text, "\n", "\n  "))
+	}
+	return b.String()
 }
 
 // A step is one line of a script.

@@ -24,9 +24,10 @@ import (
 type target struct {
 	name       string
 	driverName string
+	others     string                  // the driver of other clients, always without lifeguard
 	fresh      func(testing.TB) string // the DSN of a new database on the shared server
 	own        func(testing.TB) string // the same on a server of its own
-	empty      func(admin *sql.DB, at *stage) error
+	empty      func(at *stage) error
 	locked     string // a query for the number of sessions of this database that wait for a lock
 	failure    func(error) (code, details string)
 	rewrite    func(string) string // SQL with $1, as this driver wants it
@@ -34,31 +35,15 @@ type target struct {
 
 var targets = []*target{
 	{
-		name: "pq", driverName: "postgres", fresh: pgtest.DSN, own: ownPostgres, empty: emptyPostgres, locked: postgresLocked,
-		rewrite: asWritten,
-		failure: func(err error) (code, details string) {
-			var e *pq.Error
-			if !errors.As(err, &e) {
-				return "", ""
-			}
-			return string(e.Code), fmt.Sprintf("%s %q detail %q hint %q at %s where %q; %s %s %s %s %s", e.Severity, message(string(e.Code), e.Message), e.Detail,
-				e.Hint, position(string(e.Code), e.Position), e.Where, e.Schema, e.Table, e.Column, e.DataTypeName, e.Constraint)
-		},
+		name: "pq", driverName: "postgres", others: "postgres", fresh: pgtest.DSN, own: ownPostgres, empty: emptyPostgres,
+		locked: postgresLocked, rewrite: asWritten, failure: postgresFailure,
 	},
 	{
-		name: "pgx", driverName: "pgx", fresh: pgtest.DSN, own: ownPostgres, empty: emptyPostgres, locked: postgresLocked,
-		rewrite: asWritten,
-		failure: func(err error) (code, details string) {
-			var e *pgconn.PgError
-			if !errors.As(err, &e) {
-				return "", ""
-			}
-			return e.Code, fmt.Sprintf("%s %q detail %q hint %q at %s where %q; %s %s %s %s %s", e.Severity, e.Message, e.Detail,
-				e.Hint, position(e.Code, fmt.Sprint(e.Position)), e.Where, e.SchemaName, e.TableName, e.ColumnName, e.DataTypeName, e.ConstraintName)
-		},
+		name: "pgx", driverName: "pgx", others: "postgres", fresh: pgtest.DSN, own: ownPostgres, empty: emptyPostgres,
+		locked: postgresLocked, rewrite: asWritten, failure: postgresFailure,
 	},
 	{
-		name: "mysql", driverName: "mysql", fresh: mariatest.DSN,
+		name: "mysql", driverName: "mysql", others: "mysql", fresh: mariatest.DSN,
 		own:   func(tb testing.TB) string { return mariatest.Start(tb) },
 		empty: emptyMariaDB,
 		locked: "SELECT COUNT(*) FROM information_schema.processlist WHERE db = DATABASE() AND " +
@@ -91,6 +76,24 @@ func message(code, text string) string {
 	return text
 }
 
+func postgresFailure(err error) (code, details string) {
+	shown := func(code, severity, text, detail, hint, at, where string, names ...string) (string, string) {
+		return code, fmt.Sprintf("%s %q detail %q hint %q at %s where %q %q", severity, message(code, text), detail, hint,
+			position(code, at), where, names)
+	}
+	var e *pq.Error
+	if errors.As(err, &e) {
+		return shown(string(e.Code), e.Severity, e.Message, e.Detail, e.Hint, e.Position, e.Where, e.Schema, e.Table, e.Column,
+			e.DataTypeName, e.Constraint)
+	}
+	var x *pgconn.PgError
+	if errors.As(err, &x) {
+		return shown(x.Code, x.Severity, x.Message, x.Detail, x.Hint, fmt.Sprint(x.Position), x.Where, x.SchemaName, x.TableName,
+			x.ColumnName, x.DataTypeName, x.ConstraintName)
+	}
+	return "", ""
+}
+
 func asWritten(text string) string { return text }
 
 // position leaves the place of an error out that can come while a statement is read as well as when it is run: the
@@ -111,8 +114,9 @@ type stage struct {
 	target   *target
 	dsn      string
 	database string
-	prefix   string // of names of roles; those of the two sides are equally long
-	admin    *sql.DB
+	prefix   string  // of names of roles; those of the two sides are equally long
+	admin    *sql.DB // empties it
+	foreign  *sql.DB // the other client of scripts
 }
 
 func newStage(t testing.TB, target *target, dsn, prefix string) *stage {
@@ -127,15 +131,16 @@ func newStage(t testing.TB, target *target, dsn, prefix string) *stage {
 		u, err := url.Parse(dsn)
 		require.NoError(t, err)
 		s.database = strings.TrimPrefix(u.Path, "/")
+		dsn = withParam(dsn, "lock_timeout=3000")
 	}
-	admin, err := sql.Open(target.driverName, dsn)
-	require.NoError(t, err)
-	admin.SetMaxOpenConns(1)
-	s.admin = admin
-	t.Cleanup(func() {
-		assert.NoError(t, target.empty(admin, s))
-		assert.NoError(t, admin.Close())
-	})
+	for _, db := range []**sql.DB{&s.admin, &s.foreign} {
+		opened, err := sql.Open(target.others, dsn)
+		require.NoError(t, err)
+		opened.SetMaxOpenConns(1)
+		t.Cleanup(func() { assert.NoError(t, opened.Close()) })
+		*db = opened
+	}
+	t.Cleanup(func() { assert.NoError(t, target.empty(s)) })
 	return s
 }
 
@@ -156,8 +161,13 @@ func (s *stage) withdraw(text string) string {
 	return strings.ReplaceAll(strings.ReplaceAll(text, s.database, "<database>"), s.prefix, "")
 }
 
-func emptyPostgres(admin *sql.DB, at *stage) error {
-	_, err := admin.Exec(`
+func emptyPostgres(at *stage) error {
+	for _, text := range []string{"ROLLBACK", "DISCARD ALL"} {
+		if _, err := at.foreign.Exec(text); err != nil {
+			return err
+		}
+	}
+	_, err := at.admin.Exec(`
 		DO $$
 		DECLARE name text;
 		BEGIN
@@ -181,7 +191,11 @@ func emptyPostgres(admin *sql.DB, at *stage) error {
 	return err
 }
 
-func emptyMariaDB(admin *sql.DB, at *stage) error {
-	_, err := admin.Exec(fmt.Sprintf("DROP DATABASE IF EXISTS %s_other; DROP DATABASE %[1]s; CREATE DATABASE %[1]s; USE %[1]s", at.database))
+func emptyMariaDB(at *stage) error {
+	_, err := at.admin.Exec(fmt.Sprintf(
+		"DROP DATABASE IF EXISTS %s_other; DROP DATABASE %[1]s; CREATE DATABASE %[1]s; USE %[1]s", at.database))
+	if err == nil {
+		_, err = at.foreign.Exec("ROLLBACK; USE " + at.database)
+	}
 	return err
 }
