@@ -28,6 +28,7 @@ type testScript struct {
 	unchecked  bool     // any step may fail
 	random     bool     // it was composed
 	difference string   // why lifeguard is expected to differ, "" if it is not
+	mayDiffer  bool     // marked steps may differ, and need not
 	steps      []*step
 }
 
@@ -168,6 +169,8 @@ func (s *testScript) directive(word, rest string) (known bool, err error) {
 		s.unchecked = true
 	case "expects-difference":
 		s.difference = rest
+	case "may-differ":
+		s.mayDiffer = rest != ""
 	default:
 		return false, nil
 	}
@@ -184,8 +187,8 @@ func (s *testScript) check() error {
 		}
 	}
 	marked := slices.ContainsFunc(s.steps, func(st *step) bool { return st.differs })
-	if marked != (s.difference != "") {
-		return errors.New("expects-difference needs a reason, and a step marked with ~")
+	if marked != (s.difference != "" || s.mayDiffer) {
+		return errors.New("a step marked with ~ needs expects-difference or may-differ with a reason, and the other way round")
 	}
 	return nil
 }
