@@ -20,6 +20,7 @@ var (
 	randomScripts = flag.Int("scripts", 200, "random scripts that are compared on PostgreSQL over lib/pq; a quarter as many elsewhere")
 	randomSeed    = flag.Uint64("seed", 0, "the seed of the random scripts; 0 draws one")
 	moreParams    = flag.String("params", "", "parameters added to lifeguard's DSN, separated by spaces: statement_cache_size=0")
+	showPlain     = flag.Bool("show", false, "with -v, print what the plain driver answers")
 	selfTest      = flag.Bool("self", false, "compare the plain driver with itself, which finds scripts that are not the same twice")
 )
 
@@ -90,6 +91,9 @@ func (r *rig) check(t *testing.T, s *testScript) lifeguard.Stats {
 	t.Helper()
 	plain, differences, stats := r.compare(t, s)
 	for i, st := range s.steps {
+		if *showPlain {
+			t.Logf("%s\n  %s", st.text, strings.Join(plain[i].lines, "\n  "))
+		}
 		for run, code := range plain[i].codes {
 			if code == wrongScript || !s.unchecked && !expected(st.fails, code) {
 				t.Errorf("%s:%d: the script is wrong: %s: run %d of the plain driver ended with %q\n%s", s.file, st.line, st.text, run+1,
