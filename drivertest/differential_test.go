@@ -188,8 +188,8 @@ func checkAll(t *testing.T, target *target, scripts func(yield func(*testScript)
 	close(next)
 	wg.Wait()
 	t.Logf("%d scripts, %d statements used again, %d prepared", compared.Load(), hits.Load(), misses.Load())
-	if target.name != "pgx" && compared.Load() > 1 && !*selfTest && *moreParams == "" {
-		assert.NotZero(t, hits.Load(), "nothing was kept, so nothing was tested")
+	if target.name != "pgx" && compared.Load() > 20 && !*selfTest && *moreParams == "" {
+		assert.Greater(t, hits.Load(), compared.Load(), "hardly anything was kept, so hardly anything was tested")
 	}
 }
 
