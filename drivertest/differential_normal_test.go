@@ -23,6 +23,7 @@ const (
 var (
 	anyValue   = regexp.MustCompile(anyBegin + `(?s)(.*?)` + anyEnd)
 	clock      = regexp.MustCompile(`(\d{4}-\d\d-\d\d)[ T]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d(:?\d\d)*)?`)
+	timeOfDay  = regexp.MustCompile(`\b(\d\d:)?\d\d:\d\d\.\d+`) // what is left of a clock in another style
 	serverMade = regexp.MustCompile(`(?i)\b(oid|pid|process|transaction|relation|database|tuple \(\d+,\d+\) of relation) (\d+)\b`)
 	tempSchema = regexp.MustCompile(`\bpg_(toast_)?temp_\d+\b`)
 )
@@ -37,6 +38,7 @@ func (n numbers) settle(text string) string {
 		}
 		return n.of("clock", v)
 	})
+	text = timeOfDay.ReplaceAllStringFunc(text, func(v string) string { return n.of("time", v) })
 	text = serverMade.ReplaceAllStringFunc(text, func(v string) string {
 		kind, number := v[:strings.LastIndexByte(v, ' ')], v[strings.LastIndexByte(v, ' ')+1:]
 		if strings.HasPrefix(kind, "tuple") {
@@ -63,6 +65,7 @@ func TestDifferentialNumbers(t *testing.T) {
 	assert.Equal(t, "<clock 1> and <clock 2>", n.settle(first+" and "+second))
 	assert.Equal(t, "<clock 2>, <clock 1>", n.settle(second+", "+first), "a reading keeps its number")
 	assert.Equal(t, "2020-02-29 12:00:00", n.settle("2020-02-29 12:00:00"), "a date of the script")
+	assert.Equal(t, "expected end of input, got <time 1> UTC", n.settle("expected end of input, got 36:21.917273 UTC"))
 	assert.Equal(t, "process <process 1> waits for transaction <transaction 1>, process <process 2>",
 		n.settle("process 123 waits for transaction 123, process 124"))
 	assert.Equal(t, "<any 1> <any 2> <any 1>", n.settle("\x017\x02 \x018\x02 \x017\x02"))

@@ -99,7 +99,7 @@ var postgresVocabulary = &vocabulary{
 		"CREATE UNIQUE INDEX IF NOT EXISTS items_n ON items (n)", "DROP INDEX IF EXISTS items_n", "ALTER TABLE items DROP CONSTRAINT items_pkey",
 		"ALTER TABLE one.items SET SCHEMA two", "ALTER TABLE two.items SET SCHEMA one", "CREATE TABLE two.items AS SELECT 7 AS id, 'two' AS s",
 		"DROP TABLE IF EXISTS two.items", "SELECT 8 AS id, 'into' AS n INTO two.items", "GRANT SELECT ON items TO {reader}", "REVOKE ALL ON items FROM {reader}",
-		"TRUNCATE items", "DO $$BEGIN ALTER TABLE items ADD COLUMN c4 int; END$$", "ALTER TABLE items ADD COLUMN c5 int; SELECT 1/0",
+		"DO $$BEGIN ALTER TABLE items ADD COLUMN c4 int; END$$", "ALTER TABLE items ADD COLUMN c5 int; SELECT 1/0",
 		"CREATE FUNCTION loud() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.s := upper(NEW.s); RETURN NEW; END$$; " +
 			"CREATE TRIGGER loud BEFORE INSERT ON items FOR EACH ROW EXECUTE FUNCTION loud()",
 		"ALTER TABLE items ENABLE ROW LEVEL SECURITY", "CREATE POLICY odd ON items USING (id % 2 = 1)", "ALTER SCHEMA one RENAME TO three",
