@@ -50,7 +50,7 @@ type PoolTimeoutError struct {
 	InUse   int           // connections checked out
 	Waiting int           // callers still waiting, this one not counted
 	Holders []Holder      // holders of connections, longest first
-	Err     error         // why no connection could be opened; nil if the pool was simply full
+	Err     error         // why no connection could be opened, or none that is open be used; nil if the pool was simply full
 
 	context error // context.DeadlineExceeded if the caller's deadline ended the wait
 }

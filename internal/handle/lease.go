@@ -185,7 +185,7 @@ func (l *lease) guard(ok *bool) {
 func (l *lease) IsValid() bool {
 	p := l.conn.pool
 	l.mu.Lock()
-	before := l.state
+	before, last := l.state, l.last
 	l.mu.Unlock()
 	switch before {
 	case idle:
@@ -197,7 +197,7 @@ func (l *lease) IsValid() bool {
 	defer l.guard(&ok)
 	s := l.slot
 	valid := before == held && !l.s.Spoiled() && l.validAtReturn()
-	stay := valid && s.Fit(l.last) && !l.conn.client.Refuses() && p.pool.MayStay()
+	stay := valid && s.Fit(last) && !l.conn.client.Refuses() && p.pool.MayStay()
 	ok = true
 	return l.giveBack(valid, stay)
 }
