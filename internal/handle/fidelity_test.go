@@ -19,6 +19,7 @@ import (
 
 	"github.com/go-lifeguard/lifeguard"
 	"github.com/go-lifeguard/lifeguard/internal/fakedriver/recorder"
+	"github.com/go-lifeguard/lifeguard/internal/pooltest"
 )
 
 // opener makes a handle of a connector.
@@ -76,7 +77,7 @@ func difference(plain, wrapped []step) string {
 func compare(t *testing.T, full bool, list []recorder.Sets, script func(*play)) {
 	t.Helper()
 	different := 0
-	for _, sets := range list {
+	for _, sets := range some(list) {
 		d := difference(run(t, sets, full, openPlain, script), run(t, sets, full, openLifeguard, script))
 		if d == "" {
 			continue
@@ -86,6 +87,19 @@ func compare(t *testing.T, full bool, list []recorder.Sets, script func(*play)) 
 			t.Fatal("more are not tried")
 		}
 	}
+}
+
+// some are every seventh of a long list under the race detector, which takes ten times as long and finds no more in all:
+// what runs beside what is the same for every set.
+func some(list []recorder.Sets) []recorder.Sets {
+	if !pooltest.RaceEnabled || len(list) < 8 {
+		return list
+	}
+	var seventh []recorder.Sets
+	for i := 0; i < len(list); i += 7 {
+		seventh = append(seventh, list[i])
+	}
+	return seventh
 }
 
 var fullSets = recorder.Sets{Conn: recorder.ConnAll, Stmt: recorder.StmtAll, Rows: recorder.RowsAll, ConnectorCloser: true}
