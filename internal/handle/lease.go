@@ -122,7 +122,7 @@ func (l *lease) ResetSession(ctx context.Context) error {
 		l.drop()
 		return err
 	}
-	if !l.settle() {
+	if !l.settle(l.now()) {
 		l.slot.Discard()
 		return driver.ErrBadConn
 	}
@@ -145,7 +145,7 @@ func (l *lease) revive(ctx context.Context, now int64) bool {
 		l.take(nil) // the slot is the pool's
 		return false
 	}
-	if before == held && !l.settle() {
+	if before == held && !l.settle(l.now()) {
 		l.slot.Discard()
 		return false
 	}
@@ -211,7 +211,7 @@ func (l *lease) giveBack(valid, stay bool) bool {
 		return false
 	}
 	l.last = max(l.last, l.closedAt)
-	ctx, hold := l.ctx, l.last-l.since
+	ctx, since, hold := l.ctx, l.since, l.last-l.since
 	stay = stay && !l.doomed
 	if stay {
 		l.state, l.ctx, l.query = idle, nil, "" // neither context nor query outlives its use
@@ -221,7 +221,7 @@ func (l *lease) giveBack(valid, stay bool) bool {
 	}
 	l.mu.Unlock()
 	if l.timed {
-		p.observer.Used(ctx, time.Duration(hold))
+		p.observer.Used(ctx, time.Duration(l.now()-since))
 	}
 	switch {
 	case !valid:
@@ -275,7 +275,7 @@ func (l *lease) begin(ctx context.Context, kind observe.Kind, query string) erro
 	}
 	l.mu.Unlock()
 	if l.s.Silenced() {
-		l.settle()
+		l.settle(now)
 		return driver.ErrBadConn
 	}
 	l.op = operation{kind: kind, began: now, waited: l.first, first: first}
@@ -302,14 +302,13 @@ func (l *lease) end(ctx context.Context, query string, err error) {
 	now := l.now()
 	l.judge(ctx, err)
 	l.mu.Lock()
-	l.last = now
 	if err == nil && l.op.kind == observe.Begin {
 		l.inTx = true
 	}
 	if l.op.kind == observe.Commit || l.op.kind == observe.Rollback {
 		l.inTx = false
 	}
-	settled := l.settleLocked()
+	settled := l.settleLocked(now)
 	l.mu.Unlock()
 	if err != nil || l.op.kind != observe.Query {
 		l.show(ctx, &l.op, query, 0, now, err)
@@ -377,7 +376,7 @@ func (l *lease) enter() error {
 }
 
 func (l *lease) leave() {
-	if l.conn.pool.reclaims && !l.settle() {
+	if l.conn.pool.reclaims && !l.settle(l.now()) {
 		l.slot.Discard()
 	}
 }
