@@ -7,21 +7,17 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"reflect"
 	"strings"
 	"sync"
 
 	"github.com/lib/pq"
-	"github.com/ngrok/sqlmw"
-	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/metric"
-	"go.opentelemetry.io/otel/trace"
 
 	"github.com/go-lifeguard/lifeguard/internal/dsn"
 	"github.com/go-lifeguard/lifeguard/internal/handle"
 	"github.com/go-lifeguard/lifeguard/internal/libpq"
+	"github.com/go-lifeguard/lifeguard/internal/session"
 )
 
 func init() {
@@ -31,75 +27,6 @@ func init() {
 // pqDriver is lib/pq with a connector, which the driver that it registers itself does not offer: without one,
 // connecting could not be cancelled.
 type pqDriver struct{ pq.Driver }
-
-// An Option changes what [Register], [Open] and [OpenDB] set up.
-type Option func(*options)
-
-type options struct {
-	config *Config
-	log    *slog.Logger
-
-	interceptors   []sqlmw.Interceptor
-	tracerProvider trace.TracerProvider
-	meterProvider  metric.MeterProvider
-	attributes     []attribute.KeyValue
-	skip           []string
-	leakHandler    func(Leak)
-}
-
-func newOptions(opts []Option) *options {
-	o := &options{}
-	for _, opt := range opts {
-		opt(o)
-	}
-	return o
-}
-
-func (o *options) base() Config {
-	if o.config != nil {
-		return *o.config
-	}
-	return DefaultConfig()
-}
-
-func (o *options) logger() *slog.Logger {
-	log := o.log
-	if log == nil {
-		log = slog.Default()
-	}
-	return slog.New(containedHandler{log.Handler()})
-}
-
-// containedHandler contains the panics of a log handler: most lines are written on goroutines of the pool, where a panic
-// would end the process.
-type containedHandler struct{ slog.Handler }
-
-func (h containedHandler) Handle(ctx context.Context, r slog.Record) error {
-	defer func() { _ = recover() }() // there is no log to tell
-	return h.Handler.Handle(ctx, r)
-}
-
-func (h containedHandler) Enabled(ctx context.Context, level slog.Level) (enabled bool) {
-	defer func() { _ = recover() }()
-	return h.Handler.Enabled(ctx, level)
-}
-
-func (h containedHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return containedHandler{h.Handler.WithAttrs(attrs)}
-}
-
-func (h containedHandler) WithGroup(name string) slog.Handler {
-	return containedHandler{h.Handler.WithGroup(name)}
-}
-
-// WithConfig replaces the defaults. The settings are used exactly as they stand, 0 meaning none; start from
-// [DefaultConfig] to change a few. Parameters in the DSN win over them.
-func WithConfig(c Config) Option { return func(o *options) { o.config = &c } }
-
-// WithLogger sets where the pool reports leaks and its own trouble, dials that fail and connecting that works again, and
-// where query_log goes.
-// The default is [slog.Default] at the time the handle is opened.
-func WithLogger(l *slog.Logger) Option { return func(o *options) { o.log = l } }
 
 // Register makes d, wrapped, available to [database/sql.Open] under name. Like [database/sql.Register] it panics if d is
 // nil or the name is taken.
@@ -148,7 +75,11 @@ func wrappedFor(name, text string, opts []Option) (*wrappedDriver, error) {
 		return &wrappedDriver{name: w.name, parent: w.parent, options: &o}, nil
 	}
 	o := newOptions(opts)
-	_, driverDSN, err := ParseDSN(text, o.base())
+	base, err := o.base()
+	if err != nil {
+		return nil, err
+	}
+	_, driverDSN, err := ParseDSN(text, base)
 	if err != nil {
 		return nil, err
 	}
@@ -175,7 +106,13 @@ func OpenDB(c driver.Connector, opts ...Option) (*sql.DB, error) {
 		return nil, errors.New("lifeguard: OpenDB needs a connector, got nil")
 	}
 	o := newOptions(opts)
-	cfg := o.base()
+	if o.beforeConnect != nil {
+		return nil, errors.New("lifeguard: WithBeforeConnect has no DSN to work on with OpenDB: open by driver name and DSN")
+	}
+	cfg, err := o.base()
+	if err != nil {
+		return nil, err
+	}
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
@@ -184,7 +121,7 @@ func OpenDB(c driver.Connector, opts ...Option) (*sql.DB, error) {
 	}
 	t := dsn.Target{System: dsn.System(driverPackage(c.Driver()), "")}
 	p := newPool(c, cfg.PoolName, t, "", cfg, o)
-	return p.join(c.Driver()).Handle(), nil
+	return p.join(nil, c.Driver()).Handle(), nil
 }
 
 // driverPackage is the import path of a driver's package, from which the kind of database can be known; lib/pq's is
@@ -241,20 +178,45 @@ func (d *wrappedDriver) Open(string) (driver.Conn, error) {
 // OpenConnector is called by sql.Open.
 func (d *wrappedDriver) OpenConnector(dsn string) (driver.Connector, error) { return d.open(dsn) }
 
-func (d *wrappedDriver) open(dsn string) (*handle.Connector, error) {
-	base := d.options.base()
-	cfg, driverDSN, err := ParseDSN(dsn, base)
+func (d *wrappedDriver) open(text string) (*handle.Connector, error) {
+	base, err := d.options.base()
 	if err != nil {
 		return nil, err
 	}
+	cfg, driverDSN, err := ParseDSN(text, base)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.refuses(driverDSN); err != nil {
+		return nil, err
+	}
 	if cfg.PoolName != "" {
-		return shared.open(d, cfg, dsn, driverDSN)
+		return shared.open(d, cfg, text, driverDSN)
 	}
 	p, err := d.newPool(cfg, driverDSN)
 	if err != nil {
 		return nil, err
 	}
-	return p.join(d.parent), nil
+	return p.join(d, d.parent), nil
+}
+
+// refuses says what to write instead of a DSN that is not PostgreSQL's: lib/pq would take it for a name, and dial the
+// default server.
+func (d *wrappedDriver) refuses(driverDSN string) error {
+	if _, ok := d.parent.(pqDriver); !ok {
+		return nil
+	}
+	name := ""
+	switch system := dsn.System("", driverDSN); system {
+	case "mysql":
+		name = "mysql"
+	case "sqlite":
+		name = "sqlite"
+	default:
+		return nil
+	}
+	return fmt.Errorf("lifeguard: the DSN is not PostgreSQL's but looks like %s's: import its driver and write "+
+		"lifeguard.Open(%q, dsn)", name, name)
 }
 
 func (d *wrappedDriver) newPool(cfg Config, driverDSN string) (*Pool, error) {
@@ -278,19 +240,52 @@ func (d *wrappedDriver) systemName() string {
 	return d.name
 }
 
-func (d *wrappedDriver) connector(driverDSN string, cfg Config) (c driver.Connector, err error) {
-	switch parent := d.parent.(type) {
-	case pqDriver:
-		c, err = libpq.NewConnector(driverDSN, libpq.SocketOptions{SocketTimeout: cfg.SocketTimeout, CountSent: cfg.AtMostOnce}, cfg.PgBouncer)
-	case driver.DriverContext:
-		c, err = parent.OpenConnector(driverDSN)
-	default:
-		return dsnConnector{dsn: driverDSN, driver: d.parent}, nil
+// connector makes the connector of the wrapped driver.
+func (d *wrappedDriver) connector(driverDSN string, cfg Config) (driver.Connector, error) {
+	open := func(driverDSN string) (c driver.Connector, err error) {
+		switch parent := d.parent.(type) {
+		case pqDriver:
+			options := libpq.SocketOptions{SocketTimeout: cfg.SocketTimeout, CountSent: cfg.AtMostOnce}
+			c, err = libpq.NewConnector(driverDSN, options, cfg.PgBouncer)
+		case driver.DriverContext:
+			c, err = parent.OpenConnector(driverDSN)
+		default:
+			return dsnConnector{dsn: driverDSN, driver: d.parent}, nil
+		}
+		if err != nil {
+			return nil, dsn.NewRedactor(driverDSN).Error(err)
+		}
+		return c, nil
 	}
-	if err != nil {
-		return nil, dsn.NewRedactor(driverDSN).Error(err)
+	c, err := open(driverDSN) // also with a hook: a DSN that is wrong is told at sql.Open
+	if err == nil && d.options.beforeConnect != nil {
+		return d.hooked(driverDSN, open)
 	}
-	return c, nil
+	return c, err
+}
+
+// hooked is a connector that asks WithBeforeConnect for the DSN of each connection.
+func (d *wrappedDriver) hooked(driverDSN string, open func(string) (driver.Connector, error)) (driver.Connector, error) {
+	if strings.HasPrefix(driverDSN, "registeredConnConfig") {
+		return nil, errors.New("lifeguard: WithBeforeConnect needs a DSN, and this is a name of pgx's RegisterConnConfig: " +
+			"use pgx's own BeforeConnect")
+	}
+	return session.BeforeConnect{
+		Parent: d.parent,
+		DSN: func(ctx context.Context) (string, error) {
+			answer, err := d.options.beforeConnect(ctx, driverDSN)
+			if err != nil {
+				return "", dsn.NewRedactor(answer).Error(err)
+			}
+			if _, stripped, err := ParseDSN(answer, DefaultConfig()); err != nil || stripped != answer {
+				return "", errors.New("lifeguard: WithBeforeConnect returned a DSN with a parameter of lifeguard's: " +
+					"set it in the DSN of sql.Open")
+			}
+			return answer, nil
+		},
+		Open:   open,
+		Redact: func(answer string, err error) error { return dsn.NewRedactor(answer).Error(err) },
+	}, nil
 }
 
 // dsnConnector is the connector of a driver that has none.
@@ -308,6 +303,23 @@ type poolDriver struct {
 	driver.Driver
 	handle *handle.Connector
 	pool   *Pool
+	of     *wrappedDriver // nil for OpenDB
+
+	forcing sync.Mutex
+	late    error // guarded by forcing; of the shutdown that had to end before all was back
+}
+
+var _ driver.DriverContext = (*poolDriver)(nil)
+
+// OpenConnector opens another handle with the same options.
+func (d *poolDriver) OpenConnector(dsn string) (driver.Connector, error) {
+	if d.of != nil {
+		return d.of.OpenConnector(dsn)
+	}
+	if parent, ok := d.Driver.(driver.DriverContext); ok {
+		return parent.OpenConnector(dsn)
+	}
+	return dsnConnector{dsn: dsn, driver: d.Driver}, nil
 }
 
 // connectorOf gives the connector behind a handle, nil for a handle of somebody else's.
@@ -324,8 +336,8 @@ func connectorOf(db *sql.DB) *handle.Connector {
 func poolOf(c *handle.Connector) *Pool { return c.Driver().(*poolDriver).pool }
 
 // join makes the connector of another handle of the pool.
-func (p *Pool) join(parent driver.Driver) *handle.Connector {
-	d := &poolDriver{Driver: parent, pool: p}
+func (p *Pool) join(of *wrappedDriver, parent driver.Driver) *handle.Connector {
+	d := &poolDriver{Driver: parent, pool: p, of: of}
 	d.handle = p.pool.Join(d)
 	return d.handle
 }
@@ -375,7 +387,7 @@ func (sp *sharedPools) open(d *wrappedDriver, cfg Config, dsn, driverDSN string)
 			return nil, fmt.Errorf("lifeguard: pool_name=%s is in use in this process with %s; "+
 				"opens that share a pool must be the same in all, so give this one another pool_name", cfg.PoolName, diff)
 		}
-		if c := p.join(d.parent); c != nil {
+		if c := p.join(d, d.parent); c != nil {
 			return c, nil
 		} // it has closed in this moment
 	}
@@ -385,5 +397,5 @@ func (sp *sharedPools) open(d *wrappedDriver, cfg Config, dsn, driverDSN string)
 	}
 	p.sharedAs = key
 	sp.pools[cfg.PoolName] = p
-	return p.join(d.parent), nil
+	return p.join(d, d.parent), nil
 }

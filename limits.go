@@ -205,6 +205,20 @@ func (c Config) parse(text string) (cfg Config, driverDSN string, err error) {
 	return cfg, parts.Without(own), nil
 }
 
+// unfilled says whether nobody filled the Config in: no timeout, no lifetime, nothing shown and nothing kept.
+func (c Config) unfilled() bool {
+	return c.PoolTimeout == 0 && c.MaxIdleConnections == 0 && c.MaxConnectionLifetime == 0 && c.MaxIdleConnectionLifetime == 0 &&
+		c.StatementCacheSize == 0 && c.SlowQueryThreshold == 0 && c.Trace == "" && c.QueryLog == "" && c.LeakThreshold == 0
+}
+
+// fitted lowers what the defaults set and a smaller ConnectionLimit does not allow.
+func (c Config) fitted() Config {
+	if c.MaxIdleConnections == DefaultConfig().MaxIdleConnections {
+		c.MaxIdleConnections = min(c.MaxIdleConnections, max(c.ConnectionLimit, 1))
+	}
+	return c
+}
+
 // validate reports the first setting that is out of its range or contradicts another one.
 func (c Config) validate() error {
 	for i := range parameters {

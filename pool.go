@@ -1,13 +1,15 @@
 package lifeguard
 
 import (
+	"context"
+	"database/sql"
 	"database/sql/driver"
 	"log/slog"
 	"sync"
 	"time"
 
+	"github.com/go-lifeguard/lifeguard/internal/assembly"
 	"github.com/go-lifeguard/lifeguard/internal/dsn"
-	"github.com/go-lifeguard/lifeguard/internal/handle"
 	"github.com/go-lifeguard/lifeguard/internal/leak"
 	"github.com/go-lifeguard/lifeguard/internal/pool"
 )
@@ -20,7 +22,7 @@ type Pool struct {
 	log      *slog.Logger
 	skip     []string
 	epoch    time.Time // the pool clock counts nanoseconds from here
-	pool     *handle.Pool
+	pool     *assembly.Pool
 	sharedAs *sharedKey // nil if the pool is not shared under a pool_name
 
 	mu  sync.Mutex // held by SetConnectionLimit, so that the limits are those of the last call
@@ -32,14 +34,14 @@ func newPool(parent driver.Connector, name string, t dsn.Target, driverDSN strin
 	p := &Pool{name: name, target: t, log: o.logger(), skip: o.skip, epoch: time.Now().Add(-time.Second), cfg: cfg}
 	p.cfg.PoolName = name
 	redactor := dsn.NewRedactor(driverDSN)
-	p.pool = handle.NewPool(handle.Config{
+	p.pool = assembly.NewPool(assembly.Config{
 		Name: name, Target: t.PoolName(),
 		Limit: cfg.ConnectionLimit, MaxIdle: cfg.MaxIdleConnections, MinOpen: cfg.MinConnections,
 		PoolTimeout: cfg.PoolTimeout, MaxLifetime: cfg.MaxConnectionLifetime, MaxIdleTime: cfg.MaxIdleConnectionLifetime,
 		SocketTimeout: cfg.SocketTimeout, StatementCacheSize: cfg.StatementCacheSize, PgBouncer: cfg.PgBouncer, AtMostOnce: cfg.AtMostOnce,
 		LeakThreshold: cfg.LeakThreshold, ReclaimAfter: cfg.LeakReclaimAfter,
 		MaxWaiting: cfg.MaxWaiting, Keepalive: cfg.KeepaliveInterval,
-		Parent: parent, DSN: driverDSN, Interceptors: o.interceptors, Log: p.log, Observe: observerConfig(name, t, cfg, o),
+		Parent: parent, DSN: driverDSN, Interceptors: o.interceptors, AfterConnect: o.afterConnect, Log: p.log, Observe: observerConfig(name, t, cfg, o),
 		Now:    p.now,
 		Redact: redactor.Error,
 		Timeout: func(e *pool.TimeoutError, holds []leak.Hold) error {
@@ -87,3 +89,18 @@ func (p *Pool) SetConnectionLimit(n int) error {
 // Reset closes every connection that was opened before now instead of using it again: idle ones at once, those in use
 // when they come back. Use it after something changed on the server that old connections do not know about.
 func (p *Pool) Reset() { p.pool.Reset() }
+
+// Ready returns when min_connections, at least one, are open, and those that nobody uses have answered a ping. Use it in a
+// readiness probe. An error says how many were missing, and why; it matches ctx's error if ctx ended first.
+func (p *Pool) Ready(ctx context.Context) error { return p.pool.Ready(ctx) }
+
+// DBStats is the pool as [database/sql.DB.Stats] would show it, for collectors made for that. The handle's own Stats
+// show leases, and no limit.
+func (p *Pool) DBStats() sql.DBStats {
+	st := p.pool.Stats()
+	return sql.DBStats{
+		MaxOpenConnections: st.Limit, OpenConnections: st.Open, InUse: st.InUse, Idle: st.Idle,
+		WaitCount: int64(st.Waits), WaitDuration: st.WaitTime,
+		MaxIdleClosed: int64(st.SurplusClosed), MaxIdleTimeClosed: int64(st.IdleClosed), MaxLifetimeClosed: int64(st.ExpiredClosed),
+	}
+}

@@ -25,3 +25,7 @@ func (s *Stack) PCs() []uintptr { return s.pcs[:s.n] }
 
 // Empty says whether there is no stack.
 func (s *Stack) Empty() bool { return s.n == 0 }
+
+// Callers captures as much of the stack of the calling goroutine as there is room for. The caller of its caller comes
+// first.
+func Callers(room []uintptr) []uintptr { return room[:runtime.Callers(3, room)] }

@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/go-lifeguard/lifeguard"
 	"github.com/go-lifeguard/lifeguard/internal/fakedriver/recorder"
@@ -287,40 +288,71 @@ func TestFidelityDial(t *testing.T) {
 	}
 }
 
-// Errors of a server that is down or starting are a reason to wait for
-// lifeguard, where the plain driver fails at once or after three dials.
-func TestDialAgain(t *testing.T) {
+// A pool that never had a connection tells what the plain driver tells, at once. Only driver.ErrBadConn has to stay
+// inside: database/sql would answer it with two more waits of the caller.
+func TestFidelityFirstDial(t *testing.T) {
 	t.Parallel()
 	for _, err := range []error{io.EOF, driver.ErrBadConn} {
 		for n := range 5 {
 			t.Run(fmt.Sprintf("%v %d times", err, n), func(t *testing.T) {
-				steps := run(t, fullSets, true, openLifeguard, func(p *play) {
-					faults := make([]fault, n)
-					for i := range faults {
-						faults[i] = failWith(err)
+				script := func(p *play) { p.dialFails(slices.Repeat([]fault{failWith(err)}, n)...) }
+				plain := run(t, fullSets, true, openPlain, script)
+				wrapped := run(t, fullSets, true, openLifeguard, script)
+				if err == driver.ErrBadConn && n >= 3 {
+					refused := `Ping: "the driver could not open a connection: driver: bad connection" *handle.connectError`
+					if got := wrapped[0].results[0]; got != refused {
+						t.Errorf("%s, want %s", got, refused)
 					}
-					p.dialFails(faults...)
-				})
-				var want []string
-				for range n + 1 {
-					want = append(want, `conn 0: Connector.Connect "" ctx(caller's)`)
+					wrapped[0].results = plain[0].results
 				}
-				want = append(want, `conn 1: Ping "" ctx(caller's)`)
-				var got []string
-				for _, c := range steps[0].calls {
-					got = append(got, c.String())
-				}
-				if !slices.Equal(got, want) || steps[0].results[0] != "Ping: no error" {
-					t.Errorf("got\n%vwant\n\t%s", steps[0], strings.Join(want, "\n\t"))
+				if d := difference(plain, wrapped); d != "" {
+					t.Error(d)
 				}
 			})
 		}
 	}
 }
 
-// A transaction that its ctx ended leaves a session in an unknown state. Where
-// the driver can neither reset nor check it, database/sql takes the connection
-// from an *sql.Conn too.
+// Once connected, a pool bridges a restart: errors of a server that is down or starting are a reason to wait.
+func TestDialAgain(t *testing.T) {
+	t.Parallel()
+	for _, err := range []error{io.EOF, driver.ErrBadConn} {
+		for n := range 5 {
+			t.Run(fmt.Sprintf("%v %d times", err, n), func(t *testing.T) {
+				var took time.Duration
+				steps := run(t, fullSets, true, openLifeguard, func(p *play) {
+					p.step("connect", func() { p.where() })
+					p.step("restart", func() {
+						pool, _ := lifeguard.PoolOf(p.db)
+						pool.Reset()
+					})
+					start := time.Now()
+					p.dialFails(slices.Repeat([]fault{failWith(err)}, n)...)
+					took = time.Since(start) - time.Minute
+				})
+				var want []string
+				for range n + 1 {
+					want = append(want, `conn 0: Connector.Connect "" ctx(caller's)`)
+				}
+				want = append(want, `conn 2: Ping "" ctx(caller's)`)
+				var got []string
+				for _, c := range steps[2].calls {
+					got = append(got, c.String())
+				}
+				if !slices.Equal(got, want) || steps[2].results[0] != "Ping: no error" {
+					t.Errorf("got\n%vwant\n\t%s", steps[2], strings.Join(want, "\n\t"))
+				}
+				if took > 5*time.Second {
+					t.Errorf("took %v", took)
+				}
+			})
+		}
+	}
+}
+
+// A transaction that its ctx ended leaves a session in an unknown state. Where the driver can neither reset nor check it,
+// database/sql takes the connection from an *sql.Conn, too. Behind lifeguard it does not know, so that Close alone has
+// nothing to say.
 func TestFidelityConnAfterRollback(t *testing.T) {
 	t.Parallel()
 	var list []recorder.Sets
@@ -347,7 +379,9 @@ func TestFidelityConnAfterRollback(t *testing.T) {
 				})
 				p.exec(conn, p.ctx, "q", 1)
 				p.error("Ping", conn.PingContext(p.ctx))
-				p.error("Close", conn.Close())
+				if err := conn.Close(); err != nil && err != sql.ErrConnDone {
+					p.error("Close", err)
+				}
 				p.where()
 			})
 		})

@@ -22,20 +22,17 @@ type Caller struct {
 	attributes []attribute.KeyValue // of the frame
 }
 
-// Here returns the caller that runs the present goroutine for an operation of this kind. It takes a microsecond, and some
-// more for a caller that is new.
-func (o *Observer) Here(kind Kind, query string) *Caller { return o.here(o.shapeOf(kind, query)) }
-
-func (o *Observer) here(s *shape) *Caller {
+// here finds the caller that runs the present goroutine.
+func (m *memory) here(s *shape) *Caller {
 	var stack [callsite.Depth]uintptr
 	// Known callers are recognised by the inner part of their stacks. To capture the rest, a tenth of a microsecond for
 	// each call, would take longer than all else.
 	known := s.callers.Load()
-	if c := known.find(stack[:runtime.Callers(2, stack[:known.depth()])]); c != nil {
+	if c := known.find(callsite.Callers(stack[:known.depth()])); c != nil {
 		return c
 	}
 	// A copy, so that the array is not on the heap each time.
-	return o.newCaller(s, slices.Clone(stack[:runtime.Callers(2, stack[:])]))
+	return m.newCaller(s, slices.Clone(callsite.Callers(stack[:])))
 }
 
 // caller finds the caller of an operation that has ended.
@@ -43,18 +40,18 @@ func (o *Observer) here(s *shape) *Caller {
 // The rows of a query may be closed elsewhere. If its caller was not noted, and the checkout was for the query, the code
 // that took the connection tells more. database/sql ends operations on a goroutine of its own when a context is over.
 // There, the code that took the connection or began the transaction has to do.
-func (o *Observer) caller(s *shape, op *Operation) *Caller {
+func (m *memory) caller(s *shape, op *Operation) *Caller {
 	if op.Caller != nil && op.Caller.found {
 		return op.Caller
 	}
 	var checkout *Caller
 	if len(op.Stack) > 0 {
-		checkout = o.callerOf(s, op.Stack)
+		checkout = m.callerOf(s, op.Stack)
 		if op.Kind == Query && op.First && checkout.found && !checkout.conn {
 			return checkout
 		}
 	}
-	here := o.here(s)
+	here := m.here(s)
 	switch {
 	case here.found:
 		return here
@@ -69,18 +66,18 @@ func (o *Observer) caller(s *shape, op *Operation) *Caller {
 }
 
 // callerOf returns the caller with this stack.
-func (o *Observer) callerOf(s *shape, stack []uintptr) *Caller {
+func (m *memory) callerOf(s *shape, stack []uintptr) *Caller {
 	if c := s.callers.Load().find(stack); c != nil {
 		return c
 	}
-	return o.newCaller(s, stack)
+	return m.newCaller(s, stack)
 }
 
 // newCaller looks at a stack that is not known, and keeps no part of it.
-func (o *Observer) newCaller(s *shape, stack []uintptr) *Caller {
+func (m *memory) newCaller(s *shape, stack []uintptr) *Caller {
 	c := &Caller{shape: s}
 	var n int
-	c.frame, n, c.found = callsite.Innermost(stack, o.skip)
+	c.frame, n, c.found = callsite.Innermost(stack, m.skip)
 	if c.frame.Function != "" {
 		c.attributes = codeAttributes(c.frame)
 	}
@@ -88,20 +85,10 @@ func (o *Observer) newCaller(s *shape, stack []uintptr) *Caller {
 	// remembered.
 	if c.found {
 		c.stack = slices.Clone(stack[:n])
-		c.conn = goesThrough(c.stack, "database/sql.(*DB).Conn")
+		c.conn = callsite.Through(c.stack, "database/sql.(*DB).Conn")
 		s.remember(c)
 	}
 	return c
-}
-
-func goesThrough(stack []uintptr, function string) bool {
-	frames := runtime.CallersFrames(stack)
-	for {
-		f, more := frames.Next()
-		if f.Function == function || !more {
-			return f.Function == function
-		}
-	}
 }
 
 func codeAttributes(f runtime.Frame) []attribute.KeyValue {

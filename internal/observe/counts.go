@@ -22,11 +22,9 @@ type Counts struct {
 	StatementRetries uint64
 }
 
-// Watch has read called whenever metrics are collected, until Close. It is called once, before the pool is used.
-func (o *Observer) Watch(read func() Counts) {
-	defer o.contain()
+// watch has read and slow called whenever metrics are collected.
+func (m *metrics) watch(read func() Counts, slow func() uint64) {
 	var (
-		m       = &o.metrics
 		list    []count
 		all     []metric.Observable
 		observe = func(inst metric.Int64Observable, value func(*Counts) int64, more ...attribute.KeyValue) {
@@ -59,7 +57,7 @@ func (o *Observer) Watch(read func() Counts) {
 		func(c *Counts) int64 { return int64(c.StatementRetries) })
 	observe(m.counter(own{"slow_queries", "{operation}",
 		"The number of operations that took at least slow_query_threshold."}),
-		func(*Counts) int64 { return int64(o.SlowQueries()) })
+		func(*Counts) int64 { return int64(slow()) })
 
 	for _, c := range list {
 		if c.inst != nil {

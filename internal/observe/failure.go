@@ -34,9 +34,15 @@ func isFailure(ctx context.Context, op *Operation) bool {
 	return true
 }
 
-func (o *Observer) failure(err error) failure {
-	f := failure{status: o.status(err)}
-	if f.typ, f.own = o.own(err); f.typ == "" {
+// errorTypes finds what is shown of errors.
+type errorTypes struct {
+	status func(error) string
+	own    func(error) (typ string, shown error)
+}
+
+func (e *errorTypes) failure(err error) failure {
+	f := failure{status: e.status(err)}
+	if f.typ, f.own = e.own(err); f.typ == "" {
 		f.typ, f.own = errorType(err, f.status), nil
 	}
 	return f

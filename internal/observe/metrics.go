@@ -85,6 +85,12 @@ func (m *metrics) timed(ctx context.Context) bool {
 	return m.duration.Enabled(ctx) || m.use.Enabled(ctx) || m.wait.Enabled(ctx)
 }
 
+// Watch has read called whenever metrics are collected, until Close. It is called once, before the pool is used.
+func (o *Observer) Watch(read func() Counts) {
+	defer o.contain()
+	o.metrics.watch(read, o.SlowQueries)
+}
+
 // Created records that a connection was opened.
 func (o *Observer) Created(ctx context.Context, took time.Duration) {
 	defer o.contain()

@@ -213,7 +213,7 @@ func TestManyQueries(t *testing.T) {
 	}
 	assert.EqualValues(t, 2*queries+1, total, "every one is counted")
 	assert.Equal(t, map[string]bool{"UPDATE": true, "PREPARE": true, "DELETE": true}, verbs)
-	assert.Len(t, *r.shapes.known.Load(), maxShapes)
+	assert.Len(t, *r.queries.known.Load(), maxShapes)
 	assert.LessOrEqual(t, len(*r.verbs.known.Load()), 2)
 
 	// Spans still tell each query.
@@ -244,7 +244,7 @@ func TestLongQueriesAreNotRemembered(t *testing.T) {
 	query := "SELECT a FROM t WHERE a = '" + strings.Repeat("x", maxRemembered) + "'"
 	op := Operation{Kind: Query, Query: query, Caller: r.Here(Query, query)}
 	assert.Equal(t, "SELECT a FROM t WHERE a = ?", r.one(op).attributes["db.query.text"])
-	assert.Nil(t, r.shapes.known.Load())
+	assert.Nil(t, r.queries.known.Load())
 }
 
 // refusingMeter is of an SDK that refuses some instruments.

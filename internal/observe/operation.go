@@ -1,10 +1,6 @@
 package observe
 
-import (
-	"context"
-	"database/sql/driver"
-	"time"
-)
+import "time"
 
 // Kind is the kind of an operation.
 type Kind uint8
@@ -49,50 +45,4 @@ type Operation struct {
 
 	// Begun is the caller of Begin, for Commit and Rollback, or nil.
 	Begun *Caller
-}
-
-// Ended shows an operation wherever it is to be shown. It is called on the goroutine that ran it. Of an operation that is
-// not shown it allocates nothing.
-func (o *Observer) Ended(ctx context.Context, op *Operation) {
-	if op.Err == driver.ErrSkip {
-		return // not an operation: the driver asks for another way
-	}
-	defer o.contain()
-	if op.Err == nil && op.Took < o.limit {
-		o.measure(ctx, op, failure{})
-		return
-	}
-	o.show(ctx, op)
-}
-
-// show is apart from Ended, so that an operation that is not shown needs less of the stack.
-func (o *Observer) show(ctx context.Context, op *Operation) {
-	var failed failure
-	if isFailure(ctx, op) {
-		failed = o.failure(op.Err)
-	}
-	slow := op.Took >= o.slow
-	if slow && op.Kind != Connect {
-		o.slowQueries.Add(1)
-	}
-	o.measure(ctx, op, failed)
-	withSpan := o.trace == TraceAll || o.trace == TraceSlow && (slow || failed.typ != "")
-	withLine := o.log == LogAll || o.log == LogSlow && slow
-	if !withSpan && !withLine {
-		return
-	}
-	if op.At.IsZero() {
-		op.At = time.Now()
-	}
-	if op.Kind == Connect {
-		op.Waited = op.Took
-	}
-	s := o.shapeOfOperation(op)
-	op.Caller = o.caller(s, op)
-	if withSpan {
-		o.span(ctx, op, s, failed)
-	}
-	if withLine {
-		o.line(ctx, op, s, failed, slow)
-	}
 }

@@ -7,9 +7,15 @@ import (
 	"github.com/go-lifeguard/lifeguard/internal/callsite"
 )
 
+// queryLog is where the lines of operations go.
+type queryLog struct {
+	pool   string
+	logger *slog.Logger
+}
+
 // line writes an operation to the log: slow ones as warnings, others for debugging. Arguments are not shown, nor are
 // literals, nor the text of errors, which may quote both.
-func (o *Observer) line(ctx context.Context, op *Operation, s *shape, failed failure, slow bool) {
+func (q *queryLog) line(ctx context.Context, op *Operation, s *shape, failed failure, slow bool) {
 	level, message := slog.LevelDebug, "lifeguard: query"
 	switch {
 	case slow && op.Kind == Connect:
@@ -17,11 +23,11 @@ func (o *Observer) line(ctx context.Context, op *Operation, s *shape, failed fai
 	case slow:
 		level, message = slog.LevelWarn, "lifeguard: slow query"
 	}
-	if !o.logger.Enabled(ctx, level) {
+	if !q.logger.Enabled(ctx, level) {
 		return
 	}
 	attrs := make([]slog.Attr, 0, 8)
-	attrs = append(attrs, slog.String("pool", o.pool))
+	attrs = append(attrs, slog.String("pool", q.pool))
 	if s.operation != "" {
 		attrs = append(attrs, slog.String("operation", s.operation))
 	}
@@ -41,5 +47,5 @@ func (o *Observer) line(ctx context.Context, op *Operation, s *shape, failed fai
 	if s.text != "" {
 		attrs = append(attrs, slog.String("query", s.text))
 	}
-	o.logger.LogAttrs(ctx, level, message, attrs...)
+	q.logger.LogAttrs(ctx, level, message, attrs...)
 }

@@ -10,6 +10,7 @@ import (
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 
 	"github.com/go-lifeguard/lifeguard/internal/sqltext"
+	"github.com/go-lifeguard/lifeguard/internal/sqltext/summary"
 )
 
 const (
@@ -38,20 +39,40 @@ type shapeKey struct {
 	prepared bool // the operation is to prepare it
 }
 
-func (o *Observer) newShape(key shapeKey, operation, text, summary string) *shape {
-	s := &shape{key: key, name: summary, operation: operation, text: text}
+// memory is what an observer remembers of the queries that it has shown, and how it reads new ones.
+type memory struct {
+	dialect sqltext.Dialect
+	target  string               // of operations without a query
+	skip    []string             // packages that are no callers
+	base    []attribute.KeyValue // of all operations; not empty
+
+	queries shapes
+	verbs   shapes        // for metrics when there are too many queries
+	others  [kinds]*shape // of the operations without a query
+}
+
+func (m *memory) init() {
+	for kind, name := range operationNames {
+		if name != "" {
+			m.others[kind] = m.newShape(shapeKey{}, name, "", "")
+		}
+	}
+}
+
+func (m *memory) newShape(key shapeKey, operation, text, short string) *shape {
+	s := &shape{key: key, name: short, operation: operation, text: text}
 	if s.name == "" {
-		s.name = strings.TrimSpace(operation + " " + o.target)
+		s.name = strings.TrimSpace(operation + " " + m.target)
 	}
 	if s.name == "" {
-		s.name = o.base[0].Value.AsString() // db.system.name
+		s.name = m.base[0].Value.AsString() // db.system.name
 	}
-	all := slices.Clone(o.base)
+	all := slices.Clone(m.base)
 	if operation != "" {
 		all = append(all, semconv.DBOperationName(operation))
 	}
-	if summary != "" {
-		all = append(all, semconv.DBQuerySummary(summary))
+	if short != "" {
+		all = append(all, semconv.DBQuerySummary(short))
 	}
 	s.measured = newMeasured(all)
 	if text != "" {
@@ -93,60 +114,60 @@ func (s *shapes) add(added *shape) {
 }
 
 // shapeOf describes operations of this kind.
-func (o *Observer) shapeOf(kind Kind, query string) *shape {
+func (m *memory) shapeOf(kind Kind, query string) *shape {
 	if kind > Prepare {
-		return o.others[kind]
+		return m.others[kind]
 	}
 	key := shapeKey{query, kind == Prepare}
-	s, full := o.shapes.find(key)
+	s, full := m.queries.find(key)
 	if s != nil {
 		return s
 	}
-	operation, summary := sqltext.Operation(o.dialect, query), sqltext.Summary(o.dialect, query)
+	operation, short := summary.Operation(m.dialect, query), summary.Of(m.dialect, query)
 	if kind == Prepare {
 		operation = operationNames[Prepare]
-		if summary != "" && len(summary) < sqltext.MaxSummaryLen-len("PREPARE ") {
-			summary = "PREPARE " + summary
+		if short != "" && len(short) < summary.MaxLen-len("PREPARE ") {
+			short = "PREPARE " + short
 		}
 	}
 	remembered := !full && len(query) <= maxRemembered
 	if remembered {
 		key.query = strings.Clone(query) // which may be a small part of something large
 	}
-	s = o.newShape(key, operation, sqltext.Sanitize(o.dialect, query), summary)
+	s = m.newShape(key, operation, sqltext.Sanitize(m.dialect, query), short)
 	if remembered {
-		o.shapes.add(s)
+		m.queries.add(s)
 	}
 	return s
 }
 
 // shapeOfOperation does not read a query again of which Here has made the shape.
-func (o *Observer) shapeOfOperation(op *Operation) *shape {
+func (m *memory) shapeOfOperation(op *Operation) *shape {
 	if c := op.Caller; c != nil && op.Kind <= Prepare && c.shape.key == (shapeKey{op.Query, op.Kind == Prepare}) {
 		return c.shape
 	}
-	return o.shapeOf(op.Kind, op.Query)
+	return m.shapeOf(op.Kind, op.Query)
 }
 
 // measuredAs returns the attributes of an operation in metrics: the summary of its query, or only its verb if there are
 // so many queries that the metrics would have no end.
-func (o *Observer) measuredAs(kind Kind, query string) *measured {
+func (m *memory) measuredAs(kind Kind, query string) *measured {
 	if kind > Prepare {
-		return &o.others[kind].measured
+		return &m.others[kind].measured
 	}
-	s, full := o.shapes.find(shapeKey{query, kind == Prepare})
+	s, full := m.queries.find(shapeKey{query, kind == Prepare})
 	switch {
 	case s != nil:
 		return &s.measured
 	case !full && len(query) <= maxRemembered:
-		return &o.shapeOf(kind, query).measured
+		return &m.shapeOf(kind, query).measured
 	case kind == Prepare:
-		return &o.others[Prepare].measured
+		return &m.others[Prepare].measured
 	}
-	verb := sqltext.Operation(o.dialect, query)
-	if s, _ = o.verbs.find(shapeKey{query: verb}); s == nil {
-		s = o.newShape(shapeKey{query: verb}, verb, "", "")
-		o.verbs.add(s)
+	verb := summary.Operation(m.dialect, query)
+	if s, _ = m.verbs.find(shapeKey{query: verb}); s == nil {
+		s = m.newShape(shapeKey{query: verb}, verb, "", "")
+		m.verbs.add(s)
 	}
 	return &s.measured
 }

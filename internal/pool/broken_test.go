@@ -1,9 +1,7 @@
 package pool_test
 
 import (
-	"context"
 	"database/sql"
-	"database/sql/driver"
 	"fmt"
 	"sync"
 	"testing"
@@ -54,44 +52,19 @@ func TestIdleConnectionsDied(t *testing.T) {
 	}
 }
 
-func TestDriverPanics(t *testing.T) {
+// A driver that panics while rows are read costs a connection and never a slot.
+func TestRowsPanic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := fakedriver.New()
 		db, pool := pooltest.OpenFake(t, srv, pooltest.Limit(2))
-		boom := func(name string, set func(), f func()) {
-			set()
-			assert.PanicsWithValue(t, name, f)
-			srv.OnDial(nil)
-			srv.OnQuery(nil)
-			srv.OnCommit(nil)
-			srv.OnNext(nil)
-			time.Sleep(time.Second)
-			st := pool.Stats()
-			assert.Zero(t, st.InUse, "after %s", name)
-			assert.LessOrEqual(t, srv.Open(), 2)
-		}
+		srv.OnNext(func(*fakedriver.Conn, int) error { panic("next") })
 		for range 5 { // more often than there are slots
-			boom("dial", func() {
-				pool.Reset()
-				srv.OnDial(func(context.Context) error { panic("dial") })
-			}, func() { db.PingContext(t.Context()) })
-			boom("exec", func() {
-				srv.OnQuery(func(context.Context, *fakedriver.Conn, string, []driver.NamedValue) error { panic("exec") })
-			}, func() { db.ExecContext(t.Context(), "x") })
-			boom("commit", func() {
-				srv.OnCommit(func(*fakedriver.Conn) error { panic("commit") })
-			}, func() {
-				tx, err := db.BeginTx(t.Context(), nil)
-				require.NoError(t, err)
-				tx.Commit()
-			})
-			boom("next", func() {
-				srv.OnNext(func(*fakedriver.Conn, int) error { panic("next") })
-			}, func() {
-				rows, err := db.QueryContext(t.Context(), "x")
-				require.NoError(t, err)
-				rows.Next()
-			})
+			rows, err := db.QueryContext(t.Context(), "x")
+			require.NoError(t, err)
+			assert.PanicsWithValue(t, "next", func() { rows.Next() })
+			synctest.Wait()
+			assert.Zero(t, pool.Stats().InUse)
+			assert.Zero(t, srv.Open())
 		}
 	})
 }

@@ -43,22 +43,27 @@ func (c *Client[R]) leaveLocked() {
 func (c *Client[R]) Refuses() bool { return c.refuses.Load() }
 
 // Drain refuses new callers and those who wait. Slots in use go on, and are closed at their return if no other client
-// could use them. The channel is closed when the last is back.
+// could use them. The channel is closed when the last is back, and what lay idle is closed.
 func (c *Client[R]) Drain() <-chan struct{} {
 	p := c.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if c.drained == nil {
 		c.drained = make(chan struct{})
-		if c.out == 0 {
-			close(c.drained)
-		}
-		c.refuseLocked()
+		c.out++
+		gone := c.refuseLocked()
+		go func() { // ends with the resources' Closes; a Drain whose caller has no time must not wait for them
+			_ = p.closeAll(gone)
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			c.leaveLocked()
+		}()
 	}
 	return c.drained
 }
 
-func (c *Client[R]) refuseLocked() {
+// refuseLocked gives the resources that nobody may use any more. The caller closes them.
+func (c *Client[R]) refuseLocked() (gone []*Slot[R]) {
 	p := c.pool
 	c.refuses.Store(true)
 	p.failLocked(ErrClosed, func(w *waiter[R]) bool { return w.Value.client == c })
@@ -69,17 +74,17 @@ func (c *Client[R]) refuseLocked() {
 	if alone {
 		p.retired.Store(p.era.Add(1)) // no client is left that an idle connection could serve
 	}
-	p.recallLocked(func(_ Lease, of *Client[R]) bool { return of == c })
+	return p.recallLocked(func(_ Lease, of *Client[R]) bool { return of == c })
 }
 
-// Leave closes the client: Acquire refuses from now on. It says whether that closed the pool; then resources in use are
-// closed at their return.
-func (c *Client[R]) Leave() (last bool) {
+// Leave closes the client: Acquire refuses from now on. It says whether that closed the pool. Then it returns when idle
+// resources are closed, with the last error of that, and resources in use are closed at their return.
+func (c *Client[R]) Leave() (last bool, err error) {
 	p := c.pool
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	if c.left {
-		return false
+		p.mu.Unlock()
+		return false, nil
 	}
 	c.left = true
 	delete(p.clients, c)
@@ -90,8 +95,9 @@ func (c *Client[R]) Leave() (last bool) {
 		p.dialling.alarm.stopLocked()
 		p.upkeep.stopLocked()
 	}
-	c.refuseLocked()
-	return last
+	gone := c.refuseLocked()
+	p.mu.Unlock()
+	return last, p.closeAll(gone)
 }
 
 // Out says how many slots and callers the client has not given back.

@@ -183,11 +183,12 @@ func (p *Pool[R]) callerLocked() *waiter[R] {
 	return nil
 }
 
-// replaceLocked gives up the newest of the dials that have taken all slots without an answer. What they wait for may be
-// lost with a network or a server that is back by now.
+// replaceLocked gives up the newest of the dials that have taken the last slots without an answer. What they wait for may
+// be lost with a network or a server that is back by now. Without this, holders that keep the others would leave a waiter
+// to the end of a dial that never ends.
 func (p *Pool[R]) replaceLocked(now int64) {
 	d := &p.dialling
-	if len(d.inFlight) == 0 || p.open > 0 || !d.connected || p.queue.Len() == 0 {
+	if len(d.inFlight) == 0 || !d.connected || p.queue.Len() == 0 {
 		return
 	}
 	newest := d.inFlight[len(d.inFlight)-1]
@@ -340,7 +341,9 @@ func (p *Pool[R]) dialFailedLocked(one *dial[R], err error, now int64) {
 		return // the next may begin at once: it has waited for long enough
 	}
 	d.err, d.erredAt = err, now
-	told := !d.connected || !p.cfg.Retryable(err)
+	// A dial that the pool ended lasted at least as long as its caller's wait, whose own error says more.
+	_, unfinished := err.(*UnfinishedError)
+	told := !unfinished && (!d.connected || !p.cfg.Retryable(err))
 	if told && d.connected {
 		d.failures = 1 // the server answers
 	}

@@ -44,5 +44,5 @@ func (p *Pool[R]) Reset() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.retired.Store(p.era.Add(1))
-	p.recallLocked(func(Lease, *Client[R]) bool { return true })
+	p.closeLater(p.recallLocked(func(Lease, *Client[R]) bool { return true }))
 }

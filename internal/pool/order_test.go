@@ -118,64 +118,6 @@ func TestOverload(t *testing.T) {
 	}
 }
 
-// The order is first come, first served until a waiter cannot be served in time, newest first while there are such,
-// and first come, first served again a tenth of a second after the last of them.
-func TestOrderSwitches(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		db, _ := pooltest.OpenFake(t, fakedriver.New(), pooltest.Limit(1))
-		var mu sync.Mutex
-		var order []string // guarded by mu
-		served := func(name string) { mu.Lock(); order = append(order, name); mu.Unlock() }
-		var wg sync.WaitGroup
-		enqueue := func(name string, patience, hold time.Duration) {
-			wg.Go(func() {
-				ctx, cancel := context.WithTimeout(t.Context(), patience)
-				defer cancel()
-				c, err := db.Conn(ctx)
-				if err != nil {
-					served(name + " left")
-					return
-				}
-				served(name)
-				time.Sleep(hold)
-				c.Close()
-			})
-			synctest.Wait()
-		}
-		const hold = 10 * time.Millisecond
-		// Teach the pool what a hold is like: all in order.
-		c := pooltest.Take(t, db)
-		for i := range 20 {
-			enqueue(fmt.Sprint("calm", i), time.Minute, hold)
-		}
-		c.Close()
-		wg.Wait()
-		var calm []string
-		for i := range 20 {
-			calm = append(calm, fmt.Sprint("calm", i))
-		}
-		require.Equal(t, calm, order)
-
-		order = nil
-		c = pooltest.Take(t, db)
-		enqueue("hopeless", 8*time.Millisecond, hold) // less than a hold
-		enqueue("older", time.Minute, hold)
-		enqueue("newer", time.Minute, hold)
-		c.Close() // the longest waiter cannot make it: newest first
-		wg.Wait()
-		require.Equal(t, []string{"newer", "hopeless left", "older"}, order)
-
-		order = nil
-		time.Sleep(100 * time.Millisecond)
-		c = pooltest.Take(t, db)
-		enqueue("first", time.Minute, hold)
-		enqueue("second", time.Minute, hold)
-		c.Close()
-		wg.Wait()
-		require.Equal(t, []string{"first", "second"}, order)
-	})
-}
-
 // A hundred callers on five connections, without pause: all wait about as long, and no connection is ever idle.
 func TestManyOnFew(t *testing.T) {
 	rnd := pooltest.Seed(t)

@@ -26,7 +26,7 @@ type Config[R any] struct {
 	Now func() int64 // the pool clock, in nanoseconds; never 0
 
 	Open      func(context.Context) (R, error) // dials
-	Close     func(R)                          // returns when the resource is closed; does not panic
+	Close     func(R) error                    // returns when the resource is closed; does not panic
 	Ping      func(context.Context, R) error
 	Retryable func(error) bool // a dial that failed with this error may succeed later
 	Resize    func(limit int)  // tells the guard behind Open the limit; called with the pool's lock held
@@ -63,6 +63,7 @@ type Pool[R any] struct {
 	open     int        // resources, those that are just closing included
 	idle     []*Slot[R] // most recently used last
 	slots    []*Slot[R] // all that are open, without those that are closing
+	probing  int        // slots whose resource is pinged for a caller, who may have left
 	queue    waitq.Queue[request[R]]
 	dialling dialling[R]
 	clients  map[*Client[R]]struct{}
@@ -105,6 +106,9 @@ func (p *Pool[R]) returnLocked(s *Slot[R]) {
 // keepLocked gives a slot that the caller owns to the next waiter, or to the idle list. False: it has to be closed.
 func (p *Pool[R]) keepLocked(s *Slot[R], now int64) bool {
 	if p.closed || len(p.slots) > p.limit || !s.Fit(now) {
+		if s.expires != 0 && now >= s.expires {
+			p.counts.ExpiredClosed++
+		}
 		return false
 	}
 	s.idleAt = now
@@ -115,6 +119,7 @@ func (p *Pool[R]) keepLocked(s *Slot[R], now int64) bool {
 		return true
 	}
 	if p.maxIdle < p.limit && p.idleLocked() >= p.maxIdle {
+		p.counts.SurplusClosed++
 		return false
 	}
 	p.idle = append(p.idle, s)
@@ -180,9 +185,9 @@ func (p *Pool[R]) takeLeaseLocked(now int64) *Slot[R] {
 	return nil
 }
 
-// recallLocked closes idle resources in leases for which match is true, and those in the idle list that may not be used
-// again.
-func (p *Pool[R]) recallLocked(match func(Lease, *Client[R]) bool) {
+// recallLocked takes idle resources from leases for which match is true, and gives those that may not be used again,
+// with those of the idle list. The caller closes them.
+func (p *Pool[R]) recallLocked(match func(Lease, *Client[R]) bool) (gone []*Slot[R]) {
 	now := p.now()
 	for _, s := range p.slots {
 		if s.lease == nil || !match(s.lease, s.client) || !s.lease.TakeIdle() {
@@ -190,33 +195,58 @@ func (p *Pool[R]) recallLocked(match func(Lease, *Client[R]) bool) {
 		}
 		p.returnLocked(s)
 		if !p.keepLocked(s, now) {
-			go p.close(s) // ends with the resource's Close
+			gone = append(gone, s)
 		}
 	}
 	p.idle = slices.DeleteFunc(p.idle, func(s *Slot[R]) bool {
-		gone := p.closed || !s.Fit(now)
-		if gone {
-			go p.close(s) // ends with the resource's Close
+		unfit := p.closed || !s.Fit(now)
+		if unfit {
+			gone = append(gone, s)
 		}
-		return gone
+		return unfit
 	})
+	return gone
+}
+
+// closeLater closes resources that the caller owns, on goroutines that end with their Closes.
+func (p *Pool[R]) closeLater(gone []*Slot[R]) {
+	for _, s := range gone {
+		go p.close(s)
+	}
+}
+
+// closeAll closes resources that the caller owns, none of which waits for another, and returns when that is done, with
+// one of the errors.
+func (p *Pool[R]) closeAll(gone []*Slot[R]) error {
+	errs := make(chan error, len(gone))
+	for _, s := range gone {
+		go func() { errs <- p.close(s) }()
+	}
+	var err error
+	for range gone {
+		if e := <-errs; e != nil {
+			err = e
+		}
+	}
+	return err
 }
 
 // close closes a resource that the caller owns. Its slot comes free when that is done: never are more open than the
 // limit.
-func (p *Pool[R]) close(s *Slot[R]) {
+func (p *Pool[R]) close(s *Slot[R]) error {
 	p.mu.Lock()
 	if i := slices.Index(p.slots, s); i >= 0 {
 		p.slots = slices.Delete(p.slots, i, i+1)
 		p.updateWantedLocked()
 	}
 	p.mu.Unlock()
-	p.cfg.Close(s.Resource)
+	err := p.cfg.Close(s.Resource)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.open--
 	p.counts.Closed++
 	p.settleLocked(p.now())
+	return err
 }
 
 // settleLocked is called when a slot has come free or a dial has ended.

@@ -92,9 +92,8 @@ func TestTooManyConnectionsOnServer(t *testing.T) {
 		return db
 	}
 	err := open("1s").PingContext(ctx)
-	assert.ErrorIs(t, err, lifeguard.ErrPoolTimeout)
+	assert.NotErrorIs(t, err, lifeguard.ErrPoolTimeout, "a pool that has never connected tells it at once")
 	assert.True(t, pooltest.IsCode(err, "53300"), "got %v", err)
-	assert.ErrorContains(t, err, "lower connection_limit, or raise max_connections")
 
 	// Some, but fewer than the limit.
 	for _, conn := range held[:room] {
@@ -107,6 +106,13 @@ func TestTooManyConnectionsOnServer(t *testing.T) {
 		conns[i], err = db.Conn(ctx)
 		require.NoError(t, err)
 	}
+	hasty, end := context.WithTimeout(ctx, time.Second)
+	defer end()
+	err = db.PingContext(hasty)
+	assert.ErrorIs(t, err, lifeguard.ErrPoolTimeout)
+	assert.True(t, pooltest.IsCode(err, "53300"), "got %v", err)
+	assert.ErrorContains(t, err, "lower connection_limit, or raise max_connections")
+
 	log.Reset()
 	waited := make(chan error, 1)
 	go func() {
@@ -195,24 +201,16 @@ func TestNoServer(t *testing.T) {
 	assert.GreaterOrEqual(t, time.Since(start), 500*time.Millisecond)
 	var timeout *lifeguard.PoolTimeoutError
 	require.ErrorAs(t, err, &timeout)
-	// The caller and the dial give up at the same time.
-	assert.Regexp(t, "^connecting to "+listener.Addr().String()+"/db (has not finished|was given up) after ", timeout.Err.Error())
+	assert.ErrorContains(t, timeout.Err, "connecting to "+listener.Addr().String()+"/db has not finished after ")
 	assert.NotContains(t, err.Error(), "s3cret")
 
 	require.NoError(t, listener.Close()) // and with it all that it never accepted
 	down, err := lifeguard.Open("postgres", dsn, pooltest.Quiet)
 	require.NoError(t, err)
 	defer down.Close()
-	start = time.Now()
 	_, err = down.ExecContext(t.Context(), "SELECT 1")
-	assert.GreaterOrEqual(t, time.Since(start), 500*time.Millisecond)
-	require.ErrorIs(t, err, lifeguard.ErrPoolTimeout)
 	assert.ErrorIs(t, err, syscall.ECONNREFUSED)
+	assert.NotErrorIs(t, err, lifeguard.ErrPoolTimeout, "a pool that has never connected tells it at once")
 	assert.ErrorContains(t, err, "connection refused")
 	assert.NotContains(t, err.Error(), "s3cret")
-
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer cancel()
-	_, err = down.ExecContext(ctx, "SELECT 1")
-	assert.ErrorIs(t, err, context.DeadlineExceeded)
 }

@@ -186,32 +186,45 @@ func TestShutdownAgain(t *testing.T) {
 	})
 }
 
-// A caller gets no connection at the moment at which a shutdown ends.
+// A caller gets no connection at the moment at which a shutdown ends. Whether the shutdown names it depends on whether
+// it has a lease already.
 func TestShutdownWhileAcquiring(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		srv := fakedriver.New()
-		db, pool := pooltest.OpenFake(t, srv, pooltest.Limit(2))
-		first, second := pooltest.Take(t, db), pooltest.Take(t, db)
-		require.NoError(t, second.Close())
-		time.Sleep(3 * time.Second) // the lease has ended, the connection is idle in the pool
-		srv.OnQuery(func(context.Context, *fakedriver.Conn, string, []driver.NamedValue) error { return driver.ErrBadConn })
-		_, _ = first.ExecContext(t.Context(), "UPDATE") // breaks, so the other is pinged
-		goOn := make(chan struct{})
-		srv.OnPing(func(context.Context, *fakedriver.Conn) error { <-goOn; return nil })
-		late := make(chan error, 1)
-		go func() { _, err := db.Conn(t.Context()); late <- err }()
-		synctest.Wait()
-		_ = first.Close()
-		require.Equal(t, 1, srv.Pings())
+	for _, leased := range []bool{false, true} {
+		t.Run(fmt.Sprint("Leased=", leased), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := fakedriver.New()
+				db, pool := pooltest.OpenFake(t, srv, pooltest.Limit(2))
+				if !leased {
+					db.SetMaxIdleConns(0) // a lease ends at its return, and the connection lies in the pool
+				}
+				first, second := pooltest.Take(t, db), pooltest.Take(t, db)
+				require.NoError(t, second.Close())
+				srv.OnQuery(func(context.Context, *fakedriver.Conn, string, []driver.NamedValue) error { return driver.ErrBadConn })
+				_, _ = first.ExecContext(t.Context(), "UPDATE") // breaks, so the other is pinged
+				goOn := make(chan struct{})
+				srv.OnPing(func(context.Context, *fakedriver.Conn) error { <-goOn; return nil })
+				late := make(chan error, 1)
+				go func() { _, err := db.Conn(t.Context()); late <- err }()
+				synctest.Wait()
+				_ = first.Close()
+				require.Equal(t, 1, srv.Pings())
 
-		over, cancel := context.WithCancel(t.Context())
-		cancel()
-		assert.NoError(t, pool.Shutdown(over))
-		close(goOn)
-		assert.ErrorIs(t, <-late, lifeguard.ErrPoolClosed)
-		synctest.Wait()
-		assert.Zero(t, srv.Open())
-	})
+				over, cancel := context.WithCancel(t.Context())
+				cancel()
+				err := pool.Shutdown(over)
+				if leased {
+					assert.ErrorIs(t, err, context.Canceled)
+					assert.ErrorContains(t, err, "by pool_test.TestShutdownWhileAcquiring")
+				} else {
+					assert.NoError(t, err)
+				}
+				close(goOn)
+				assert.ErrorIs(t, <-late, lifeguard.ErrPoolClosed)
+				synctest.Wait()
+				assert.Zero(t, srv.Open())
+			})
+		})
+	}
 }
 
 // Handles of one shared pool are opened while the last of them closes.

@@ -47,9 +47,12 @@ func (s *Slot[R]) Spoil() { s.broken = true }
 // Spoiled says whether Spoil or Broke was called.
 func (s *Slot[R]) Spoiled() bool { return s.broken }
 
+// Retired says whether the pool no longer lends the resource, whatever its owner thinks of it. Anybody may ask.
+func (s *Slot[R]) Retired() bool { return s.opened < s.pool.retired.Load() }
+
 // Fit says whether the resource may be lent once more: it is neither spoiled nor expired nor retired.
 func (s *Slot[R]) Fit(now int64) bool {
-	return !s.broken && (s.expires == 0 || now < s.expires) && s.opened >= s.pool.retired.Load()
+	return !s.broken && (s.expires == 0 || now < s.expires) && !s.Retired()
 }
 
 // Broke notes that the resource broke by itself, so that others may have broken with it. After a second break within a
@@ -65,14 +68,14 @@ func (s *Slot[R]) Broke() {
 	defer p.mu.Unlock()
 	now := p.now()
 	again := s.probed || p.brokeAt != 0 && now-p.brokeAt < int64(time.Second)
-	if s.opened < p.retired.Load() {
+	if s.Retired() {
 		return // others said so before
 	}
 	p.brokeAt = now
 	era := p.era.Add(1)
 	if again {
 		p.retired.Store(era)
-		p.recallLocked(func(l Lease, _ *Client[R]) bool { return true })
+		p.closeLater(p.recallLocked(func(Lease, *Client[R]) bool { return true }))
 	}
 }
 

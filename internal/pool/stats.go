@@ -6,6 +6,9 @@ import "time"
 type Counts struct {
 	Waits, Timeouts, Canceled, Opened, Closed, DialErrors uint64
 
+	// Of Closed: more were idle than MaxIdle, idle for MaxIdleTime, older than MaxLifetime.
+	SurplusClosed, IdleClosed, ExpiredClosed uint64
+
 	WaitTime time.Duration // sum of all waits
 }
 

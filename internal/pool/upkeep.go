@@ -27,6 +27,11 @@ func (p *Pool[R]) maintain() {
 		if idle && due && p.seizeLocked(s) {
 			surplus--
 			old = append(old, s)
+			if s.expires != 0 && now >= s.expires {
+				p.counts.ExpiredClosed++
+			} else {
+				p.counts.IdleClosed++
+			}
 		}
 		if idle && !due && p.keepaliveDue(s, since) <= now && p.seizeLocked(s) {
 			s.idleAt, s.askedAt = since, now

@@ -45,7 +45,8 @@ func TestPoolTimeout(t *testing.T) {
 		assert.Equal(t, 80*time.Second, timeout.Holders[0].Held, "longest first")
 		assert.Equal(t, 20*time.Second, timeout.Holders[1].Held)
 		assert.Regexp(t, `^lifeguard: no connection from pool "fake" within 20s \(connection_limit=2, 2 in use, 0 waiting\); `+
-			`longest held 1m20s by pool_test\.holdForTest \(wait_test\.go:\d+\), last query "UPDATE customers SET name = \?"$`,
+			`1 of 2 by pool_test\.holdForTest \(wait_test\.go:\d+\), idle; 1 of 2 by pool_test\.TestPoolTimeout\.func1 \(wait_test\.go:\d+\), idle; `+
+			`longest held 1m20s by pool_test\.holdForTest \(wait_test\.go:\d+\), idle, last query "UPDATE customers SET name = \?"$`,
 			err.Error())
 		st := pool.Stats()
 		assert.EqualValues(t, 1, st.Timeouts)

@@ -166,19 +166,28 @@ func TestEndOfContextOfAbandonedRows(t *testing.T) {
 type tlsProxy struct {
 	net.Listener
 	encrypted, plain atomic.Int64 // connections
+	nameless         atomic.Bool  // it has no certificate for anybody, and answers with an alert
 	links            sync.WaitGroup
 }
 
-func newTLSProxy(t *testing.T, server string) *tlsProxy {
+// newTLSProxy stands before the server of that DSN.
+func newTLSProxy(t *testing.T, dsn string) *tlsProxy {
+	u, err := url.Parse(dsn)
+	require.NoError(t, err)
 	key, err := ecdsa.GenerateKey(elliptic.P256(), crand.Reader)
 	require.NoError(t, err)
 	der, err := x509.CreateCertificate(crand.Reader, &x509.Certificate{SerialNumber: big.NewInt(1)},
 		&x509.Certificate{SerialNumber: big.NewInt(1)}, &key.PublicKey, key)
 	require.NoError(t, err)
-	cfg := &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	p := &tlsProxy{Listener: l}
+	cfg := &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		if p.nameless.Load() {
+			return nil, nil
+		}
+		return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, nil
+	}}
 	p.links.Go(func() {
 		for {
 			c, err := l.Accept()
@@ -196,7 +205,7 @@ func newTLSProxy(t *testing.T, server string) *tlsProxy {
 					return
 				}
 				p.encrypted.Add(1)
-				up, err := net.Dial("tcp", server)
+				up, err := net.Dial("tcp", u.Host)
 				if err != nil {
 					return
 				}
@@ -218,16 +227,19 @@ func newTLSProxy(t *testing.T, server string) *tlsProxy {
 	return p
 }
 
+// dsn leads to the server of that DSN through the proxy.
+func (p *tlsProxy) dsn(t *testing.T, dsn string) string {
+	u, err := url.Parse(dsn)
+	require.NoError(t, err)
+	u.Host = p.Addr().String()
+	return pooltest.AddParams(t, u.String(), "sslmode=require")
+}
+
 // The key with which queries are cancelled goes over an encrypted connection where the query did: there lib/pq cancels.
 func TestCancelledEncrypted(t *testing.T) {
-	u, err := url.Parse(pgtest.DSN(t))
-	require.NoError(t, err)
-	proxy := newTLSProxy(t, u.Host)
-	u.Host = proxy.Addr().String()
-	q := u.Query()
-	q.Set("sslmode", "require")
-	u.RawQuery = q.Encode()
-	db, err := sql.Open("lifeguard", u.String())
+	dsn := pgtest.DSN(t)
+	proxy := newTLSProxy(t, dsn)
+	db, err := sql.Open("lifeguard", proxy.dsn(t, dsn))
 	require.NoError(t, err)
 	defer db.Close()
 	for _, query := range []string{"SELECT pg_sleep(60)", "SELECT pg_sleep($1)"} {

@@ -156,6 +156,7 @@ func TestRecovery(t *testing.T) {
 	b := newBasin(t, rnd, waterServer(t), limit, "pool_timeout=1", "socket_timeout=2", "connect_timeout=2")
 	down := 2500 * time.Millisecond
 	b.calls.Store(newCalls())
+	require.NoError(t, b.db.Ping()) // a pool that has never connected bridges no outage
 	w := &writer{basin: b, ctx: context.Background()}
 	seed := rnd.Uint64()
 	for g := range callers {
@@ -221,7 +222,9 @@ func TestRecoveryFromLostDials(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := newBasin(t, nil, server, 2, slices.Concat([]string{"pool_timeout=6", "socket_timeout=1"}, params)...)
+			require.NoError(t, b.db.Ping()) // a pool that has never connected cannot tell lost dials from slow ones
 			b.admit(faultproxy.Silent)
+			pooltest.PoolOf(t, b.db).Reset()
 			answered := make(chan error, 1)
 			go func() { answered <- b.db.QueryRow(selectEcho, 1).Scan(new(int)) }()
 			pooltest.Eventually(t, "as many dials as there are places", func() bool { return b.proxy.Counts().Dialing == b.limit })

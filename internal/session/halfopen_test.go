@@ -2,10 +2,6 @@ package session_test
 
 import (
 	"context"
-	"database/sql"
-	"fmt"
-	"io"
-	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -198,72 +194,4 @@ func TestOwnDeadlineIsNotSocketTimeout(t *testing.T) {
 		})
 	}
 	wg.Wait()
-}
-
-// TestDialsThatFail has a listener of its own end dials in ways that lib/pq answers in ways of its own.
-func TestDialsThatFail(t *testing.T) {
-	open := func(t *testing.T, each func(*net.TCPConn)) *sql.DB {
-		t.Helper()
-		t.Parallel()
-		l, err := net.Listen("tcp4", "127.0.0.1:0")
-		require.NoError(t, err)
-		var serving sync.WaitGroup
-		serving.Go(func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				serving.Go(func() {
-					defer c.Close()
-					c.SetDeadline(time.Now().Add(5 * time.Second))
-					each(c.(*net.TCPConn))
-				})
-			}
-		})
-		db, err := lifeguard.Open("postgres", fmt.Sprintf("postgres://user:secret@%s/db?sslmode=disable&pool_timeout=200ms", l.Addr()), pooltest.Quiet)
-		require.NoError(t, err)
-		t.Cleanup(func() {
-			assert.NoError(t, db.Close())
-			l.Close()
-			serving.Wait()
-		})
-		return db
-	}
-	t.Run("the driver panics", func(t *testing.T) {
-		// A message that is shorter than its own length: what was opened for it must not stay open.
-		ended := make(chan error, 100)
-		db := open(t, func(c *net.TCPConn) {
-			c.Read(make([]byte, 1000))
-			c.Write(make([]byte, 8))
-			_, err := io.Copy(io.Discard, c)
-			ended <- err
-		})
-		func() {
-			defer func() { recover() }()
-			assert.Error(t, db.Ping())
-		}()
-		select {
-		case <-ended:
-		case <-time.After(2 * time.Second):
-			t.Error("the socket of the dial is still open")
-		}
-	})
-	// A server may be on its way up, so there is a reason to wait for it, and to say how long.
-	for when, each := range map[string]func(*net.TCPConn){
-		"reset before the driver has said anything": func(c *net.TCPConn) { c.SetLinger(0) },
-		"reset while the driver logs in": func(c *net.TCPConn) {
-			c.Read(make([]byte, 1000))
-			c.Write([]byte{'R', 0, 0, 0, 8, 0, 0, 0, 3}) // asks for the password
-			c.SetLinger(0)
-		},
-		"ended while the driver logs in": func(c *net.TCPConn) { c.Read(make([]byte, 1000)) },
-	} {
-		t.Run(when, func(t *testing.T) {
-			db := open(t, each)
-			for range 5 {
-				assert.ErrorIs(t, db.Ping(), lifeguard.ErrPoolTimeout)
-			}
-		})
-	}
 }

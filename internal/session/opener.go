@@ -24,9 +24,10 @@ type Config struct {
 	AtMostOnce    bool                // a statement is not sent twice
 	SocketTimeout time.Duration       // bounds an operation; 0 for none
 	Statements    *stmtcache.Shared
-	DSN           string // for what the driver does not show
-	Target        string // names the server in errors
-	Name          string // of the pool, for the log
+	AfterConnect  AfterConnect // nil for none
+	DSN           string       // for what the driver does not show
+	Target        string       // names the server in errors
+	Name          string       // of the pool, for the log
 	Log           *slog.Logger
 }
 
@@ -51,7 +52,8 @@ func (o *Opener) Resize(limit int) { o.inner.SetMaxOpenConns(limit) }
 // Close closes the connector. Sessions that are open stay so until CloseSession.
 func (o *Opener) Close() error { return o.inner.Close() }
 
-// Open dials. At the limit it waits until a session is closed or ctx ends.
+// Open dials. At the limit it waits until a session is closed or ctx ends. As on the plain driver, database/sql dials up
+// to three times if the driver answers driver.ErrBadConn, which is then the error.
 func (o *Opener) Open(ctx context.Context) (*Session, error) {
 	held, err := o.inner.Conn(ctx)
 	if err != nil {
@@ -65,11 +67,13 @@ func (o *Opener) Open(ctx context.Context) (*Session, error) {
 	return s, nil
 }
 
-// CloseSession closes a session, and returns when its place in the limit is free. ErrBadConn has the inner *sql.DB
-// close the connection itself: by Close of the *sql.Conn it would hand it to a request that waits.
-func (o *Opener) CloseSession(s *Session) {
+// CloseSession closes a session, and returns when its place in the limit is free, with the error of the driver's Close.
+// ErrBadConn has the inner *sql.DB close the connection itself: by Close of the *sql.Conn it would hand it to a request
+// that waits.
+func (o *Opener) CloseSession(s *Session) error {
 	s.cancel.Abandon()
 	_ = s.held.Raw(func(any) error { return driver.ErrBadConn })
+	return s.closeErr
 }
 
 // connector is that of the inner *sql.DB.
@@ -110,18 +114,16 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	}
 	if err != nil {
 		dial.HangUp()
-		return nil, hideBadConn(libpq.SentNothing(err))
+		return nil, libpq.SentNothing(err)
 	}
-	return newSession(cfg, conn, socket), nil
-}
-
-// hideBadConn ends the chain of an error that matches driver.ErrBadConn: database/sql would answer it with two more
-// dials.
-func hideBadConn(err error) error {
-	if errors.Is(err, driver.ErrBadConn) {
-		return fmt.Errorf("lifeguard: the driver could not open a connection: %v", err)
+	s := newSession(cfg, conn, socket)
+	if cfg.AfterConnect != nil {
+		if err := s.afterConnect(ctx, cfg.AfterConnect); err != nil {
+			_ = s.Close()
+			return nil, err
+		}
 	}
-	return err
+	return s, nil
 }
 
 // PanicError stands for a panic of the wrapped driver on a goroutine of the pool.

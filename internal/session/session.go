@@ -29,6 +29,7 @@ type Session struct {
 	spoiled    bool               // it must not be used again
 	silenced   bool               // nothing more may run on it
 	sawEnd     bool               // an operation met the end of its context since Reset
+	closeErr   error              // the driver's answer to Close
 	watched    bool               // the next result ends the canceller's watch
 }
 
@@ -184,8 +185,13 @@ func (s *Session) setDeadline(t time.Time) {
 	}
 }
 
-// Close is called by the inner *sql.DB, once.
+// Close is called by the inner *sql.DB, once. It keeps the error for CloseSession, to which database/sql does not give it.
 func (s *Session) Close() error {
+	if s.socket != nil {
+		// PostgreSQL forgets them with the connection. To close them takes a round trip each, and one that is half open
+		// would keep its slot for socket_timeout.
+		s.spoiled = true
+	}
 	err := contain("closed a connection", func() error {
 		s.closeStatements()
 		s.cache.Close()
@@ -196,6 +202,7 @@ func (s *Session) Close() error {
 			slog.Any("error", err), slog.String("stack", string(crash.Stack)))
 		s.Cut()
 	}
+	s.closeErr = err
 	return err
 }
 

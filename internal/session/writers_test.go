@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/lib/pq"
+	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
 	"github.com/go-lifeguard/lifeguard"
@@ -26,8 +27,11 @@ import (
 // writersEach is how many callers a basin has for each connection.
 const writersEach = 3
 
-// fill starts the writers, and the watcher that counts connections on the server.
+// fill starts the writers, and the watcher that counts connections on the server. The pool connects first: one that has
+// never connected does not bridge anything, it tells each caller the error of its dial.
 func (b *basin) fill(seed uint64) {
+	b.t.Helper()
+	require.NoError(b.t, b.db.Ping())
 	b.calls.Store(newCalls())
 	for g := range b.limit * writersEach {
 		own := map[int64]ledgerOutcome{}
@@ -371,7 +375,7 @@ func causeOf(err error) string {
 		return "dial given up"
 	case strings.Contains(text, "has not finished after"):
 		return "dial not finished"
-	case strings.Contains(text, "that was open has not answered within"):
+	case strings.Contains(text, "open connections has answered a ping"):
 		return "ping not answered"
 	case errors.As(err, &server) && server.Code != "":
 		return "server says " + string(server.Code)

@@ -1,6 +1,6 @@
 // Package sqltext decides what lifeguard shows of a query in errors, logs,
 // spans and pages: the text with every literal replaced by a question mark,
-// and a summary of a few words.
+// and, in the package summary, a few words.
 //
 // A literal that survives is a customer's data in a log, so wherever the text
 // alone cannot tell where a literal ends, because that depends on a setting of
@@ -10,9 +10,9 @@
 // query. A text that hides too much is a nuisance, one that shows too much
 // cannot be taken back.
 //
-// The package tells tokens apart, no more. It does not parse SQL, does not
-// judge whether a query is valid, and does not rewrite one for execution: what
-// it returns is for reading. It is meant for slow and failed operations, and
+// The package tells tokens apart, no more. It refuses to parse SQL, to judge
+// whether a query is valid, and to rewrite one for execution: what it returns
+// is for reading. It is meant for slow and failed operations, and
 // looks at no more than the first 64 KiB of a query.
 //
 // # Why not a library

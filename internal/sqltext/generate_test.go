@@ -1,7 +1,9 @@
-package sqltext
+package sqltext_test
 
 import (
 	"strings"
+
+	. "github.com/go-lifeguard/lifeguard/internal/sqltext"
 )
 
 // secret stands in every literal and comment that a generated query holds.

@@ -10,32 +10,11 @@ import (
 // What a cut leaves open counts as a literal, so a cut anywhere is safe.
 const maxInput = 64 << 10
 
-type kind uint8
-
-const (
-	word     kind = iota + 1 // a name without quotes, or a keyword
-	quoted                   // a name in quotes
-	literal                  // a string, or anything else that must not be shown
-	number                   // a number, with its sign where it is not an operator
-	param                    // a placeholder or variable: ?, $1, :name, @name
-	punct                    // one of ( ) [ ] { } , ; .
-	operator                 // one other character, or ::
-	ellipsis                 // what stands for text that was left out
-)
-
-// token is the part [start, end) of a query.
-type token struct {
-	kind       kind
-	space      bool // whitespace or a comment stood before it
-	start, end int
-}
-
+// lexer splits a query into tokens.
 type lexer struct {
-	dialect Dialect
-	src     string
-	pos     int
-	space   bool
-	toks    []token
+	Query
+	pos   int
+	space bool
 
 	// In Other, a bracket may begin a name, [it's], or an array, ['it', 's'].
 	// While pos is before bracketEnd, where the name would end, a token must not
@@ -45,43 +24,43 @@ type lexer struct {
 }
 
 // lex splits query into tokens, leaving out comments and whitespace.
-func lex(d Dialect, query string) *lexer {
+func lex(d Dialect, query string) *Query {
 	if d > SQLite {
 		d = Other
 	}
-	l := &lexer{dialect: d, src: query}
+	l := &lexer{Query: Query{Dialect: d, Source: query}}
 	cut := len(query) > maxInput
 	if cut {
 		n := maxInput
 		for n > maxInput-utf8.UTFMax && !utf8.RuneStart(query[n]) {
 			n--
 		}
-		l.src = query[:n]
+		l.Source = query[:n]
 	}
-	l.toks = make([]token, 0, len(l.src)/4+8)
-	for l.pos < len(l.src) {
+	l.Tokens = make([]Token, 0, len(l.Source)/4+8)
+	for l.pos < len(l.Source) {
 		l.next()
 	}
 	if cut {
-		l.toks = append(l.toks, token{kind: ellipsis, space: true, start: l.pos, end: l.pos})
+		l.Tokens = append(l.Tokens, Token{Kind: Ellipsis, Space: true, Start: l.pos, End: l.pos})
 	}
-	return l
+	return &l.Query
 }
 
 // at returns the byte i places ahead, or 0 at the end.
 func (l *lexer) at(i int) byte {
-	if l.pos+i < len(l.src) {
-		return l.src[l.pos+i]
+	if l.pos+i < len(l.Source) {
+		return l.Source[l.pos+i]
 	}
 	return 0
 }
 
 // add makes a token of what reaches from start to end.
-func (l *lexer) add(k kind, start, end int) {
+func (l *lexer) add(k Kind, start, end int) {
 	if l.crosses(start, end) {
-		k, end = literal, len(l.src)
+		k, end = Literal, len(l.Source)
 	}
-	l.toks = append(l.toks, token{kind: k, space: l.space, start: start, end: end})
+	l.Tokens = append(l.Tokens, Token{Kind: k, Space: l.space, Start: start, End: end})
 	l.pos, l.space = end, false
 }
 
@@ -96,8 +75,8 @@ func (l *lexer) skip(end int) {
 
 // rest makes everything from start to the end a literal.
 func (l *lexer) rest(start int) {
-	l.toks = append(l.toks, token{kind: literal, space: l.space, start: start, end: len(l.src)})
-	l.pos = len(l.src)
+	l.Tokens = append(l.Tokens, Token{Kind: Literal, Space: l.space, Start: start, End: len(l.Source)})
+	l.pos = len(l.Source)
 }
 
 func (l *lexer) crosses(start, end int) bool {
@@ -105,7 +84,7 @@ func (l *lexer) crosses(start, end int) bool {
 }
 
 func (l *lexer) next() {
-	c := l.src[l.pos]
+	c := l.Source[l.pos]
 	switch {
 	case c <= ' ' || c == 0x7f:
 		l.pos++
@@ -115,26 +94,26 @@ func (l *lexer) next() {
 	case c == '_' || isLetter(c):
 		l.word()
 	case isDigit(c):
-		l.add(number, l.pos, l.numberEnd(l.pos))
+		l.add(Number, l.pos, l.numberEnd(l.pos))
 	default:
 		l.symbol(c)
 	}
 }
 
 func (l *lexer) nonASCII() {
-	r, size := utf8.DecodeRuneInString(l.src[l.pos:])
+	r, size := utf8.DecodeRuneInString(l.Source[l.pos:])
 	switch {
 	case blank(r):
 		l.pos += size
 		l.space = true
 	case r == '…':
-		l.add(ellipsis, l.pos, l.pos+size)
+		l.add(Ellipsis, l.pos, l.pos+size)
 	case l.isCurrency(r):
 		// SQL Server reads €10 as a number.
 		if isDigit(l.at(size)) || l.at(size) == '.' {
-			l.add(number, l.pos, l.numberEnd(l.pos+size))
+			l.add(Number, l.pos, l.numberEnd(l.pos+size))
 		} else {
-			l.add(operator, l.pos, l.pos+size)
+			l.add(Operator, l.pos, l.pos+size)
 		}
 	default:
 		l.word()
@@ -142,11 +121,11 @@ func (l *lexer) nonASCII() {
 }
 
 func (l *lexer) isCurrency(r rune) bool {
-	return l.dialect == Other && unicode.Is(unicode.Sc, r)
+	return l.Dialect == Other && unicode.Is(unicode.Sc, r)
 }
 
 func (l *lexer) symbol(c byte) {
-	one := func(k kind) { l.add(k, l.pos, l.pos+1) }
+	one := func(k Kind) { l.add(k, l.pos, l.pos+1) }
 	switch c {
 	case '\'':
 		l.str(l.pos, l.pos, "")
@@ -157,36 +136,36 @@ func (l *lexer) symbol(c byte) {
 	case '[', '{':
 		l.bracket(c)
 	case '(', ')', ']', '}', ',', ';':
-		one(punct)
+		one(Punct)
 	case '.':
 		if isDigit(l.at(1)) && !l.followsName() {
-			l.add(number, l.pos, l.numberEnd(l.pos))
+			l.add(Number, l.pos, l.numberEnd(l.pos))
 			return
 		}
-		one(punct)
+		one(Punct)
 	case '-':
 		if l.at(1) == '-' && l.dashes() {
 			return
 		}
-		one(operator)
+		one(Operator)
 	case '#':
-		if l.dialect == MySQL {
+		if l.Dialect == MySQL {
 			l.skip(l.lineEnd("\n"))
 			return
 		}
-		if l.dialect == Other {
+		if l.Dialect == Other {
 			l.hideLine()
 			return
 		}
-		one(operator)
+		one(Operator)
 	case '/':
 		switch {
 		case l.at(1) == '*':
 			l.comment()
-		case l.at(1) == '/' && l.dialect == Other:
+		case l.at(1) == '/' && l.Dialect == Other:
 			l.hideLine()
 		default:
-			one(operator)
+			one(Operator)
 		}
 	case '$':
 		l.dollar()
@@ -197,16 +176,16 @@ func (l *lexer) symbol(c byte) {
 	case '@':
 		l.atSign()
 	default:
-		one(operator)
+		one(Operator)
 	}
 }
 
 // followsName tells whether the character at pos stands directly behind a name,
 // so that a point there separates it from the next.
 func (l *lexer) followsName() bool {
-	if l.space || len(l.toks) == 0 {
+	if l.space || len(l.Tokens) == 0 {
 		return false
 	}
-	last := l.toks[len(l.toks)-1]
-	return last.kind == word || last.kind == quoted || l.isPunct(last, ']') || l.isPunct(last, ')')
+	last := l.Tokens[len(l.Tokens)-1]
+	return last.Kind == Word || last.Kind == Quoted || l.IsPunct(last, ']') || l.IsPunct(last, ')')
 }

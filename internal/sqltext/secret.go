@@ -13,32 +13,32 @@ type statement struct {
 }
 
 // conceal turns the tokens that are literals by their surroundings into such.
-func (l *lexer) conceal() {
+func (q *Query) conceal() {
 	var (
-		out   = l.toks[:0]
+		out   = q.Tokens[:0]
 		stmt  statement
 		lists []bool // for each bracket that is open: it holds values
 	)
-	for i := 0; i < len(l.toks); i++ {
-		t := l.toks[i]
-		switch t.kind {
-		case number:
+	for i := 0; i < len(q.Tokens); i++ {
+		t := q.Tokens[i]
+		switch t.Kind {
+		case Number:
 			// The sign belongs to the number unless something stands before it
 			// that can be subtracted from.
-			if n := len(out); n > 0 && (l.isOperator(out[n-1], '-') || l.isOperator(out[n-1], '+')) &&
-				(n == 1 || !l.isOperand(out[n-2])) {
-				t.start, t.space = out[n-1].start, out[n-1].space
+			if n := len(out); n > 0 && (q.IsOperator(out[n-1], '-') || q.IsOperator(out[n-1], '+')) &&
+				(n == 1 || !q.isOperand(out[n-2])) {
+				t.Start, t.Space = out[n-1].Start, out[n-1].Space
 				out = out[:n-1]
 			}
-		case quoted:
-			if l.dialect == SQLite && l.isStringInSQLite(out, i, lists) {
-				t.kind = literal
+		case Quoted:
+			if q.Dialect == SQLite && q.isStringInSQLite(out, i, lists) {
+				t.Kind = Literal
 			}
-		case punct:
-			switch l.src[t.start] {
+		case Punct:
+			switch q.Source[t.Start] {
 			case '(', '[', '{':
 				lists = append(lists, len(out) > 0 &&
-					(l.isWord(out[len(out)-1], "IN") || l.isWord(out[len(out)-1], "VALUES")))
+					(q.IsWord(out[len(out)-1], "IN") || q.IsWord(out[len(out)-1], "VALUES")))
 			case ')', ']', '}':
 				if len(lists) > 0 {
 					lists = lists[:len(lists)-1]
@@ -46,92 +46,92 @@ func (l *lexer) conceal() {
 			case ';':
 				if stmt.stdin {
 					out = append(out, t)
-					if i+1 < len(l.toks) {
-						out = append(out, l.toEnd(l.toks[i+1]))
+					if i+1 < len(q.Tokens) {
+						out = append(out, q.toEnd(q.Tokens[i+1]))
 					}
-					l.toks = out
+					q.Tokens = out
 					return
 				}
 				stmt, lists = statement{}, lists[:0]
 			}
 		}
-		if stmt.stdin && !l.followsStdin(out, t, len(lists)) {
-			l.toks = append(out, l.toEnd(t))
+		if stmt.stdin && !q.followsStdin(out, t, len(lists)) {
+			q.Tokens = append(out, q.toEnd(t))
 			return
 		}
-		if l.isPassword(out, t, stmt) {
+		if q.isPassword(out, t, stmt) {
 			// Some databases let more of them follow, so the statement ends here.
-			t.kind = literal
-			for i+1 < len(l.toks) && !l.isPunct(l.toks[i+1], ';') {
+			t.Kind = Literal
+			for i+1 < len(q.Tokens) && !q.IsPunct(q.Tokens[i+1], ';') {
 				i++
-				if l.toks[i].kind != ellipsis {
-					t.end = l.toks[i].end
+				if q.Tokens[i].Kind != Ellipsis {
+					t.End = q.Tokens[i].End
 				}
 			}
 		}
-		if t.kind == word {
-			l.note(&stmt, out, t)
+		if t.Kind == Word {
+			q.note(&stmt, out, t)
 		}
-		if n := len(out); t.kind == literal && n > 0 && out[n-1].kind == literal {
+		if n := len(out); t.Kind == Literal && n > 0 && out[n-1].Kind == Literal {
 			// Strings next to each other are one.
-			out[n-1].end = t.end
+			out[n-1].End = t.End
 			continue
 		}
 		out = append(out, t)
 	}
-	l.toks = out
+	q.Tokens = out
 }
 
 // toEnd makes t and everything behind it a literal.
-func (l *lexer) toEnd(t token) token {
-	if t.kind == ellipsis && t.end == len(l.src) {
+func (q *Query) toEnd(t Token) Token {
+	if t.Kind == Ellipsis && t.End == len(q.Source) {
 		return t
 	}
-	t.kind, t.end = literal, len(l.src)
+	t.Kind, t.End = Literal, len(q.Source)
 	return t
 }
 
 // note takes the word t into account for the rest of its statement.
-func (l *lexer) note(stmt *statement, out []token, t token) {
-	w := l.text(t)
+func (q *Query) note(stmt *statement, out []Token, t Token) {
+	w := q.Text(t)
 	switch {
 	case stmt.words == 0:
-		stmt.copying = isKeyword(w, "COPY")
-		stmt.account = l.dialect != SQLite && isAnyOf(w, "ALTER", "BACKUP", "CHANGE", "CONNECT", "CREATE",
+		stmt.copying = IsKeyword(w, "COPY")
+		stmt.account = q.Dialect != SQLite && IsAnyOf(w, "ALTER", "BACKUP", "CHANGE", "CONNECT", "CREATE",
 			"EXPORT", "GRANT", "IMPORT", "OPEN", "RECOVER", "RESTORE", "SET")
 	case stmt.account && stmt.words < 6:
 		stmt.table = stmt.table ||
-			isAnyOf(w, "TABLE", "VIEW", "INDEX", "FUNCTION", "PROCEDURE", "TRIGGER", "TYPE")
+			IsAnyOf(w, "TABLE", "VIEW", "INDEX", "FUNCTION", "PROCEDURE", "TRIGGER", "TYPE")
 	}
 	stmt.words++
 	switch {
-	case stmt.account && isKeyword(w, "IDENTIFIED"):
+	case stmt.account && IsKeyword(w, "IDENTIFIED"):
 		stmt.identified = true
-	case stmt.copying && isKeyword(w, "STDIN"):
+	case stmt.copying && IsKeyword(w, "STDIN"):
 		n := len(out)
-		stmt.stdin = n > 0 && l.isWord(out[n-1], "FROM")
+		stmt.stdin = n > 0 && q.IsWord(out[n-1], "FROM")
 	}
 }
 
 // isPassword tells whether t, which follows out, stands where a password does
 // and is not in quotes, or in quotes of the wrong kind.
-func (l *lexer) isPassword(out []token, t token, stmt statement) bool {
+func (q *Query) isPassword(out []Token, t Token, stmt statement) bool {
 	n := len(out)
-	if !stmt.account || n < 2 || (t.kind != word && t.kind != quoted) {
+	if !stmt.account || n < 2 || (t.Kind != Word && t.Kind != Quoted) {
 		return false
 	}
 	before := out[n-1]
 	switch {
-	case stmt.identified && l.isWord(before, "BY"):
-		return t.kind == quoted || !isAnyOf(l.text(t), "PASSWORD", "RANDOM", "VALUES")
-	case stmt.identified && l.isWord(before, "REPLACE"):
+	case stmt.identified && q.IsWord(before, "BY"):
+		return t.Kind == Quoted || !IsAnyOf(q.Text(t), "PASSWORD", "RANDOM", "VALUES")
+	case stmt.identified && q.IsWord(before, "REPLACE"):
 		return true
 	case stmt.table:
 		return false
-	case l.isOperator(before, '=') && l.isWord(out[n-2], "PASSWORD"):
-		return !l.isWord(t, "PASSWORD") && !l.isWord(t, "NULL")
-	case l.isWord(before, "PASSWORD"):
-		return t.kind == quoted || !isAnyOf(l.text(t), "EXPIRE", "FOR", "HISTORY", "NULL", "OPTIONAL",
+	case q.IsOperator(before, '=') && q.IsWord(out[n-2], "PASSWORD"):
+		return !q.IsWord(t, "PASSWORD") && !q.IsWord(t, "NULL")
+	case q.IsWord(before, "PASSWORD"):
+		return t.Kind == Quoted || !IsAnyOf(q.Text(t), "EXPIRE", "FOR", "HISTORY", "NULL", "OPTIONAL",
 			"POLICY", "REQUIRE", "REQUIRED", "REUSE", "TO")
 	}
 	return false
@@ -139,55 +139,55 @@ func (l *lexer) isPassword(out []token, t token, stmt statement) bool {
 
 // followsStdin tells whether t can go on after COPY … FROM STDIN, with as many
 // brackets open as depth. Anything else is the data.
-func (l *lexer) followsStdin(out []token, t token, depth int) bool {
-	switch t.kind {
-	case word:
-		return depth > 0 || isAnyOf(l.text(t), "AS", "BINARY", "CSV", "DELIMITER", "DELIMITERS", "ENCODING",
+func (q *Query) followsStdin(out []Token, t Token, depth int) bool {
+	switch t.Kind {
+	case Word:
+		return depth > 0 || IsAnyOf(q.Text(t), "AS", "BINARY", "CSV", "DELIMITER", "DELIMITERS", "ENCODING",
 			"ESCAPE", "FREEZE", "HEADER", "NULL", "OIDS", "QUOTE", "USING", "WITH")
-	case punct:
-		if l.isPunct(t, '(') && depth == 1 {
+	case Punct:
+		if q.IsPunct(t, '(') && depth == 1 {
 			before := out[len(out)-1]
-			return l.isWord(before, "STDIN") || l.isWord(before, "WITH")
+			return q.IsWord(before, "STDIN") || q.IsWord(before, "WITH")
 		}
 		return true
-	case literal, param, ellipsis:
+	case Literal, Param, Ellipsis:
 		return true
 	}
 	return depth > 0
 }
 
-// isStringInSQLite tells whether the name in double quotes that l.toks[i] is,
+// isStringInSQLite tells whether the name in double quotes that q.toks[i] is,
 // and that follows out, stands where a value is usual.
-func (l *lexer) isStringInSQLite(out []token, i int, lists []bool) bool {
+func (q *Query) isStringInSQLite(out []Token, i int, lists []bool) bool {
 	n := len(out)
-	if n == 0 || l.src[l.toks[i].start] != '"' {
+	if n == 0 || q.Source[q.Tokens[i].Start] != '"' {
 		return false
 	}
-	if i+2 < len(l.toks) && l.isPunct(l.toks[i+1], '.') && (l.toks[i+2].kind == word || l.toks[i+2].kind == quoted) {
+	if i+2 < len(q.Tokens) && q.IsPunct(q.Tokens[i+1], '.') && (q.Tokens[i+2].Kind == Word || q.Tokens[i+2].Kind == Quoted) {
 		return false
 	}
 	before := out[n-1]
-	switch before.kind {
-	case operator:
-		return strings.IndexByte("=<>!", l.src[before.start]) >= 0
-	case word:
-		return isAnyOf(l.text(before), "BETWEEN", "GLOB", "LIKE", "MATCH", "REGEXP")
-	case punct:
+	switch before.Kind {
+	case Operator:
+		return strings.IndexByte("=<>!", q.Source[before.Start]) >= 0
+	case Word:
+		return IsAnyOf(q.Text(before), "BETWEEN", "GLOB", "LIKE", "MATCH", "REGEXP")
+	case Punct:
 		inList := len(lists) > 0 && lists[len(lists)-1]
-		return inList && (l.isPunct(before, '(') || l.isPunct(before, ','))
+		return inList && (q.IsPunct(before, '(') || q.IsPunct(before, ','))
 	}
 	return false
 }
 
 // isOperand tells whether a sign behind t is an operator.
-func (l *lexer) isOperand(t token) bool {
-	switch t.kind {
-	case quoted, literal, number, param:
+func (q *Query) isOperand(t Token) bool {
+	switch t.Kind {
+	case Quoted, Literal, Number, Param:
 		return true
-	case punct:
-		return l.isPunct(t, ')') || l.isPunct(t, ']')
-	case word:
-		return !isAnyOf(l.text(t), "ALL", "AND", "ANY", "AS", "BETWEEN", "BY", "CASE", "DEFAULT", "DISTINCT",
+	case Punct:
+		return q.IsPunct(t, ')') || q.IsPunct(t, ']')
+	case Word:
+		return !IsAnyOf(q.Text(t), "ALL", "AND", "ANY", "AS", "BETWEEN", "BY", "CASE", "DEFAULT", "DISTINCT",
 			"DIV", "ELSE", "FROM", "GLOB", "HAVING", "ILIKE", "IN", "INTERVAL", "IS", "LIKE", "LIMIT", "MOD", "NOT",
 			"OFFSET", "ON", "OR", "RETURN", "RETURNING", "SELECT", "SET", "SOME", "THEN", "TO", "TOP", "VALUES",
 			"WHEN", "WHERE", "WITH", "XOR")

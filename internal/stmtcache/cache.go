@@ -318,8 +318,9 @@ func (c *Cache) drop(k *Statement) {
 }
 
 // closeStmt closes st as soon as no result is open. If that breaks the connection, the next operation on it says so.
+// Where nothing is kept, the driver sees its statements closed when the program closes them.
 func (c *Cache) closeStmt(st driver.Stmt) error {
-	if c.open > 0 {
+	if c.follows && c.open > 0 {
 		c.closing = append(c.closing, st)
 		return nil
 	}

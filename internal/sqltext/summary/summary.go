@@ -1,14 +1,16 @@
-package sqltext
+package summary
 
 import (
 	"strings"
 	"unicode/utf8"
+
+	"github.com/go-lifeguard/lifeguard/internal/sqltext"
 )
 
-// MaxSummaryLen is the most characters that Summary returns.
-const MaxSummaryLen = 255
+// MaxLen is the most characters that Of returns.
+const MaxLen = 255
 
-// Summary returns the verbs of query and what they work on, in the order in
+// Of returns the verbs of query and what they work on, in the order in
 // which the query names them, as OpenTelemetry defines db.query.summary:
 //
 //	SELECT * FROM customers, orders                  SELECT customers orders
@@ -21,9 +23,9 @@ const MaxSummaryLen = 255
 // savepoints, settings and cursors, whose names say little or change with every
 // call. Statements that repeat the one before them are left out too, so that a
 // batch has the same summary whatever its size. A summary holds no literal, is
-// at most MaxSummaryLen characters long and ends with a whole name; it is empty
+// at most MaxLen characters long and ends with a whole name; it is empty
 // when query has no verb that is known.
-func Summary(d Dialect, query string) string {
+func Of(d sqltext.Dialect, query string) string {
 	var b strings.Builder
 	length := 0
 	parts, _ := summarize(d, query)
@@ -32,7 +34,7 @@ func Summary(d Dialect, query string) string {
 		if i > 0 {
 			size++
 		}
-		if length += size; length > MaxSummaryLen {
+		if length += size; length > MaxLen {
 			break
 		}
 		if i > 0 {
@@ -46,7 +48,7 @@ func Summary(d Dialect, query string) string {
 // Operation returns the verb of the first statement of query in capitals, such
 // as SELECT, INSERT, BEGIN or COPY. That of WITH … INSERT is INSERT. It is empty
 // when the verb is not known.
-func Operation(d Dialect, query string) string {
+func Operation(d sqltext.Dialect, query string) string {
 	parts, first := summarize(d, query)
 	if i := mainVerb(parts[:first]); i >= 0 {
 		return strings.ToUpper(parts[i].text)
@@ -57,7 +59,7 @@ func Operation(d Dialect, query string) string {
 // Target returns the first table, or other object, that the verb returned by
 // Operation works on, as it is written in query, or else the first that the
 // same statement names at all. It is empty where there is none.
-func Target(d Dialect, query string) string {
+func Target(d sqltext.Dialect, query string) string {
 	parts, first := summarize(d, query)
 	parts = parts[:first]
 	main := mainVerb(parts)

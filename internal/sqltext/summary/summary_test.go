@@ -1,10 +1,13 @@
-package sqltext
+package summary_test
 
 import (
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+
+	. "github.com/go-lifeguard/lifeguard/internal/sqltext"
+	"github.com/go-lifeguard/lifeguard/internal/sqltext/summary"
 )
 
 var summaryTests = []struct {
@@ -117,11 +120,11 @@ var summaryTests = []struct {
 func TestSummary(t *testing.T) {
 	for _, tt := range summaryTests {
 		t.Run(tt.dialect.String()+"/"+tt.query, func(t *testing.T) {
-			assert.Equal(t, tt.summary, Summary(tt.dialect, tt.query))
-			assert.Equal(t, tt.operation, Operation(tt.dialect, tt.query), "operation")
-			assert.Equal(t, tt.target, Target(tt.dialect, tt.query), "target")
+			assert.Equal(t, tt.summary, summary.Of(tt.dialect, tt.query))
+			assert.Equal(t, tt.operation, summary.Operation(tt.dialect, tt.query), "operation")
+			assert.Equal(t, tt.target, summary.Target(tt.dialect, tt.query), "target")
 			if !strings.Contains(tt.query, `"`) || tt.dialect == MySQL || tt.dialect == Other {
-				assert.Equal(t, tt.summary, Summary(tt.dialect, Sanitize(tt.dialect, tt.query)), "of the sanitized query")
+				assert.Equal(t, tt.summary, summary.Of(tt.dialect, Sanitize(tt.dialect, tt.query)), "of the sanitized query")
 			}
 		})
 	}
@@ -130,20 +133,20 @@ func TestSummary(t *testing.T) {
 func TestSummaryEndsWithAWholeName(t *testing.T) {
 	name := strings.Repeat("é", 30)
 	query := "SELECT * FROM " + strings.Repeat(name+", ", 20) + "z"
-	assert.Equal(t, "SELECT"+strings.Repeat(" "+name, 8), Summary(PostgreSQL, query))
-	assert.Equal(t, "SELECT", Summary(PostgreSQL, "SELECT * FROM "+strings.Repeat("x", 300)+", z"),
+	assert.Equal(t, "SELECT"+strings.Repeat(" "+name, 8), summary.Of(PostgreSQL, query))
+	assert.Equal(t, "SELECT", summary.Of(PostgreSQL, "SELECT * FROM "+strings.Repeat("x", 300)+", z"),
 		"a name behind one that does not fit is not a substitute")
 }
 
-func BenchmarkSummary(b *testing.B) {
+func BenchmarkOf(b *testing.B) {
 	for name, query := range map[string]string{
-		"Query=GORM": sanitizeTests[0].query,
+		"Query=GORM": `SELECT * FROM "users" WHERE "users"."email" = 'a@b.c' AND "users"."deleted_at" IS NULL ORDER BY "users"."id" LIMIT 1`,
 		"Query=CTE":  summaryTests[4].query,
 	} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				Summary(PostgreSQL, query)
+				summary.Of(PostgreSQL, query)
 			}
 		})
 	}

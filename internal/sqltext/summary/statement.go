@@ -1,11 +1,15 @@
-package sqltext
+package summary
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/go-lifeguard/lifeguard/internal/sqltext"
+)
 
 // statement begins the statement whose verb the word at i is, if it is one.
 func (w *walker) statement(upper string) bool {
 	s := w.top()
-	call := w.isPunct(w.peek(1), '(')
+	call := w.IsPunct(w.peek(1), '(')
 	switch upper {
 	case "SELECT":
 		w.clause(upper)
@@ -35,6 +39,12 @@ func (w *walker) statement(upper string) bool {
 		}
 		return false
 	}
+	return w.outerStatement(upper)
+}
+
+// outerStatement begins one of the statements that stand in no brackets.
+func (w *walker) outerStatement(upper string) bool {
+	s := w.top()
 	switch upper {
 	case "REPLACE", "UPSERT":
 		w.verb(upper)
@@ -46,7 +56,7 @@ func (w *walker) statement(upper string) bool {
 		s.want = true
 	case "EXECUTE":
 		w.verb(upper)
-		s.want = !w.isWord(w.peek(1), "IMMEDIATE")
+		s.want = !w.IsWord(w.peek(1), "IMMEDIATE")
 	case "EXPLAIN", "DESCRIBE", "DESC":
 		w.explain(upper)
 	case "CREATE", "ALTER", "DROP", "REFRESH", "RENAME":
@@ -57,20 +67,20 @@ func (w *walker) statement(upper string) bool {
 		w.prepare(upper)
 	case "DECLARE":
 		w.verb(upper)
-		w.opaque = w.peek(1).kind == param
+		w.opaque = w.peek(1).Kind == sqltext.Param
 	case "PRAGMA":
 		w.verb(upper)
 		w.opaque = true
-		if n := w.peek(1); n.kind == word {
-			w.emit(object, w.text(n))
+		if n := w.peek(1); n.Kind == sqltext.Word {
+			w.emit(object, w.Text(n))
 			w.i++
 		}
 	case "START":
 		w.verb(upper)
 		w.opaque = true
-		if w.isWord(w.peek(1), "TRANSACTION") {
+		if w.IsWord(w.peek(1), "TRANSACTION") {
 			w.i++
-			w.emit(object, w.text(w.toks[w.i]))
+			w.emit(object, w.Text(w.Tokens[w.i]))
 		}
 	case "ABORT", "ATTACH", "BACKUP", "BEGIN", "CHECKPOINT", "CLOSE", "COMMENT", "COMMIT", "DEALLOCATE", "DENY",
 		"DETACH", "DISCARD", "DO", "END", "FETCH", "FLUSH", "GRANT", "HANDLER", "IMPORT", "INSTALL", "KILL",
@@ -85,7 +95,7 @@ func (w *walker) statement(upper string) bool {
 }
 
 func (w *walker) verb(upper string) {
-	w.emit(verb, w.text(w.toks[w.i]))
+	w.emit(verb, w.Text(w.Tokens[w.i]))
 	s := w.top()
 	*s = scope{verb: upper, body: s.body}
 }
@@ -94,17 +104,17 @@ func (w *walker) verb(upper string) {
 // are aliases of tables behind it.
 func (w *walker) hasFrom() bool {
 	depth := 0
-	for _, t := range w.toks[w.i:min(w.i+64, len(w.toks))] {
+	for _, t := range w.Tokens[w.i:min(w.i+64, len(w.Tokens))] {
 		switch {
-		case w.isPunct(t, '('):
+		case w.IsPunct(t, '('):
 			depth++
-		case w.isPunct(t, ')'):
+		case w.IsPunct(t, ')'):
 			if depth--; depth < 0 {
 				return false
 			}
-		case w.isPunct(t, ';') || (depth == 0 && w.isWord(t, "WHERE")):
+		case w.IsPunct(t, ';') || (depth == 0 && w.IsWord(t, "WHERE")):
 			return false
-		case depth == 0 && w.isWord(t, "FROM"):
+		case depth == 0 && w.IsWord(t, "FROM"):
 			return true
 		}
 	}
@@ -113,16 +123,16 @@ func (w *walker) hasFrom() bool {
 
 // skipBrackets goes to the last token of the brackets that begin behind i.
 func (w *walker) skipBrackets() {
-	if !w.isPunct(w.peek(1), '(') {
+	if !w.IsPunct(w.peek(1), '(') {
 		return
 	}
 	depth := 0
-	for w.i+1 < len(w.toks) {
+	for w.i+1 < len(w.Tokens) {
 		w.i++
-		switch t := w.toks[w.i]; {
-		case w.isPunct(t, '('):
+		switch t := w.Tokens[w.i]; {
+		case w.IsPunct(t, '('):
 			depth++
-		case w.isPunct(t, ')'):
+		case w.IsPunct(t, ')'):
 			depth--
 		}
 		if depth == 0 {
@@ -133,7 +143,7 @@ func (w *walker) skipBrackets() {
 
 // skipWords goes to the last of the given words that follow i.
 func (w *walker) skipWords(keywords ...string) {
-	for w.peek(1).kind == word && isAnyOf(w.text(w.peek(1)), keywords...) {
+	for w.peek(1).Kind == sqltext.Word && sqltext.IsAnyOf(w.Text(w.peek(1)), keywords...) {
 		w.i++
 	}
 }
@@ -144,23 +154,23 @@ func (w *walker) explain(upper string) {
 	w.verb(upper)
 	w.skipBrackets()
 	w.skipWords("ANALYZE", "ANALYSE", "VERBOSE", "EXTENDED", "PARTITIONS", "QUERY", "PLAN", "PIPELINE", "AST", "SYNTAX")
-	if w.isWord(w.peek(1), "FORMAT") {
+	if w.IsWord(w.peek(1), "FORMAT") {
 		w.i++
-		if w.isOperator(w.peek(1), '=') {
+		if w.IsOperator(w.peek(1), '=') {
 			w.i++
 		}
 		w.i++
 	}
 	s := w.top()
 	s.start = true
-	if next := w.peek(1); next.kind == quoted || (next.kind == word && !w.isVerb(next)) {
+	if next := w.peek(1); next.Kind == sqltext.Quoted || (next.Kind == sqltext.Word && !w.isVerb(next)) {
 		s.start, s.want = false, true
 		w.opaque = true
 	}
 }
 
-func (w *walker) isVerb(t token) bool {
-	return isAnyOf(w.text(t), "SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE", "WITH", "VALUES", "TABLE",
+func (w *walker) isVerb(t sqltext.Token) bool {
+	return sqltext.IsAnyOf(w.Text(t), "SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE", "WITH", "VALUES", "TABLE",
 		"EXECUTE", "CREATE", "DECLARE", "REFRESH", "FOR")
 }
 
@@ -172,20 +182,20 @@ func (w *walker) define(upper string) {
 	kind := ""
 	for kind == "" {
 		next := w.peek(1)
-		if next.kind != word {
+		if next.Kind != sqltext.Word {
 			return
 		}
-		switch k := strings.ToUpper(w.text(next)); k {
+		switch k := strings.ToUpper(w.Text(next)); k {
 		case "OR", "REPLACE", "TEMP", "TEMPORARY", "GLOBAL", "LOCAL", "UNLOGGED", "UNIQUE", "CLUSTERED",
 			"NONCLUSTERED", "FULLTEXT", "SPATIAL", "VIRTUAL", "EXTERNAL", "FOREIGN", "MATERIALIZED", "RECURSIVE",
 			"CONSTRAINT", "AGGREGATE", "TRANSIENT", "DYNAMIC", "EVENT_TRIGGER", "TRUSTED", "PROCEDURAL", "NO", "FORCE":
 			w.i++
 		case "DEFINER", "ALGORITHM", "SQL":
 			// MySQL: DEFINER = `root`@`localhost` SQL SECURITY INVOKER VIEW v
-			for n := 0; n < 8 && !isObject(strings.ToUpper(w.text(w.peek(1)))); n++ {
+			for n := 0; n < 8 && !isObject(strings.ToUpper(w.Text(w.peek(1)))); n++ {
 				w.i++
 			}
-			if !isObject(strings.ToUpper(w.text(w.peek(1)))) {
+			if !isObject(strings.ToUpper(w.Text(w.peek(1)))) {
 				return
 			}
 		default:
@@ -194,13 +204,13 @@ func (w *walker) define(upper string) {
 			}
 			w.i++
 			kind = k
-			w.emit(object, w.text(next))
+			w.emit(object, w.Text(next))
 		}
 	}
 	if kind == "SYSTEM" {
 		return
 	}
-	stores := kind == "TABLE" || w.isWord(w.peek(-1), "MATERIALIZED")
+	stores := kind == "TABLE" || w.IsWord(w.peek(-1), "MATERIALIZED")
 	w.skipWords("IF", "NOT", "EXISTS", "CONCURRENTLY", "ONLY")
 	if kind == "INDEX" {
 		w.skipWords("ON", "ONLY") // an index that gets its name from the server
@@ -228,10 +238,10 @@ func (w *walker) maintain(upper string) {
 	w.opaque = true
 	w.skipBrackets()
 	w.skipWords("FULL", "FREEZE", "VERBOSE", "ANALYZE", "LOCAL", "NO_WRITE_TO_BINLOG")
-	if next := w.peek(1); next.kind == word &&
-		isAnyOf(w.text(next), "TABLE", "TABLES", "INDEX", "SCHEMA", "DATABASE", "SYSTEM") {
+	if next := w.peek(1); next.Kind == sqltext.Word &&
+		sqltext.IsAnyOf(w.Text(next), "TABLE", "TABLES", "INDEX", "SCHEMA", "DATABASE", "SYSTEM") {
 		w.i++
-		w.emit(object, w.text(next))
+		w.emit(object, w.Text(next))
 	}
 	w.skipWords("CONCURRENTLY", "ONLY", "IF", "EXISTS")
 	s := w.top()
@@ -243,12 +253,12 @@ func (w *walker) maintain(upper string) {
 func (w *walker) prepare(upper string) {
 	w.verb(upper)
 	w.opaque = true
-	if next := w.peek(1); next.kind != word && next.kind != quoted {
+	if next := w.peek(1); next.Kind != sqltext.Word && next.Kind != sqltext.Quoted {
 		return
 	}
 	w.i++
 	w.skipBrackets()
-	if w.isWord(w.peek(1), "AS") {
+	if w.IsWord(w.peek(1), "AS") {
 		w.i++
 		w.top().start = true
 		w.opaque = false

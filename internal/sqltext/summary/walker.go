@@ -1,6 +1,10 @@
-package sqltext
+package summary
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/go-lifeguard/lifeguard/internal/sqltext"
+)
 
 // scope is what the walker knows within one pair of brackets.
 type scope struct {
@@ -26,8 +30,9 @@ const (
 	withNext
 )
 
+// walker goes through the tokens of a query once.
 type walker struct {
-	*lexer
+	*sqltext.Query
 	i      int
 	parts  []part
 	scopes []scope
@@ -40,12 +45,11 @@ type walker struct {
 
 // summarize returns the parts of the summary of query, and how many of them
 // belong to its first statement.
-func summarize(d Dialect, query string) ([]part, int) {
-	w := walker{lexer: lex(d, query)}
-	w.conceal()
+func summarize(d sqltext.Dialect, query string) ([]part, int) {
+	w := walker{Query: sqltext.Read(d, query)}
 	w.reset()
-	for w.i = 0; w.i < len(w.toks); w.i++ {
-		w.step(w.toks[w.i])
+	for w.i = 0; w.i < len(w.Tokens); w.i++ {
+		w.step(w.Tokens[w.i])
 	}
 	w.endStatement()
 	return w.parts, w.first
@@ -82,27 +86,27 @@ func (w *walker) endStatement() {
 func (w *walker) top() *scope { return &w.scopes[len(w.scopes)-1] }
 
 func (w *walker) emit(r role, text string) {
-	w.parts = append(w.parts, part{r, clean(text), len(w.scopes) - 1})
+	w.parts = append(w.parts, part{r, sqltext.Clean(text), len(w.scopes) - 1})
 }
 
 // peek returns the token n places ahead, or one of no kind.
-func (w *walker) peek(n int) token {
-	if i := w.i + n; i >= 0 && i < len(w.toks) {
-		return w.toks[i]
+func (w *walker) peek(n int) sqltext.Token {
+	if i := w.i + n; i >= 0 && i < len(w.Tokens) {
+		return w.Tokens[i]
 	}
-	return token{}
+	return sqltext.Token{}
 }
 
-func (w *walker) step(t token) {
+func (w *walker) step(t sqltext.Token) {
 	s := w.top()
-	switch t.kind {
-	case punct:
+	switch t.Kind {
+	case sqltext.Punct:
 		w.punct(t)
-	case word:
-		if !w.isPunct(w.peek(-1), '.') {
+	case sqltext.Word:
+		if !w.IsPunct(w.peek(-1), '.') {
 			w.word(t)
 		}
-	case quoted:
+	case sqltext.Quoted:
 		switch {
 		case s.with == withName:
 			w.defineCTE(t)
@@ -114,15 +118,15 @@ func (w *walker) step(t token) {
 		// EXEC @result = f
 		s.want = s.want && strings.HasPrefix(s.verb, "EXEC")
 		// {? = call f(?)} is how other languages' drivers spell CALL.
-		if t.kind != param && t.kind != operator {
+		if t.Kind != sqltext.Param && t.Kind != sqltext.Operator {
 			s.start = false
 		}
 	}
 }
 
-func (w *walker) punct(t token) {
+func (w *walker) punct(t sqltext.Token) {
 	s := w.top()
-	switch c := w.src[t.start]; c {
+	switch c := w.Source[t.Start]; c {
 	case '(', '[':
 		if c == '[' && s.want && w.target() {
 			return
@@ -132,7 +136,7 @@ func (w *walker) punct(t token) {
 			child.want, child.list, child.tables = true, true, true
 		}
 		if s.with == withBody {
-			child.body = w.isWord(w.peek(-1), "AS") || w.isWord(w.peek(-1), "MATERIALIZED")
+			child.body = w.IsWord(w.peek(-1), "AS") || w.IsWord(w.peek(-1), "MATERIALIZED")
 		}
 		s.want = false
 		w.scopes = append(w.scopes, child)
@@ -159,9 +163,9 @@ func (w *walker) punct(t token) {
 	}
 }
 
-func (w *walker) defineCTE(t token) {
+func (w *walker) defineCTE(t sqltext.Token) {
 	s := w.top()
-	s.cte = w.text(t)
+	s.cte = w.Text(t)
 	s.with = withBody
 	if s.recursive {
 		w.addCTE(s.cte)
@@ -195,18 +199,18 @@ func (w *walker) target() bool {
 			break
 		}
 		for ; j < end; j++ {
-			if t := w.toks[j]; t.space && j > w.i && w.src[t.start] != ']' && w.toks[j-1].kind == word {
+			if t := w.Tokens[j]; t.Space && j > w.i && w.Source[t.Start] != ']' && w.Tokens[j-1].Kind == sqltext.Word {
 				b.WriteByte(' ')
 			}
-			b.WriteString(w.text(w.toks[j]))
+			b.WriteString(w.Text(w.Tokens[j]))
 		}
 		parts++
 		w.i = j - 1
 		points := j
-		for j < len(w.toks) && w.isPunct(w.toks[j], '.') {
+		for j < len(w.Tokens) && w.IsPunct(w.Tokens[j], '.') {
 			j++
 		}
-		if j > points && j < len(w.toks) && (w.toks[j].kind == literal || w.toks[j].kind == param) {
+		if j > points && j < len(w.Tokens) && (w.Tokens[j].Kind == sqltext.Literal || w.Tokens[j].Kind == sqltext.Param) {
 			// The rest of the name is in quotes that may be those of a string.
 			s.want = false
 			return true
@@ -228,19 +232,19 @@ func (w *walker) target() bool {
 
 // namePart returns the index behind the part of a name at i, or i.
 func (w *walker) namePart(i int) int {
-	if i >= len(w.toks) {
+	if i >= len(w.Tokens) {
 		return i
 	}
-	switch t := w.toks[i]; {
-	case t.kind == word || t.kind == quoted:
+	switch t := w.Tokens[i]; {
+	case t.Kind == sqltext.Word || t.Kind == sqltext.Quoted:
 		return i + 1
-	case w.dialect == Other && w.isPunct(t, '['):
+	case w.Dialect == sqltext.Other && w.IsPunct(t, '['):
 		// SQL Server's [Order Details]. Anything but words inside may be values.
-		for j := i + 1; j < len(w.toks) && j <= i+8; j++ {
-			if j > i+1 && w.isPunct(w.toks[j], ']') {
+		for j := i + 1; j < len(w.Tokens) && j <= i+8; j++ {
+			if j > i+1 && w.IsPunct(w.Tokens[j], ']') {
 				return j + 1
 			}
-			if w.toks[j].kind != word {
+			if w.Tokens[j].Kind != sqltext.Word {
 				return i
 			}
 		}

@@ -1,10 +1,14 @@
-package sqltext
+package summary
 
-import "strings"
+import (
+	"strings"
 
-func (w *walker) word(t token) {
+	"github.com/go-lifeguard/lifeguard/internal/sqltext"
+)
+
+func (w *walker) word(t sqltext.Token) {
 	s := w.top()
-	text := w.text(t)
+	text := w.Text(t)
 	upper := strings.ToUpper(text)
 	switch {
 	case w.opaque:
@@ -13,7 +17,7 @@ func (w *walker) word(t token) {
 		}
 		return
 	case s.with == withName:
-		if upper == "RECURSIVE" && !w.isWord(w.peek(1), "AS") {
+		if upper == "RECURSIVE" && !w.IsWord(w.peek(1), "AS") {
 			s.recursive = true
 			return
 		}
@@ -23,7 +27,7 @@ func (w *walker) word(t token) {
 		return
 	case s.with == withNext:
 		// SEARCH and CYCLE clauses may come before the statement.
-		s.start = isAnyOf(text, "SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE", "VALUES", "TABLE")
+		s.start = sqltext.IsAnyOf(text, "SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE", "VALUES", "TABLE")
 	}
 	if s.start && w.statement(upper) {
 		return
@@ -47,11 +51,11 @@ func (w *walker) passOver(upper string) bool {
 		return true
 	case "TABLE":
 		// FROM TABLE(f(x)), INSERT OVERWRITE TABLE t
-		return w.isPunct(w.peek(1), '(') || w.top().verb == "INSERT"
+		return w.IsPunct(w.peek(1), '(') || w.top().verb == "INSERT"
 	case "DELAYED", "HIGH_PRIORITY", "IGNORE", "LOW_PRIORITY", "OVERWRITE", "QUICK":
 		switch w.top().verb {
 		case "INSERT", "REPLACE", "UPDATE", "DELETE":
-			return w.peek(1).kind == word || w.peek(1).kind == quoted
+			return w.peek(1).Kind == sqltext.Word || w.peek(1).Kind == sqltext.Quoted
 		}
 	case "OR":
 		w.i++ // INSERT OR REPLACE
@@ -83,13 +87,13 @@ func (w *walker) clause(upper string) {
 	s := w.top()
 	switch upper {
 	case "SELECT":
-		w.emit(verb, w.text(w.toks[w.i]))
+		w.emit(verb, w.Text(w.Tokens[w.i]))
 		*s = scope{verb: upper, body: s.body}
 	case "FROM":
 		switch s.verb {
 		case "SELECT", "DELETE", "UPDATE":
 			// a IS DISTINCT FROM b
-			if w.isWord(w.peek(-1), "DISTINCT") && (w.isWord(w.peek(-2), "IS") || w.isWord(w.peek(-2), "NOT")) {
+			if w.IsWord(w.peek(-1), "DISTINCT") && (w.IsWord(w.peek(-2), "IS") || w.IsWord(w.peek(-2), "NOT")) {
 				return
 			}
 			s.want, s.list = true, true
@@ -101,12 +105,12 @@ func (w *walker) clause(upper string) {
 	case "STRAIGHT_JOIN":
 		s.want = s.list
 	case "USING":
-		if s.verb == "MERGE" || (s.verb == "DELETE" && (!w.isPunct(w.peek(1), '(') || w.isQuery(w.peek(2)))) {
+		if s.verb == "MERGE" || (s.verb == "DELETE" && (!w.IsPunct(w.peek(1), '(') || w.IsQuery(w.peek(2)))) {
 			s.want, s.list = true, s.verb == "DELETE"
 		}
 	case "INTO":
-		if s.verb == "SELECT" && !w.isWord(w.peek(1), "OUTFILE") && !w.isWord(w.peek(1), "DUMPFILE") {
-			for isAnyOf(w.text(w.peek(1)), "TEMP", "TEMPORARY", "UNLOGGED", "TABLE", "STRICT") {
+		if s.verb == "SELECT" && !w.IsWord(w.peek(1), "OUTFILE") && !w.IsWord(w.peek(1), "DUMPFILE") {
+			for sqltext.IsAnyOf(w.Text(w.peek(1)), "TEMP", "TEMPORARY", "UNLOGGED", "TABLE", "STRICT") {
 				w.i++
 			}
 			s.want = true
@@ -114,11 +118,11 @@ func (w *walker) clause(upper string) {
 	case "WITH":
 		// INSERT INTO t WITH a AS (…) SELECT, and not FROM f() WITH ORDINALITY AS t
 		name, behind := w.peek(1), w.peek(2)
-		if w.isWord(name, "RECURSIVE") {
+		if w.IsWord(name, "RECURSIVE") {
 			name, behind = behind, w.peek(3)
 		}
 		if (s.verb == "INSERT" || s.verb == "REPLACE" || s.verb == "CREATE") &&
-			(name.kind == word || name.kind == quoted) && (w.isWord(behind, "AS") || w.isPunct(behind, '(')) {
+			(name.Kind == sqltext.Word || name.Kind == sqltext.Quoted) && (w.IsWord(behind, "AS") || w.IsPunct(behind, '(')) {
 			s.with = withName
 		}
 	default:

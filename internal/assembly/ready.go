@@ -1,0 +1,75 @@
+package assembly
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/go-lifeguard/lifeguard/internal/pool"
+	"github.com/go-lifeguard/lifeguard/internal/session"
+)
+
+// visitor stands for a lease while the pool uses a session itself.
+type visitor struct{}
+
+func (visitor) Idle() (int64, bool) { return 0, false }
+func (visitor) TakeIdle() bool      { return false }
+
+// Ready returns when min_connections, at least one, are open, and those that nobody uses have answered a ping. An error
+// says how many were missing, and why.
+func (p *Pool) Ready(ctx context.Context) error {
+	client := p.pool.Join()
+	if client == nil {
+		return pool.ErrClosed
+	}
+	defer func() {
+		if last, _ := client.Leave(); last { // every handle has left meanwhile
+			_ = p.closed()
+		}
+	}()
+	want := max(p.cfg.MinOpen, 1)
+	var visited []*pool.Slot[*session.Session]
+	defer func() {
+		for _, s := range visited {
+			s.Release(0)
+		}
+	}()
+	for {
+		inUse := p.pool.Stats().InUse // visited ones included
+		if len(visited) > 0 && inUse >= want {
+			return nil
+		}
+		s, err := p.visit(ctx, client)
+		if err != nil {
+			return fmt.Errorf("lifeguard: pool %q is not ready, %d of %d connections have answered: %w",
+				p.cfg.Name, max(inUse, len(visited)), want, err)
+		}
+		visited = append(visited, s)
+	}
+}
+
+// visit acquires a session that has just answered.
+func (p *Pool) visit(ctx context.Context, client *pool.Client[*session.Session]) (*pool.Slot[*session.Session], error) {
+	var turn pool.Turn
+	for {
+		s, err := client.Acquire(ctx, visitor{}, &turn)
+		if err != nil {
+			return nil, p.visitFailed(err)
+		}
+		if !s.Resource.CanPing() || s.Probe(ctx, 0) {
+			return s, nil
+		}
+	}
+}
+
+// visitFailed is why no session could be acquired, without the holders.
+func (p *Pool) visitFailed(err error) error {
+	var timeout *pool.TimeoutError
+	if !errors.As(err, &timeout) {
+		return p.waitFailed(err)
+	}
+	if dial := p.dialError(timeout.Dial); dial != nil {
+		return errors.Join(timeout.Ended(), dial)
+	}
+	return timeout.Ended()
+}

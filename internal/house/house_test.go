@@ -1,0 +1,333 @@
+// Package house checks the order of the packages, as docs/architecture.md describes it: who may import whom, how large a
+// room may be, and what no room may hold. It reads every Go file of the repository, those for other systems and other
+// versions of Go included.
+package house
+
+import (
+	"bytes"
+	"encoding/json"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+const (
+	module = "github.com/go-lifeguard/lifeguard"
+	top    = "../.." // the repository
+
+	maxRootFiles    = 30
+	maxFile         = 400
+	maxTestFile     = 600
+	maxPackage      = 1500
+	maxRoot         = 2000
+	maxFunction     = 70 // lines; a screen
+	maxFilesOfAType = 3  // that have its methods
+)
+
+// floors are the packages of the library. Each may import those below it, and no other.
+var floors = []string{
+	".",
+	"internal/assembly",
+	"internal/handle",
+	"internal/leak",
+	"internal/observe",
+	"internal/pool",
+	"internal/session",
+	"internal/stmtcache",
+	"internal/libpq",
+	"internal/waitq",
+	"internal/dsn",
+	"internal/callsite",
+	"internal/sqltext/summary",
+	"internal/sqltext",
+}
+
+// workshops are what tests and benchmarks use. The library knows none of them.
+var workshops = []string{
+	"internal/bouncertest",
+	"internal/fakedriver",
+	"internal/fakedriver/recorder",
+	"internal/fakedriver/recorder/gensets",
+	"internal/faultproxy",
+	"internal/house",
+	"internal/localserver",
+	"internal/mariatest",
+	"internal/pgtest",
+	"internal/pooltest",
+}
+
+// rootFiles are those of the public API.
+var rootFiles = []string{
+	"doc.go", "driver.go", "errors.go", "interceptor.go", "leakdetect.go", "limits.go", "pool.go", "shutdown.go",
+	"options.go", "parameters.go", "stats.go", "tracing.go",
+}
+
+// file is a Go file of the repository.
+type file struct {
+	name  string // below the repository, with slashes
+	pkg   string // its folder, "." for the root
+	ast   *ast.File
+	set   *token.FileSet
+	lines int
+	text  []byte
+}
+
+func (f *file) test() bool      { return strings.HasSuffix(f.name, "_test.go") }
+func (f *file) external() bool  { return strings.HasSuffix(f.ast.Name.Name, "_test") }
+func (f *file) generated() bool { return ast.IsGenerated(f.ast) }
+func (f *file) library() bool   { return !f.test() && slices.Contains(floors, f.pkg) }
+
+// own gives the packages of the repository that the file imports.
+func (f *file) own() (pkgs []string) {
+	for _, p := range f.imports() {
+		if p == module {
+			pkgs = append(pkgs, ".")
+		} else if rest, ok := strings.CutPrefix(p, module+"/"); ok {
+			pkgs = append(pkgs, rest)
+		}
+	}
+	return pkgs
+}
+
+func (f *file) imports() (paths []string) {
+	for _, spec := range f.ast.Imports {
+		p, err := strconv.Unquote(spec.Path.Value)
+		if err != nil {
+			panic(err) // the parser has accepted it
+		}
+		paths = append(paths, p)
+	}
+	return paths
+}
+
+// files reads the repository, nested modules included.
+func files(t *testing.T) (all []*file) {
+	t.Helper()
+	set := token.NewFileSet()
+	require.NoError(t, filepath.WalkDir(top, func(name string, d os.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && name != top && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata"):
+			return filepath.SkipDir
+		case d.IsDir() || !strings.HasSuffix(name, ".go"):
+			return nil
+		}
+		text, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		parsed, err := parser.ParseFile(set, name, text, parser.ParseComments|parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(top, name)
+		if err != nil {
+			return err
+		}
+		f := &file{name: filepath.ToSlash(rel), ast: parsed, set: set, lines: bytes.Count(text, []byte("\n")), text: text}
+		f.pkg = path.Dir(f.name)
+		all = append(all, f)
+		return nil
+	}))
+	require.Greater(t, len(all), 200)
+	return all
+}
+
+// Every package of the module has its place, so that a new one is not overlooked.
+func TestEveryPackageHasItsPlace(t *testing.T) {
+	list := exec.Command("go", "list", "-json=ImportPath", "./...")
+	list.Dir = top
+	out, err := list.Output()
+	require.NoError(t, err)
+	known := slices.Concat(floors, workshops)
+	found := []string{}
+	for dec := json.NewDecoder(bytes.NewReader(out)); dec.More(); {
+		var p struct{ ImportPath string }
+		require.NoError(t, dec.Decode(&p))
+		name := "."
+		if p.ImportPath != module {
+			name = strings.TrimPrefix(p.ImportPath, module+"/")
+		}
+		found = append(found, name)
+	}
+	assert.ElementsMatch(t, known, found, "docs/architecture.md and this test list the packages")
+}
+
+// Imports point down. External tests may look at everything, as users do.
+func TestImportsPointDown(t *testing.T) {
+	for _, f := range files(t) {
+		floor := slices.Index(floors, f.pkg)
+		if floor < 0 || f.external() {
+			continue
+		}
+		for _, p := range f.own() {
+			switch below := slices.Index(floors, p); {
+			case slices.Contains(workshops, p):
+				assert.True(t, f.test(), "%s imports %s, which is for tests", f.name, p)
+			default:
+				assert.Greater(t, below, floor, "%s imports %s, which is not below it", f.name, p)
+			}
+		}
+	}
+}
+
+func TestSizes(t *testing.T) {
+	lines := map[string]int{}
+	for _, f := range files(t) {
+		if f.generated() {
+			continue
+		}
+		most := maxTestFile
+		if f.library() {
+			most = maxFile
+			lines[f.pkg] += f.lines
+		}
+		assert.LessOrEqual(t, f.lines, most, "lines of %s", f.name)
+	}
+	for pkg, n := range lines {
+		most := maxPackage
+		if pkg == "." {
+			most = maxRoot
+		}
+		assert.LessOrEqual(t, n, most, "lines of %s, tests apart", pkg)
+	}
+	assert.Len(t, lines, len(floors))
+}
+
+func TestFunctionsFitAScreen(t *testing.T) {
+	for _, f := range files(t) {
+		if f.test() {
+			continue
+		}
+		for _, d := range f.ast.Decls {
+			if fn, ok := d.(*ast.FuncDecl); ok {
+				n := f.set.Position(fn.End()).Line - f.set.Position(fn.Pos()).Line + 1
+				assert.LessOrEqual(t, n, maxFunction, "lines of %s in %s", fn.Name.Name, f.name)
+			}
+		}
+	}
+}
+
+// receiver gives the name of the type that fn is a method of, "" for a function.
+func receiver(fn *ast.FuncDecl) string {
+	if fn.Recv == nil {
+		return ""
+	}
+	e := fn.Recv.List[0].Type
+	for {
+		switch of := e.(type) {
+		case *ast.StarExpr:
+			e = of.X
+		case *ast.IndexExpr:
+			e = of.X
+		case *ast.IndexListExpr:
+			e = of.X
+		case *ast.Ident:
+			return of.Name
+		default:
+			return ""
+		}
+	}
+}
+
+// A type whose methods stand in many files is two types.
+func TestMethodsOfATypeStandTogether(t *testing.T) {
+	type typ struct{ pkg, name string }
+	in := map[typ]map[string]bool{}
+	for _, f := range files(t) {
+		if !f.library() {
+			continue
+		}
+		for _, d := range f.ast.Decls {
+			fn, ok := d.(*ast.FuncDecl)
+			if !ok || receiver(fn) == "" {
+				continue
+			}
+			of := typ{f.pkg, receiver(fn)}
+			if in[of] == nil {
+				in[of] = map[string]bool{}
+			}
+			in[of][f.name] = true
+		}
+	}
+	for of, names := range in {
+		assert.LessOrEqual(t, len(names), maxFilesOfAType, "files with methods of %s in %s: %v", of.name, of.pkg, names)
+	}
+}
+
+// Behaviour is decided by documented APIs alone. Only callsite reads stacks.
+func TestNoTricks(t *testing.T) {
+	for _, f := range files(t) {
+		for _, p := range f.imports() {
+			assert.NotContains(t, []string{"unsafe", "C"}, p, f.name)
+		}
+		for _, group := range f.ast.Comments {
+			for _, c := range group.List {
+				assert.False(t, strings.HasPrefix(c.Text, "//go:linkname"), "%s has a go:linkname", f.name)
+			}
+		}
+		if f.library() && f.pkg != "internal/callsite" {
+			for _, name := range []string{"Callers", "CallersFrames", "Caller", "FuncForPC"} {
+				assert.False(t, refersTo(f.ast, "runtime", name), "%s calls runtime.%s", f.name, name)
+			}
+		}
+	}
+	require.NoError(t, filepath.WalkDir(top, func(name string, _ os.DirEntry, err error) error {
+		for _, ending := range []string{".s", ".S", ".c", ".syso"} {
+			assert.False(t, strings.HasSuffix(name, ending), "%s is not Go", name)
+		}
+		return err
+	}))
+}
+
+// refersTo says whether the file has pkg.name in it.
+func refersTo(f *ast.File, pkg, name string) (found bool) {
+	ast.Inspect(f, func(n ast.Node) bool {
+		if s, ok := n.(*ast.SelectorExpr); ok && s.Sel.Name == name {
+			if x, ok := s.X.(*ast.Ident); ok && x.Name == pkg {
+				found = true
+			}
+		}
+		return !found
+	})
+	return found
+}
+
+// Each package says in its doc.go what it does and what it refuses to know.
+func TestEveryPackageSaysWhatItRefuses(t *testing.T) {
+	for _, pkg := range floors {
+		text, err := os.ReadFile(filepath.Join(top, pkg, "doc.go"))
+		if assert.NoError(t, err) {
+			assert.Regexp(t, `refuses to|[Rr]efuses`, string(text), pkg)
+		}
+	}
+}
+
+func TestRoot(t *testing.T) {
+	entries, err := os.ReadDir(top)
+	require.NoError(t, err)
+	var all, library []string
+	for _, e := range entries {
+		if e.IsDir() {
+			continue
+		}
+		all = append(all, e.Name())
+		if strings.HasSuffix(e.Name(), ".go") && !strings.HasSuffix(e.Name(), "_test.go") {
+			library = append(library, e.Name())
+		}
+	}
+	assert.LessOrEqual(t, len(all), maxRootFiles, "files in the root: %v", all)
+	assert.ElementsMatch(t, rootFiles, library)
+}

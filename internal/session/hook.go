@@ -1,0 +1,217 @@
+package session
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+)
+
+// AfterConnect is called on every new connection, before anybody gets it.
+type AfterConnect func(ctx context.Context, conn *sql.Conn) error
+
+// afterConnect runs the hook on a new session, and says why the session must not be used. The hook gets a *sql.Conn of a
+// throw-away *sql.DB: that of the inner one could not be closed while the hook has rows open. The connection under it is
+// cut off when the hook returns, panics or has no time left, so that nothing it keeps can reach the session.
+func (s *Session) afterConnect(ctx context.Context, hook AfterConnect) error {
+	cut := &detachable{session: s}
+	db := sql.OpenDB(cut)
+	db.SetMaxOpenConns(1)
+	defer func() { _ = db.Close() }()
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	go func() { // ends with the hook; one that hangs has lost its connection
+		err := errors.New("lifeguard: the hook of WithAfterConnect called runtime.Goexit")
+		defer func() {
+			if v := recover(); v != nil {
+				err = fmt.Errorf("lifeguard: the hook of WithAfterConnect panicked: %v", v)
+			}
+			ended <- err
+		}()
+		err = hook(ctx, conn)
+	}()
+	select {
+	case err = <-ended:
+		if err != nil {
+			err = fmt.Errorf("lifeguard: the hook of WithAfterConnect failed: %w", err)
+		}
+	case <-ctx.Done():
+		err = fmt.Errorf("lifeguard: the hook of WithAfterConnect has not returned: %w", ctx.Err())
+		s.Cut() // ends what it runs
+	}
+	if open := cut.detach(); err == nil && open != "" {
+		err = fmt.Errorf("lifeguard: the hook of WithAfterConnect left %s open", open)
+	}
+	if err == nil {
+		err = conn.Close()
+	}
+	return err
+}
+
+// detachable is a session as the throw-away *sql.DB has it.
+type detachable struct {
+	session *Session
+
+	off  atomic.Bool
+	mu   sync.Mutex // held during calls
+	rows int        // guarded by mu; open ones
+	inTx bool       // guarded by mu
+}
+
+var (
+	_ driver.Connector          = (*detachable)(nil)
+	_ driver.ConnPrepareContext = (*detachable)(nil)
+	_ driver.ConnBeginTx        = (*detachable)(nil)
+	_ driver.ExecerContext      = (*detachable)(nil)
+	_ driver.QueryerContext     = (*detachable)(nil)
+	_ driver.NamedValueChecker  = (*detachable)(nil)
+)
+
+// detach cuts the connection off, and names what was left open on it.
+func (d *detachable) detach() string {
+	d.off.Store(true)
+	if !d.mu.TryLock() {
+		return "an operation"
+	}
+	defer d.mu.Unlock()
+	switch {
+	case d.rows > 0:
+		return "rows"
+	case d.inTx:
+		return "a transaction"
+	}
+	return ""
+}
+
+// call runs f on the session, unless it is cut off.
+func (d *detachable) call(f func(*Session) error) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.off.Load() {
+		return driver.ErrBadConn
+	}
+	return f(d.session)
+}
+
+func (d *detachable) Connect(context.Context) (driver.Conn, error) { return d, nil }
+func (d *detachable) Driver() driver.Driver                        { return nil }
+func (d *detachable) Close() error                                 { return nil }
+
+func (d *detachable) Prepare(query string) (driver.Stmt, error) {
+	return d.PrepareContext(context.Background(), query)
+}
+
+func (d *detachable) PrepareContext(ctx context.Context, query string) (st driver.Stmt, err error) {
+	err = d.call(func(s *Session) error {
+		if st, err = s.prepareDirect(ctx, query); err == nil {
+			st = hookStmt{st, d}
+		}
+		return err
+	})
+	return st, err
+}
+
+func (d *detachable) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (res driver.Result, err error) {
+	err = d.call(func(s *Session) error { res, err = s.execDirect(ctx, query, args); return err })
+	return res, err
+}
+
+func (d *detachable) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (rows driver.Rows, err error) {
+	return d.query(func(s *Session) (driver.Rows, error) { return s.queryDirect(ctx, query, args) })
+}
+
+func (d *detachable) query(run func(*Session) (driver.Rows, error)) (rows driver.Rows, err error) {
+	err = d.call(func(s *Session) error {
+		if rows, err = run(s); err == nil {
+			rows = &hookRows{Rows: rows, of: d}
+			d.rows++
+		}
+		return err
+	})
+	return rows, err
+}
+
+// hookStmt runs through the detachable, too.
+type hookStmt struct {
+	driver.Stmt
+	of *detachable
+}
+
+func (st hookStmt) ExecContext(ctx context.Context, args []driver.NamedValue) (res driver.Result, err error) {
+	err = st.of.call(func(*Session) error { res, err = contextStmt{st.Stmt}.ExecContext(ctx, args); return err })
+	return res, err
+}
+
+func (st hookStmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
+	return st.of.query(func(*Session) (driver.Rows, error) { return contextStmt{st.Stmt}.QueryContext(ctx, args) })
+}
+
+func (st hookStmt) Close() error { return st.of.call(func(*Session) error { return st.Stmt.Close() }) }
+
+func (d *detachable) Begin() (driver.Tx, error) {
+	return d.BeginTx(context.Background(), driver.TxOptions{})
+}
+
+func (d *detachable) BeginTx(ctx context.Context, opts driver.TxOptions) (tx driver.Tx, err error) {
+	err = d.call(func(s *Session) error {
+		if tx, err = s.begin(ctx, opts); err == nil {
+			tx = hookTx{tx, d}
+			d.inTx = true
+		}
+		return err
+	})
+	return tx, err
+}
+
+func (d *detachable) CheckNamedValue(v *driver.NamedValue) error {
+	return d.call(func(s *Session) error {
+		if s.can.checker == nil {
+			return driver.ErrSkip
+		}
+		return s.can.checker.CheckNamedValue(v)
+	})
+}
+
+// Unwrapped is how lifeguard.Unwrap finds the wrapped driver's connection, within Raw.
+func (d *detachable) Unwrapped() any { return d.session.raw }
+
+// hookRows count as open until they are closed.
+type hookRows struct {
+	driver.Rows
+	of     *detachable
+	closed bool
+}
+
+func (r *hookRows) Next(dest []driver.Value) error {
+	return r.of.call(func(*Session) error { return r.Rows.Next(dest) })
+}
+
+func (r *hookRows) Close() error {
+	return r.of.call(func(*Session) error {
+		if !r.closed {
+			r.closed = true
+			r.of.rows--
+		}
+		return r.Rows.Close()
+	})
+}
+
+// hookTx counts as open until its end.
+type hookTx struct {
+	tx driver.Tx
+	of *detachable
+}
+
+func (t hookTx) Commit() error {
+	return t.of.call(func(*Session) error { t.of.inTx = false; return t.tx.Commit() })
+}
+
+func (t hookTx) Rollback() error {
+	return t.of.call(func(*Session) error { t.of.inTx = false; return t.tx.Rollback() })
+}

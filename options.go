@@ -1,0 +1,187 @@
+package lifeguard
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/ngrok/sqlmw"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// An Option changes what [Register], [Open] and [OpenDB] set up.
+type Option func(*options)
+
+type options struct {
+	configure []func(*Config) error // in the order in which they were given
+	log       *slog.Logger
+
+	beforeConnect func(ctx context.Context, dsn string) (string, error)
+	afterConnect  func(ctx context.Context, conn *sql.Conn) error
+
+	interceptors   []sqlmw.Interceptor
+	tracerProvider trace.TracerProvider
+	meterProvider  metric.MeterProvider
+	attributes     []attribute.KeyValue
+	skip           []string
+	leakHandler    func(Leak)
+}
+
+func newOptions(opts []Option) *options {
+	o := &options{}
+	for _, opt := range opts {
+		opt(o)
+	}
+	return o
+}
+
+// base is the configuration in code, which the DSN changes.
+func (o *options) base() (Config, error) {
+	cfg := DefaultConfig()
+	for _, configure := range o.configure {
+		if err := configure(&cfg); err != nil {
+			return Config{}, err
+		}
+	}
+	return cfg.fitted(), nil
+}
+
+func (o *options) logger() *slog.Logger {
+	log := o.log
+	if log == nil {
+		log = slog.Default()
+	}
+	return slog.New(containedHandler{log.Handler()})
+}
+
+// containedHandler contains the panics of a log handler: most lines are written on goroutines of the pool, where a panic
+// would end the process.
+type containedHandler struct{ slog.Handler }
+
+func (h containedHandler) Handle(ctx context.Context, r slog.Record) error {
+	defer func() { _ = recover() }() // there is no log to tell
+	return h.Handler.Handle(ctx, r)
+}
+
+func (h containedHandler) Enabled(ctx context.Context, level slog.Level) (enabled bool) {
+	defer func() { _ = recover() }()
+	return h.Handler.Enabled(ctx, level)
+}
+
+func (h containedHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return containedHandler{h.Handler.WithAttrs(attrs)}
+}
+
+func (h containedHandler) WithGroup(name string) slog.Handler {
+	return containedHandler{h.Handler.WithGroup(name)}
+}
+
+// WithConfig replaces the defaults and the options before it. The settings are used as they stand, 0 meaning none; start
+// from [DefaultConfig] and change some. Parameters in the DSN win over them.
+func WithConfig(c Config) Option {
+	return set(func(to *Config) error {
+		if c.unfilled() {
+			return errors.New("lifeguard: WithConfig got a Config that was not filled in: start from DefaultConfig() and change single fields")
+		}
+		*to = c
+		return nil
+	})
+}
+
+func set(f func(*Config) error) Option {
+	return func(o *options) { o.configure = append(o.configure[:len(o.configure):len(o.configure)], f) }
+}
+
+func setting(f func(*Config)) Option {
+	return set(func(c *Config) error { f(c); return nil })
+}
+
+// WithConnectionLimit sets connection_limit, from 1 to 65535. See [Config].
+func WithConnectionLimit(n int) Option {
+	return setting(func(c *Config) {
+		if c.MaxIdleConnections == c.ConnectionLimit {
+			c.MaxIdleConnections = n
+		}
+		c.ConnectionLimit = n
+	})
+}
+
+// WithPoolTimeout sets pool_timeout; 0 waits as long as the context allows. See [Config].
+func WithPoolTimeout(d time.Duration) Option { return setting(func(c *Config) { c.PoolTimeout = d }) }
+
+// WithMinConnections sets min_connections. See [Config].
+func WithMinConnections(n int) Option { return setting(func(c *Config) { c.MinConnections = n }) }
+
+// WithMaxConnectionLifetime sets max_connection_lifetime; 0 is never. See [Config].
+func WithMaxConnectionLifetime(d time.Duration) Option {
+	return setting(func(c *Config) { c.MaxConnectionLifetime = d })
+}
+
+// WithMaxIdleConnectionLifetime sets max_idle_connection_lifetime; 0 is never. See [Config].
+func WithMaxIdleConnectionLifetime(d time.Duration) Option {
+	return setting(func(c *Config) { c.MaxIdleConnectionLifetime = d })
+}
+
+// WithSocketTimeout sets socket_timeout; 0 is no bound. See [Config].
+func WithSocketTimeout(d time.Duration) Option {
+	return setting(func(c *Config) { c.SocketTimeout = d })
+}
+
+// WithStatementCacheSize sets statement_cache_size; 0 is no cache. See [Config].
+func WithStatementCacheSize(n int) Option {
+	return setting(func(c *Config) { c.StatementCacheSize = n })
+}
+
+// WithSlowQueryThreshold sets slow_query_threshold; 0 is none. See [Config].
+func WithSlowQueryThreshold(d time.Duration) Option {
+	return setting(func(c *Config) { c.SlowQueryThreshold = d })
+}
+
+// WithTrace sets trace. See [Config].
+func WithTrace(mode TraceMode) Option { return setting(func(c *Config) { c.Trace = mode }) }
+
+// WithQueryLog sets query_log. See [Config].
+func WithQueryLog(mode QueryLogMode) Option { return setting(func(c *Config) { c.QueryLog = mode }) }
+
+// WithLeakThreshold sets leak_threshold; 0 turns detection off. See [Config].
+func WithLeakThreshold(d time.Duration) Option {
+	return setting(func(c *Config) { c.LeakThreshold = d })
+}
+
+// WithMaxWaiting sets max_waiting; 0 is any number. See [Config].
+func WithMaxWaiting(n int) Option { return setting(func(c *Config) { c.MaxWaiting = n }) }
+
+// WithPoolName sets pool_name. See [Config].
+func WithPoolName(name string) Option { return setting(func(c *Config) { c.PoolName = name }) }
+
+// WithBeforeConnect has f called before each connection is opened. It gets the wrapped driver's DSN and returns the one
+// for this connection: with a fresh token, or a password that was rotated. lifeguard's parameters in its answer are an
+// error. Secrets in the answer never reach an error or a log.
+//
+// f is called on a goroutine of the pool, with the time that the connection has. An error, a panic, and an f that does not
+// return in time fail the attempt to connect. A nil f panics. With [OpenDB], which has no DSN, it is an error.
+func WithBeforeConnect(f func(ctx context.Context, dsn string) (string, error)) Option {
+	if f == nil {
+		panic("lifeguard: WithBeforeConnect got a nil function")
+	}
+	return func(o *options) { o.beforeConnect = f }
+}
+
+// WithAfterConnect has f called on every new connection, before anybody gets it: to set the session up. The connection is
+// f's until it returns, and is cut off then. Rows or a transaction that it leaves open, an error, a panic, and an f that
+// does not return in time fail the attempt to connect. A nil f panics.
+func WithAfterConnect(f func(ctx context.Context, conn *sql.Conn) error) Option {
+	if f == nil {
+		panic("lifeguard: WithAfterConnect got a nil function")
+	}
+	return func(o *options) { o.afterConnect = f }
+}
+
+// WithLogger sets where the pool reports leaks and its own trouble, dials that fail and connecting that works again, and
+// where query_log goes.
+// The default is [slog.Default] at the time the handle is opened.
+func WithLogger(l *slog.Logger) Option { return func(o *options) { o.log = l } }
