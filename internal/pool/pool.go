@@ -36,7 +36,6 @@ type Config[R any] struct {
 
 // Events are calls of the pool to whoever watches it. None may block; nil functions are left out.
 type Events struct {
-	Acquiring  func()                               // a caller arrives; with the pool's lock held
 	Waiting    func()                               // a caller begins to wait; with the pool's lock held
 	DialFailed func(err error, since time.Duration) // since the first failure in a row; on the dial's goroutine
 	Dialled    func(took, outage time.Duration)     // outage since the first failure in a row, 0 if there was none
