@@ -38,7 +38,7 @@ var randomQueries = []struct {
 
 var at = time.Date(2026, 1, 1, 12, 0, 0, 0, time.FixedZone("", 5*3600))
 
-var randomArguments = []any{1, "x", at, nil, true, []byte("a"), "now"}
+var randomArguments = []any{1, "x", at, nil, true, []byte("a")}
 
 var randomDDL = []string{
 	"ALTER TABLE t ALTER v TYPE text", "ALTER TABLE t ALTER v TYPE int USING 7", "ALTER TABLE t ALTER v TYPE bigint USING 8", "ALTER TABLE t ALTER v TYPE timestamp USING NULL",
