@@ -14,7 +14,7 @@ import (
 // server through the DSN.
 var driverNames = []string{
 	"max_connections",     // PostgreSQL, MySQL; two from min_connections
-	"keepalives_interval", // libpq, pgx; one from keepalive_interval
+	"keepalives_interval", // libpq; one from keepalive_interval
 }
 
 // Misspelt returns the one of known that name was meant to be: the nearest of
