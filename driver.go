@@ -304,6 +304,9 @@ type poolDriver struct {
 	handle *handle.Connector
 	pool   *Pool
 	of     *wrappedDriver // nil for OpenDB
+
+	forcing sync.Mutex
+	late    error // guarded by forcing; of the shutdown that had to end before all was back
 }
 
 var _ driver.DriverContext = (*poolDriver)(nil)

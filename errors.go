@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-lifeguard/lifeguard/internal/assembly"
 	"github.com/go-lifeguard/lifeguard/internal/handle"
 	"github.com/go-lifeguard/lifeguard/internal/leak"
 	"github.com/go-lifeguard/lifeguard/internal/libpq"
@@ -49,14 +50,14 @@ type PoolTimeoutError struct {
 	InUse   int           // connections checked out
 	Waiting int           // callers still waiting, this one not counted
 	Holders []Holder      // holders of connections, longest first
-	Err     error         // why no connection could be opened; nil if the pool was simply full
+	Err     error         // why no connection could be opened, or none that is open be used; nil if the pool was simply full
 
 	context error // context.DeadlineExceeded if the caller's deadline ended the wait
 }
 
 func (e *PoolTimeoutError) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "lifeguard: no connection from pool %q within %s", e.Pool, handle.Readable(e.Waited))
+	fmt.Fprintf(&b, "lifeguard: no connection from pool %q within %s", e.Pool, assembly.Readable(e.Waited))
 	if e.context != nil {
 		b.WriteString(", when the caller's deadline passed")
 	}
@@ -74,7 +75,7 @@ func (e *PoolTimeoutError) Error() string {
 	}
 	writePlaces(&b, e.Holders)
 	longest := &e.Holders[0]
-	fmt.Fprintf(&b, "; longest held %s", handle.Readable(longest.Held))
+	fmt.Fprintf(&b, "; longest held %s", assembly.Readable(longest.Held))
 	longest.writeTo(&b)
 	return b.String()
 }

@@ -10,8 +10,8 @@ import (
 
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/go-lifeguard/lifeguard/internal/assembly"
 	"github.com/go-lifeguard/lifeguard/internal/callsite"
-	"github.com/go-lifeguard/lifeguard/internal/handle"
 	"github.com/go-lifeguard/lifeguard/internal/leak"
 	"github.com/go-lifeguard/lifeguard/internal/observe"
 	"github.com/go-lifeguard/lifeguard/internal/sqltext"
@@ -165,7 +165,7 @@ func (p *Pool) logLeak(l *Leak, r *leak.Report) {
 	}
 	attrs := []slog.Attr{
 		slog.String("pool", p.name),
-		slog.String("held", handle.Readable(l.Held)),
+		slog.String("held", assembly.Readable(l.Held)),
 		slog.String("holder", l.where()),
 		slog.String("last_query", l.LastQuery),
 		slog.Time("last_used", l.LastUsed),

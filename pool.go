@@ -8,8 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-lifeguard/lifeguard/internal/assembly"
 	"github.com/go-lifeguard/lifeguard/internal/dsn"
-	"github.com/go-lifeguard/lifeguard/internal/handle"
 	"github.com/go-lifeguard/lifeguard/internal/leak"
 	"github.com/go-lifeguard/lifeguard/internal/pool"
 )
@@ -22,7 +22,7 @@ type Pool struct {
 	log      *slog.Logger
 	skip     []string
 	epoch    time.Time // the pool clock counts nanoseconds from here
-	pool     *handle.Pool
+	pool     *assembly.Pool
 	sharedAs *sharedKey // nil if the pool is not shared under a pool_name
 
 	mu  sync.Mutex // held by SetConnectionLimit, so that the limits are those of the last call
@@ -34,7 +34,7 @@ func newPool(parent driver.Connector, name string, t dsn.Target, driverDSN strin
 	p := &Pool{name: name, target: t, log: o.logger(), skip: o.skip, epoch: time.Now().Add(-time.Second), cfg: cfg}
 	p.cfg.PoolName = name
 	redactor := dsn.NewRedactor(driverDSN)
-	p.pool = handle.NewPool(handle.Config{
+	p.pool = assembly.NewPool(assembly.Config{
 		Name: name, Target: t.PoolName(),
 		Limit: cfg.ConnectionLimit, MaxIdle: cfg.MaxIdleConnections, MinOpen: cfg.MinConnections,
 		PoolTimeout: cfg.PoolTimeout, MaxLifetime: cfg.MaxConnectionLifetime, MaxIdleTime: cfg.MaxIdleConnectionLifetime,

@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/go-lifeguard/lifeguard/internal/assembly"
 	"github.com/go-lifeguard/lifeguard/internal/handle"
-	"github.com/go-lifeguard/lifeguard/internal/leak"
 )
 
 // Shutdown closes handles without dropping work. From the moment it is called, new checkouts and those who wait get
@@ -59,15 +59,41 @@ func (p *Pool) Shutdown(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// await returns when everything that a handle had is back, or closes what is left at the end of ctx, and closes the
+// handle's connector.
 func (p *Pool) await(ctx context.Context, c *handle.Connector) error {
-	return c.Await(ctx, func(held []leak.Hold, cause error) error {
+	var err error
+	drained := c.Drain()
+	select {
+	case <-drained:
+	case <-ctx.Done():
+		select {
+		case <-drained:
+		default:
+			err = p.force(c, ctx.Err())
+		}
+	}
+	return errors.Join(err, c.Close())
+}
+
+// force closes what a handle still holds. A later shutdown whose time is up is told the same as long as any of it goes
+// on.
+func (p *Pool) force(c *handle.Connector, cause error) error {
+	d := c.Driver().(*poolDriver)
+	d.forcing.Lock() // another must not find everything closed already, and nothing said about it
+	defer d.forcing.Unlock()
+	held, left := c.Force()
+	if len(held) > 0 {
 		e := &shutdownError{pool: p.name, cause: cause}
 		now := p.now()
 		for i := range held {
 			e.held = append(e.held, p.holder(&held[i], now))
 		}
-		return e
-	})
+		d.late = e
+	} else if !left {
+		return nil
+	}
+	return d.late
 }
 
 // shutdownError lists what was still in use when a shutdown had to end.
@@ -84,7 +110,7 @@ func (e *shutdownError) Error() string {
 		if i > 0 {
 			b.WriteString(";")
 		}
-		fmt.Fprintf(&b, " held %s", handle.Readable(e.held[i].Held))
+		fmt.Fprintf(&b, " held %s", assembly.Readable(e.held[i].Held))
 		e.held[i].writeTo(&b)
 	}
 	return b.String()

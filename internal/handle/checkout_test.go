@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/go-lifeguard/lifeguard/internal/assembly"
 	"github.com/go-lifeguard/lifeguard/internal/fakedriver"
-	"github.com/go-lifeguard/lifeguard/internal/handle"
 	"github.com/go-lifeguard/lifeguard/internal/pooltest"
 )
 
@@ -56,7 +56,7 @@ func TestCheckoutTakesNoPoolLock(t *testing.T) {
 	epoch := time.Now().Add(-time.Second)
 	var stop atomic.Bool // the next reading of the clock stops, and whoever reads it
 	stopped, goOn := make(chan struct{}), make(chan struct{})
-	p := handle.NewPool(handle.Config{
+	p := assembly.NewPool(assembly.Config{
 		Name: "lock", Limit: 2, MaxIdle: 2, MaxLifetime: time.Hour, MaxIdleTime: time.Hour, PoolTimeout: time.Minute, LeakThreshold: time.Hour,
 		Parent: fakedriver.Fast(), Log: slog.New(slog.DiscardHandler),
 		Now: func() int64 {

@@ -5,6 +5,7 @@ import (
 	"database/sql/driver"
 
 	"github.com/go-lifeguard/lifeguard/internal/observe"
+	"github.com/go-lifeguard/lifeguard/internal/session"
 )
 
 // The types of connections that a handle gets: a lease with the methods that the wrapped connection has. For one without
@@ -13,7 +14,7 @@ import (
 type (
 	execConn      struct{ *lease }
 	queryConn     struct{ *lease }
-	execQueryConn struct{ *lease }
+	execQueryConn struct{ execConn }
 )
 
 var (
@@ -36,7 +37,7 @@ var (
 func (l *lease) asConn() driver.Conn {
 	switch exec, query := l.s.CanExec(), l.s.CanQuery(); {
 	case exec && query:
-		return execQueryConn{l}
+		return execQueryConn{execConn{l}}
 	case exec:
 		return execConn{l}
 	case query:
@@ -54,55 +55,42 @@ func (c queryConn) QueryContext(ctx context.Context, query string, args []driver
 	return c.runQuery(ctx, query, args)
 }
 
-func (c execQueryConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
-	return c.runExec(ctx, query, args)
-}
-
 func (c execQueryConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
 	return c.runQuery(ctx, query, args)
 }
 
-func (l *lease) runExec(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
-	if err := l.begin(ctx, observe.Exec, query); err != nil {
-		return nil, err
-	}
-	ok := false
-	defer l.guard(&ok)
-	res, err := l.s.Exec(ctx, query, args)
-	l.end(ctx, query, err)
-	ok = true
+func (l *lease) runExec(ctx context.Context, query string, args []driver.NamedValue) (res driver.Result, err error) {
+	err = l.run(ctx, observe.Exec, query, func() (err error) {
+		res, err = l.s.Exec(ctx, query, args)
+		return err
+	})
 	return res, err
 }
 
 func (l *lease) runQuery(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
-	if err := l.begin(ctx, observe.Query, query); err != nil {
-		return nil, err
+	return l.runRows(ctx, query, func(to *session.Result) error { return l.s.Query(ctx, query, args, to) })
+}
+
+// runRows runs a query, whose rows are open if there is no error.
+func (l *lease) runRows(ctx context.Context, query string, f func(*session.Result) error) (driver.Rows, error) {
+	var r *rows
+	err := l.run(ctx, observe.Query, query, func() error {
+		r = newRows(ctx, l, query)
+		return f(&r.res)
+	})
+	switch {
+	case err == nil:
+		return r.opened(), nil
+	case r != nil:
+		r.keep(l)
 	}
-	ok := false
-	defer l.guard(&ok)
-	r := l.newRows(ctx, query)
-	err := l.s.Query(ctx, query, args, &r.res)
-	l.end(ctx, query, err)
-	ok = true
-	if err != nil {
-		l.keepRows(r)
-		return nil, err
-	}
-	return r.opened(), nil
+	return nil, err
 }
 
 // Ping is what sql.DB.Ping calls. As on a driver without it, it is no error if the wrapped one cannot ping.
 func (l *lease) Ping(ctx context.Context) error {
 	if l.s.CanPing() {
-		if err := l.begin(ctx, observe.Ping, ""); err != nil {
-			return err
-		}
-		ok := false
-		defer l.guard(&ok)
-		err := l.s.Ping(ctx)
-		l.end(ctx, "", err)
-		ok = true
-		return err
+		return l.run(ctx, observe.Ping, "", func() error { return l.s.Ping(ctx) })
 	}
 	if l.gone.Load() {
 		return l.lost()
@@ -116,18 +104,15 @@ func (l *lease) CheckNamedValue(v *driver.NamedValue) error {
 	if l.gone.Load() {
 		return nil
 	}
-	checker := l.s.Checker()
-	if checker == nil {
-		return driver.ErrSkip
+	if c := l.s.Checker(); c != nil {
+		return l.check(c, v)
 	}
-	if l.enter() != nil {
-		return nil
-	}
-	ok := false
-	defer l.guard(&ok)
-	err := checker.CheckNamedValue(v)
-	ok = true
-	l.leave()
+	return driver.ErrSkip
+}
+
+// check asks a checker of the driver's.
+func (l *lease) check(c driver.NamedValueChecker, v *driver.NamedValue) (err error) {
+	_ = l.call(func() { err = c.CheckNamedValue(v) })
 	return err
 }
 
@@ -137,29 +122,36 @@ func (l *lease) Prepare(query string) (driver.Stmt, error) {
 }
 
 // PrepareContext prepares a statement.
-func (l *lease) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
-	if err := l.begin(ctx, observe.Prepare, query); err != nil {
-		return nil, err
-	}
-	ok := false
-	defer l.guard(&ok)
-	prepared, err := l.s.PrepareStmt(ctx, query)
-	var st driver.Stmt
-	if err == nil {
-		st = newStmt(l, query, prepared)
-	}
-	l.end(ctx, query, err)
-	ok = true
+func (l *lease) PrepareContext(ctx context.Context, query string) (st driver.Stmt, err error) {
+	err = l.run(ctx, observe.Prepare, query, func() error {
+		prepared, err := l.s.PrepareStmt(ctx, query)
+		if err == nil {
+			st = newStmt(l, query, prepared)
+		}
+		return err
+	})
 	return st, err
 }
 
-// Unwrapped gives the wrapped driver's connection. What its holder does with it cannot be seen, so it is not taken back.
-func (l *lease) Unwrapped() any {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.state == taken && l.why != nil {
-		return l.why
+// BeginTx begins a transaction.
+func (l *lease) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
+	var parent driver.Tx
+	err := l.run(ctx, observe.Begin, "", func() (err error) {
+		parent, err = l.s.BeginTx(ctx, opts)
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
-	l.raw = true
-	return l.s.Raw()
+	t := &l.tx
+	if t.lease != nil {
+		t = new(tx) // the driver lets a transaction begin inside another
+	}
+	t.lease, t.parent, t.ctx = l, parent, ctx
+	return t, nil
+}
+
+// Begin is not called by database/sql, which prefers BeginTx.
+func (l *lease) Begin() (driver.Tx, error) {
+	return l.BeginTx(context.Background(), driver.TxOptions{})
 }

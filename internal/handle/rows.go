@@ -41,7 +41,7 @@ var (
 
 // newRows gives room for the result of the operation in progress. A lease's rows are used again and again: database/sql
 // does not touch them after their Close.
-func (l *lease) newRows(ctx context.Context, query string) *rows {
+func newRows(ctx context.Context, l *lease, query string) *rows {
 	r := l.rows
 	l.rows = nil // while rows are out, nothing of lifeguard's refers to them, so that lost ones are garbage
 	if r == nil {
@@ -76,8 +76,8 @@ func (r *rows) opened() driver.Rows {
 	return r.asDriverRows()
 }
 
-// keepRows takes rows that are over for the next query.
-func (l *lease) keepRows(r *rows) {
+// keep gives rows that are over back to the lease, for the next query.
+func (r *rows) keep(l *lease) {
 	r.lease, r.ctx, r.query, r.columns, r.op = nil, nil, "", nil, operation{}
 	switch {
 	case l.rows == nil:
@@ -115,7 +115,7 @@ func (r *rows) Close() error {
 	if !r.over {
 		l.show(ctx, &r.op, r.query, r.count, l.closedAt, err)
 	}
-	l.keepRows(r)
+	r.keep(l)
 	ok = true
 	l.leave()
 	return err
@@ -123,20 +123,21 @@ func (r *rows) Close() error {
 
 // Next fetches a row.
 func (r *rows) Next(dest []driver.Value) error {
-	l := r.lease
-	if err := l.enter(); err != nil {
-		return err
+	return r.next(func() error { return r.res.Rows.Next(dest) })
+}
+
+// next fetches a row by f.
+func (r *rows) next(f func() error) (err error) {
+	gone := r.lease.call(func() {
+		if err = f(); err == nil {
+			r.count++
+		} else {
+			err = r.stopped(err)
+		}
+	})
+	if gone != nil {
+		return gone
 	}
-	ok := false
-	defer l.guard(&ok)
-	err := r.res.Rows.Next(dest)
-	if err == nil {
-		r.count++
-	} else {
-		err = r.stopped(err)
-	}
-	ok = true
-	l.leave()
 	return err
 }
 
@@ -155,24 +156,10 @@ func (r *rows) stopped(err error) error {
 	return err
 }
 
-// call runs a method of the driver's rows; false if the connection is gone.
-func (r *rows) call(f func()) bool {
-	l := r.lease
-	if l.enter() != nil {
-		return false
-	}
-	ok := false
-	defer l.guard(&ok)
-	f()
-	ok = true
-	l.leave()
-	return true
-}
-
 // HasNextResultSet asks the driver's rows.
 func (r *rows) HasNextResultSet() (more bool) {
 	if p, ok := session.RowsCan[driver.RowsNextResultSet](r.res.Rows); ok {
-		r.call(func() { more = p.HasNextResultSet() })
+		_ = r.lease.call(func() { more = p.HasNextResultSet() })
 	}
 	return more
 }
@@ -185,12 +172,12 @@ func (r *rows) NextResultSet() error {
 	}
 	r.columns = nil
 	var err error
-	if !r.call(func() {
+	if gone := r.lease.call(func() {
 		if err = p.NextResultSet(); err != nil {
 			err = r.stopped(err)
 		}
-	}) {
-		return r.lease.lost()
+	}); gone != nil {
+		return gone
 	}
 	return err
 }
@@ -199,7 +186,7 @@ func (r *rows) NextResultSet() error {
 func (r *rows) ColumnTypeScanType(index int) reflect.Type {
 	t := reflect.TypeFor[any]()
 	if p, ok := session.RowsCan[driver.RowsColumnTypeScanType](r.res.Rows); ok {
-		r.call(func() { t = p.ColumnTypeScanType(index) })
+		_ = r.lease.call(func() { t = p.ColumnTypeScanType(index) })
 	}
 	return t
 }
@@ -207,7 +194,7 @@ func (r *rows) ColumnTypeScanType(index int) reflect.Type {
 // ColumnTypeDatabaseTypeName asks the driver's rows.
 func (r *rows) ColumnTypeDatabaseTypeName(index int) (name string) {
 	if p, ok := session.RowsCan[driver.RowsColumnTypeDatabaseTypeName](r.res.Rows); ok {
-		r.call(func() { name = p.ColumnTypeDatabaseTypeName(index) })
+		_ = r.lease.call(func() { name = p.ColumnTypeDatabaseTypeName(index) })
 	}
 	return name
 }
@@ -215,7 +202,7 @@ func (r *rows) ColumnTypeDatabaseTypeName(index int) (name string) {
 // ColumnTypeLength asks the driver's rows.
 func (r *rows) ColumnTypeLength(index int) (length int64, ok bool) {
 	if p, can := session.RowsCan[driver.RowsColumnTypeLength](r.res.Rows); can {
-		r.call(func() { length, ok = p.ColumnTypeLength(index) })
+		_ = r.lease.call(func() { length, ok = p.ColumnTypeLength(index) })
 	}
 	return length, ok
 }
@@ -223,7 +210,7 @@ func (r *rows) ColumnTypeLength(index int) (length int64, ok bool) {
 // ColumnTypeNullable asks the driver's rows.
 func (r *rows) ColumnTypeNullable(index int) (nullable, ok bool) {
 	if p, can := session.RowsCan[driver.RowsColumnTypeNullable](r.res.Rows); can {
-		r.call(func() { nullable, ok = p.ColumnTypeNullable(index) })
+		_ = r.lease.call(func() { nullable, ok = p.ColumnTypeNullable(index) })
 	}
 	return nullable, ok
 }
@@ -231,7 +218,7 @@ func (r *rows) ColumnTypeNullable(index int) (nullable, ok bool) {
 // ColumnTypePrecisionScale asks the driver's rows.
 func (r *rows) ColumnTypePrecisionScale(index int) (precision, scale int64, ok bool) {
 	if p, can := session.RowsCan[driver.RowsColumnTypePrecisionScale](r.res.Rows); can {
-		r.call(func() { precision, scale, ok = p.ColumnTypePrecisionScale(index) })
+		_ = r.lease.call(func() { precision, scale, ok = p.ColumnTypePrecisionScale(index) })
 	}
 	return precision, scale, ok
 }

@@ -14,35 +14,13 @@ type scanRows struct {
 var _ driver.RowsColumnScanner = scanRows{}
 
 // NextRow fetches a row.
-func (r scanRows) NextRow() error {
-	l := r.lease
-	if err := l.enter(); err != nil {
-		return err
-	}
-	ok := false
-	defer l.guard(&ok)
-	err := r.scanner.NextRow()
-	if err == nil {
-		r.count++
-	} else {
-		err = r.stopped(err)
-	}
-	ok = true
-	l.leave()
-	return err
-}
+func (r scanRows) NextRow() error { return r.next(r.scanner.NextRow) }
 
 // ScanColumn scans a column of the present row.
-func (r scanRows) ScanColumn(scan driver.ScanContext, index int, dest any) error {
-	l := r.lease
-	if err := l.enter(); err != nil {
-		return err
+func (r scanRows) ScanColumn(scan driver.ScanContext, index int, dest any) (err error) {
+	if gone := r.lease.call(func() { err = r.scanner.ScanColumn(scan, index, dest) }); gone != nil {
+		return gone
 	}
-	ok := false
-	defer l.guard(&ok)
-	err := r.scanner.ScanColumn(scan, index, dest)
-	ok = true
-	l.leave()
 	return err
 }
 

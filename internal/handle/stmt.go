@@ -31,16 +31,11 @@ type convertingStmt struct{ *stmt }
 
 // ColumnConverter asks the wrapped statement.
 func (st convertingStmt) ColumnConverter(i int) driver.ValueConverter {
-	l := st.lease
-	if l.enter() != nil {
+	var c driver.ValueConverter
+	//lint:ignore SA1019 what a driver has must go on working
+	if st.lease.call(func() { c = st.prepared.Converter().ColumnConverter(i) }) != nil {
 		return driver.DefaultParameterConverter
 	}
-	ok := false
-	defer l.guard(&ok)
-	//lint:ignore SA1019 what a driver has must go on working
-	c := st.prepared.Converter().ColumnConverter(i)
-	ok = true
-	l.leave()
 	return c
 }
 
@@ -57,20 +52,10 @@ func (st *stmt) NumInput() int { return st.inputs }
 
 // CheckNamedValue asks the statement and then the connection, the order in which database/sql looks for a checker.
 func (st *stmt) CheckNamedValue(v *driver.NamedValue) error {
-	l := st.lease
-	checker := st.prepared.Checker()
-	if checker == nil {
-		return l.CheckNamedValue(v)
+	if c := st.prepared.Checker(); c != nil {
+		return st.lease.check(c, v)
 	}
-	if l.enter() != nil {
-		return nil // as on the connection
-	}
-	ok := false
-	defer l.guard(&ok)
-	err := checker.CheckNamedValue(v)
-	ok = true
-	l.leave()
-	return err
+	return st.lease.CheckNamedValue(v)
 }
 
 // Close closes the statement if its lease has not ended. A handle closes statements of leases that lie idle, too: then
@@ -123,34 +108,15 @@ func ordinal(args []driver.Value) []driver.NamedValue {
 }
 
 // ExecContext runs the statement.
-func (st *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
-	l := st.lease
-	if err := l.begin(ctx, observe.Exec, st.query); err != nil {
-		return nil, err
-	}
-	ok := false
-	defer l.guard(&ok)
-	res, err := st.prepared.Exec(ctx, args)
-	l.end(ctx, st.query, err)
-	ok = true
+func (st *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (res driver.Result, err error) {
+	err = st.lease.run(ctx, observe.Exec, st.query, func() (err error) {
+		res, err = st.prepared.Exec(ctx, args)
+		return err
+	})
 	return res, err
 }
 
 // QueryContext runs the statement.
 func (st *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
-	l := st.lease
-	if err := l.begin(ctx, observe.Query, st.query); err != nil {
-		return nil, err
-	}
-	ok := false
-	defer l.guard(&ok)
-	r := l.newRows(ctx, st.query)
-	err := st.prepared.Query(ctx, args, &r.res)
-	l.end(ctx, st.query, err)
-	ok = true
-	if err != nil {
-		l.keepRows(r)
-		return nil, err
-	}
-	return r.opened(), nil
+	return st.lease.runRows(ctx, st.query, func(to *session.Result) error { return st.prepared.Query(ctx, args, to) })
 }

@@ -17,32 +17,6 @@ type tx struct {
 
 var _ driver.Tx = (*tx)(nil)
 
-// BeginTx begins a transaction.
-func (l *lease) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
-	if err := l.begin(ctx, observe.Begin, ""); err != nil {
-		return nil, err
-	}
-	ok := false
-	defer l.guard(&ok)
-	parent, err := l.s.BeginTx(ctx, opts)
-	l.end(ctx, "", err)
-	ok = true
-	if err != nil {
-		return nil, err
-	}
-	t := &l.tx
-	if t.lease != nil {
-		t = new(tx) // the driver lets a transaction begin inside another
-	}
-	t.lease, t.parent, t.ctx = l, parent, ctx
-	return t, nil
-}
-
-// Begin is not called by database/sql, which prefers BeginTx.
-func (l *lease) Begin() (driver.Tx, error) {
-	return l.BeginTx(context.Background(), driver.TxOptions{})
-}
-
 // Commit commits the transaction.
 func (t *tx) Commit() error { return t.end(observe.Commit) }
 
@@ -68,14 +42,8 @@ func (t *tx) end(kind observe.Kind) error {
 	if l == nil {
 		return sql.ErrTxDone
 	}
-	if err := l.begin(ctx, kind, ""); err != nil {
-		return err
-	}
-	t.lease, t.ctx, t.parent = nil, nil, nil // no context outlives its use
-	ok := false
-	defer l.guard(&ok)
-	err := l.s.EndTx(parent, kind == observe.Commit)
-	l.end(ctx, "", err)
-	ok = true
-	return err
+	return l.run(ctx, kind, "", func() error {
+		t.lease, t.ctx, t.parent = nil, nil, nil // no context outlives its use
+		return l.s.EndTx(parent, kind == observe.Commit)
+	})
 }

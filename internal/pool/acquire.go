@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/go-lifeguard/lifeguard/internal/waitq"
@@ -42,7 +43,7 @@ type Turn struct {
 type TimeoutError struct {
 	Waited                time.Duration
 	Limit, InUse, Waiting int
-	Dial                  error // why no connection could be opened; nil if the pool was full
+	Dial                  error // why no connection could be opened, or none that is open be used; nil if the pool was full
 	Context               error // the caller's context.DeadlineExceeded; nil if the pool's timeout ended the wait
 }
 
@@ -54,6 +55,13 @@ func (e *TimeoutError) Ended() error {
 		return e.Context
 	}
 	return errTimeout
+}
+
+// SilentError says that a pool is full of connections that do not answer.
+type SilentError struct{ Open int }
+
+func (e *SilentError) Error() string {
+	return fmt.Sprintf("none of %d open connections has answered a ping", e.Open)
 }
 
 // errTimeout marks a wait that ended with the pool's own timeout.
@@ -238,5 +246,8 @@ func (p *Pool[R]) explainLocked(err error, turn *Turn, now int64) error {
 	st := p.statsLocked()
 	e.Limit, e.InUse, e.Waiting = st.Limit, st.InUse, st.Waiting
 	e.Dial = p.dialling.troubleLocked(st.Open < p.limit, turn.Since, now)
+	if e.Dial == nil && st.InUse > 0 && p.probing >= st.InUse {
+		e.Dial = &SilentError{Open: st.InUse} // nobody holds anything, so there is nobody to name
+	}
 	return e
 }

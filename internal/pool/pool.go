@@ -64,6 +64,7 @@ type Pool[R any] struct {
 	open     int        // resources, those that are just closing included
 	idle     []*Slot[R] // most recently used last
 	slots    []*Slot[R] // all that are open, without those that are closing
+	probing  int        // slots whose resource is pinged for a caller, who may have left
 	queue    waitq.Queue[request[R]]
 	dialling dialling[R]
 	clients  map[*Client[R]]struct{}

@@ -33,8 +33,12 @@ func (s *Slot[R]) Probe(ctx context.Context, patience time.Duration) bool {
 	done := make(chan bool, 1)
 	left := false // guarded by p.mu: the caller has gone
 	answered := false
+	p.mu.Lock()
+	p.probing++
+	p.mu.Unlock()
 	end := func() {
 		p.mu.Lock()
+		p.probing--
 		if !left {
 			done <- answered
 			p.mu.Unlock()

@@ -375,7 +375,7 @@ func causeOf(err error) string {
 		return "dial given up"
 	case strings.Contains(text, "has not finished after"):
 		return "dial not finished"
-	case strings.Contains(text, "that was open has not answered within"):
+	case strings.Contains(text, "open connections has answered a ping"):
 		return "ping not answered"
 	case errors.As(err, &server) && server.Code != "":
 		return "server says " + string(server.Code)

@@ -4,12 +4,15 @@ import (
 	"context"
 	"database/sql/driver"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/lib/pq"
 	"github.com/stretchr/testify/require"
 
+	"github.com/go-lifeguard/lifeguard/internal/bouncertest"
 	"github.com/go-lifeguard/lifeguard/internal/libpq"
+	"github.com/go-lifeguard/lifeguard/internal/pgtest"
 )
 
 // Where nothing says which process was told to the driver, nothing is kept.
@@ -55,3 +58,20 @@ type stateError struct{ code string }
 
 func (e *stateError) Error() string    { return "state " + e.code }
 func (e *stateError) SQLState() string { return e.code }
+
+// Behind a pooler nothing is kept, whatever its mode, and one warning says so.
+func TestBehindPgBouncer(t *testing.T) {
+	t.Logf("PgBouncer %s", bouncertest.Version(t))
+	for _, settings := range [][]string{{"pool_mode=transaction"}, {"pool_mode=session"}} {
+		p := newParty(t, bouncertest.Start(t, pgtest.DSN(t), settings...))
+		for range 2 {
+			s := p.session()
+			for i := range 5 {
+				require.Equal(t, fmt.Sprint(i), s.get("SELECT $1::int", i))
+			}
+			require.Zero(t, s.prepared)
+			require.Equal(t, "0", s.keptOn())
+		}
+		require.Equal(t, 1, strings.Count(p.logged.String(), "a connection pooler stands"), p.logged.String())
+	}
+}

@@ -122,10 +122,10 @@ func (w *scriptWorld) step(r *rand.Rand) (what, got string) {
 	if strings.Contains(got, "25P02") {
 		_ = s.exec("ROLLBACK")
 	}
-	if who == 2 {
+	if who == 2 && kind < 4 {
 		w.party.now += int64(validity) // a change by another client is known after that
 	} else {
-		w.party.now += int64(validity) / 20
+		w.party.now += int64(validity) / 60
 	}
 	return fmt.Sprintf("%d: %s %v", who, what, args), got
 }

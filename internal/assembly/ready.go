@@ -1,4 +1,4 @@
-package handle
+package assembly
 
 import (
 	"context"
@@ -28,7 +28,7 @@ func (p *Pool) Ready(ctx context.Context) error {
 		}
 	}()
 	want := max(p.cfg.MinOpen, 1)
-	var visited []*slot
+	var visited []*pool.Slot[*session.Session]
 	defer func() {
 		for _, s := range visited {
 			s.Release(0)
@@ -49,7 +49,7 @@ func (p *Pool) Ready(ctx context.Context) error {
 }
 
 // visit acquires a session that has just answered.
-func (p *Pool) visit(ctx context.Context, client *pool.Client[*session.Session]) (*slot, error) {
+func (p *Pool) visit(ctx context.Context, client *pool.Client[*session.Session]) (*pool.Slot[*session.Session], error) {
 	var turn pool.Turn
 	for {
 		s, err := client.Acquire(ctx, visitor{}, &turn)

@@ -1,4 +1,4 @@
-package handle
+package assembly
 
 import (
 	"cmp"
@@ -15,6 +15,7 @@ import (
 	"github.com/ngrok/sqlmw"
 
 	"github.com/go-lifeguard/lifeguard/internal/callsite"
+	"github.com/go-lifeguard/lifeguard/internal/handle"
 	"github.com/go-lifeguard/lifeguard/internal/leak"
 	"github.com/go-lifeguard/lifeguard/internal/libpq"
 	"github.com/go-lifeguard/lifeguard/internal/observe"
@@ -22,9 +23,6 @@ import (
 	"github.com/go-lifeguard/lifeguard/internal/session"
 	"github.com/go-lifeguard/lifeguard/internal/stmtcache"
 )
-
-// ErrReclaimed is what the holder of a connection that was taken back is told.
-var ErrReclaimed = errors.New("lifeguard: the connection was taken back from a holder that kept it without using it")
 
 // Config is what a pool and its handles are made of. Zero durations and counts mean none.
 type Config struct {
@@ -62,15 +60,10 @@ type Pool struct {
 	statements *stmtcache.Shared
 	observer   *observe.Observer
 	janitor    *leak.Janitor // nil without a leak_threshold
-	stacks     callsite.Budget
+	handles    *handle.Shared
 	done       context.Context // ends with the pool
 	stop       context.CancelFunc
 	over       atomic.Bool
-	acquired   atomic.Uint64 // checkouts
-	limit      int64         // ns; a successful operation that is shorter is not shown
-	reclaims   bool          // connections are taken back from holders
-
-	handles handles
 
 	logging struct {
 		sync.Mutex
@@ -80,10 +73,9 @@ type Pool struct {
 
 // NewPool makes a pool without handles.
 func NewPool(cfg Config) *Pool {
-	p := &Pool{cfg: cfg, reclaims: cfg.ReclaimAfter > 0 && cfg.LeakThreshold > 0}
+	p := &Pool{cfg: cfg}
 	p.done, p.stop = context.WithCancel(context.Background())
 	p.observer = observe.New(cfg.Observe)
-	p.limit = int64(p.observer.Limit())
 	p.statements = stmtcache.NewShared(stmtcache.Config{
 		Size: cfg.StatementCacheSize, PgBouncer: cfg.PgBouncer, Name: cfg.Name, Log: cfg.Log, Now: cfg.Now,
 	})
@@ -103,20 +95,19 @@ func NewPool(cfg Config) *Pool {
 		Retryable: libpq.Retryable, Resize: p.opener.Resize,
 		Events: pool.Events{Acquiring: p.janitor.Wake, Waiting: p.janitor.Alert, DialFailed: p.dialFailed, Dialled: p.dialled},
 	})
+	p.handles = handle.NewShared(handle.Config{
+		Pool: p.pool, Observer: p.observer, Janitor: p.janitor, Now: cfg.Now, PoolTimeout: cfg.PoolTimeout,
+		Reclaims: cfg.ReclaimAfter > 0 && cfg.LeakThreshold > 0, WaitFailed: p.waitFailed, Closed: p.closed,
+	})
 	p.observer.Watch(p.counts)
 	return p
 }
 
 // Join makes the connector of another handle; nil if the pool is closed.
-func (p *Pool) Join(d driver.Driver) *Connector {
-	client := p.pool.Join()
-	if client == nil {
-		return nil
-	}
-	c := &Connector{pool: p, client: client, driver: d}
-	p.handles.add(c)
-	return c
-}
+func (p *Pool) Join(d driver.Driver) *handle.Connector { return p.handles.Join(d) }
+
+// Handles gives the connectors of the pool's handles.
+func (p *Pool) Handles() []*handle.Connector { return p.handles.All() }
 
 // Closed says whether the last handle has left.
 func (p *Pool) Closed() bool { return p.over.Load() }
@@ -138,8 +129,8 @@ func (p *Pool) Reset() { p.pool.Reset() }
 // SetLimit changes the limits.
 func (p *Pool) SetLimit(limit, maxIdle int) {
 	p.pool.SetLimit(limit, maxIdle)
-	for _, c := range p.handles.all() {
-		c.keepIdle(limit)
+	for _, c := range p.handles.All() {
+		c.KeepIdle(limit)
 	}
 }
 
@@ -156,7 +147,7 @@ type Stats struct {
 
 // Stats reads the counters.
 func (p *Pool) Stats() Stats {
-	st := Stats{Acquired: p.acquired.Load(), SlowQueries: p.observer.SlowQueries()}
+	st := Stats{Acquired: p.handles.Acquired(), SlowQueries: p.observer.SlowQueries()}
 	st.Leaks, st.LostRows, st.LostLater, st.Reclaimed = p.janitor.Counts()
 	st.Hits, st.Misses, st.Retries = p.statements.Counts()
 	st.Stats = p.pool.Stats()
@@ -173,12 +164,11 @@ func (p *Pool) counts() observe.Counts {
 }
 
 // Holds copies the records of all that hold a connection, longest first.
-func (p *Pool) Holds() []leak.Hold { return holdsOf(p.pool.Leases()) }
-
-func holdsOf(leases []pool.Lease) []leak.Hold {
+func (p *Pool) Holds() []leak.Hold {
+	leases := p.pool.Leases()
 	holds := make([]leak.Hold, 0, len(leases))
 	for _, of := range leases {
-		if l, ok := of.(*lease); ok {
+		if l, ok := of.(leak.Lease); ok {
 			if h, ok := l.Hold(); ok {
 				holds = append(holds, h)
 			}
@@ -197,7 +187,7 @@ func (p *Pool) panicked(value any, stack []byte) {
 
 func (p *Pool) leases(yield func(leak.Lease) bool) {
 	for _, of := range p.pool.Leases() {
-		if l, ok := of.(*lease); ok && !yield(l) {
+		if l, ok := of.(leak.Lease); ok && !yield(l) {
 			return
 		}
 	}
@@ -206,6 +196,19 @@ func (p *Pool) leases(yield func(leak.Lease) bool) {
 func (p *Pool) waiting() (waiting, full, leased bool) {
 	st := p.pool.Stats()
 	return st.Waiting > 0, st.Open >= st.Limit, st.InUse > 0
+}
+
+// waitFailed is the error of a wait as the caller gets it.
+func (p *Pool) waitFailed(err error) error {
+	var timeout *pool.TimeoutError
+	switch {
+	case errors.As(err, &timeout):
+		timeout.Dial = p.dialError(timeout.Dial)
+		return p.cfg.Timeout(timeout, p.Holds())
+	case err == pool.ErrClosed || err == pool.ErrTooManyWaiting || err == context.Canceled || err == context.DeadlineExceeded:
+		return err
+	}
+	return p.dialError(err)
 }
 
 // dialError is an error of a dial as it may be shown.
