@@ -96,6 +96,7 @@ func NewPool(cfg Config) *Pool {
 		Events: pool.Events{Waiting: p.janitor.Alert, DialFailed: p.dialFailed, Dialled: p.dialled},
 	})
 	p.handles = handle.NewShared(handle.Config{
+		Log:  cfg.Log,
 		Pool: p.pool, Observer: p.observer, Janitor: p.janitor, Now: cfg.Now, PoolTimeout: cfg.PoolTimeout,
 		Reclaims: cfg.ReclaimAfter > 0 && cfg.LeakThreshold > 0, WaitFailed: p.waitFailed, Closed: p.closed,
 	})

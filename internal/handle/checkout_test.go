@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/go-lifeguard/lifeguard/internal/fakedriver"
 	"github.com/go-lifeguard/lifeguard/internal/assembly"
+	"github.com/go-lifeguard/lifeguard/internal/fakedriver"
 	"github.com/go-lifeguard/lifeguard/internal/pooltest"
 )
 

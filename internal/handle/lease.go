@@ -32,6 +32,7 @@ type lease struct {
 	closedAt int64             // pool clock; when rows were last closed
 	rows     *rows             // for the next query; nil while they are out, so that only their user refers to them
 	openRows int               // results that are out
+	readOnly bool              // its transaction is read-only
 	tx       tx                // for the next transaction
 	begun    *observe.Caller   // began the last transaction, where each operation has a span
 	shown    observe.Operation // room for the operation that is shown

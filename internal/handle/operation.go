@@ -114,6 +114,8 @@ func (l *lease) judge(ctx context.Context, err error) {
 		l.slot.Answered()
 	case l.s.Judge(ctx, err):
 		l.slot.Broke()
+	case !l.readOnly && l.s.Demoted(err):
+		l.slot.Demoted()
 	}
 	if l.s.Spoiled() {
 		l.slot.Spoil()

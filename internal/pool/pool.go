@@ -56,21 +56,22 @@ type Pool[R any] struct {
 	era     atomic.Int64 // counts breaks and resets
 	retired atomic.Int64 // resources opened in an earlier era are not lent again
 
-	mu       sync.Mutex // guards everything below; never held during a call into a resource
-	limit    int
-	maxIdle  int
-	guard    int        // what Resize was last told
-	open     int        // resources, those that are just closing included
-	idle     []*Slot[R] // most recently used last
-	slots    []*Slot[R] // all that are open, without those that are closing
-	probing  int        // slots whose resource is pinged for a caller, who may have left
-	queue    waitq.Queue[request[R]]
-	dialling dialling[R]
-	clients  map[*Client[R]]struct{}
-	closed   bool
-	brokeAt  int64 // pool clock; the last break
-	upkeep   alarm
-	counts   Counts
+	mu        sync.Mutex // guards everything below; never held during a call into a resource
+	limit     int
+	maxIdle   int
+	guard     int        // what Resize was last told
+	open      int        // resources, those that are just closing included
+	idle      []*Slot[R] // most recently used last
+	slots     []*Slot[R] // all that are open, without those that are closing
+	probing   int        // slots whose resource is pinged for a caller, who may have left
+	queue     waitq.Queue[request[R]]
+	dialling  dialling[R]
+	clients   map[*Client[R]]struct{}
+	closed    bool
+	brokeAt   int64 // pool clock; the last break
+	demotedAt int64 // pool clock; when Demoted last retired
+	upkeep    alarm
+	counts    Counts
 }
 
 // New makes a pool without clients. It opens MinOpen resources in the background.
