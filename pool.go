@@ -12,6 +12,7 @@ import (
 	"github.com/go-lifeguard/lifeguard/internal/dsn"
 	"github.com/go-lifeguard/lifeguard/internal/handle"
 	"github.com/go-lifeguard/lifeguard/internal/leak"
+	"github.com/go-lifeguard/lifeguard/internal/libpq"
 	"github.com/go-lifeguard/lifeguard/internal/pool"
 )
 
@@ -22,6 +23,7 @@ type Pool struct {
 	target   dsn.Target
 	log      *slog.Logger
 	skip     []string
+	options  *options
 	epoch    time.Time // the pool clock counts nanoseconds from here
 	pool     *assembly.Pool
 	sharedAs *sharedKey // nil if the pool is not shared under a pool_name
@@ -32,8 +34,9 @@ type Pool struct {
 
 // newPool makes a pool and begins to open min_connections.
 func newPool(parent driver.Connector, name string, t dsn.Target, driverDSN string, cfg Config, o *options) *Pool {
-	p := &Pool{name: name, target: t, log: o.logger(), skip: o.skip, epoch: time.Now().Add(-time.Second), cfg: cfg}
+	p := &Pool{name: name, target: t, log: o.logger(), skip: o.skip, options: o, epoch: time.Now().Add(-time.Second), cfg: cfg}
 	p.cfg.PoolName = name
+	warnOfDriver(p.log)
 	redactor := dsn.NewRedactor(driverDSN)
 	p.pool = assembly.NewPool(assembly.Config{
 		Name: name, Target: t.PoolName(),
@@ -124,4 +127,15 @@ func (p *Pool) DBStats() sql.DBStats {
 		WaitCount: int64(st.Waits), WaitDuration: st.WaitTime,
 		MaxIdleClosed: int64(st.SurplusClosed), MaxIdleTimeClosed: int64(st.IdleClosed), MaxLifetimeClosed: int64(st.ExpiredClosed),
 	}
+}
+
+var driverChecked sync.Once
+
+// warnOfDriver says once in a process what of lib/pq is not where it is looked for, and which features are off for it.
+func warnOfDriver(log *slog.Logger) {
+	driverChecked.Do(func() {
+		if err := libpq.Check(); err != nil {
+			log.Warn("lifeguard: this version of lib/pq is not known, and some features are off", slog.Any("error", err))
+		}
+	})
 }

@@ -13,7 +13,8 @@ import (
 // run-time parameters of PostgreSQL 18, MySQL 8 and MariaDB 10.11, which reach the
 // server through the DSN.
 var driverNames = []string{
-	"max_connections", // PostgreSQL, MySQL; two from min_connections
+	"max_connections",     // PostgreSQL, MySQL; two from min_connections
+	"keepalives_interval", // libpq; one from keepalive_interval
 }
 
 // Misspelt returns the one of known that name was meant to be: the nearest of

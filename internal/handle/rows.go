@@ -58,6 +58,9 @@ func newRows(ctx context.Context, l *lease, query string) *rows {
 			r.cleanup = runtime.AddCleanup(r, (*leak.Ticket).Lost, r.ticket)
 		}
 	}
+	// While the operation runs: the lock at its end lies between this and the janitor, which reads the ticket of lost rows.
+	// The holder's own goroutine writes all four.
+	r.ticket.Fill(l.checkout, l.operations, l.openRows == 0 && !l.inTx)
 	r.lease, r.ctx, r.query = l, ctx, query
 	r.op, r.count, r.over = l.op, 0, false
 	if o := l.conn.pool.observer; o.Spans() {
@@ -68,12 +71,7 @@ func newRows(ctx context.Context, l *lease, query string) *rows {
 
 // opened is called when the query has succeeded.
 func (r *rows) opened() driver.Rows {
-	l := r.lease
-	l.openRows++
-	if r.ticket != nil {
-		alone := l.openRows == 1 && !l.inTx // the holder's own goroutine writes both
-		r.ticket.Fill(l.checkout, l.operations, alone)
-	}
+	r.lease.openRows++
 	return r.asDriverRows()
 }
 

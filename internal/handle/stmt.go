@@ -69,6 +69,10 @@ func (st *stmt) Close() error {
 		l.mu.Unlock()
 		return nil
 	}
+	if before == idle {
+		l.since = l.now() // a report must not take it for the checkout before
+		l.began = l.since
+	}
 	l.state = running
 	l.mu.Unlock()
 	ok := false
@@ -82,7 +86,7 @@ func (st *stmt) Close() error {
 		l.stayIdle(0)
 		return err
 	}
-	settled := before != held || l.settleLocked()
+	settled := before != held || l.settleLocked(l.now())
 	l.mu.Unlock()
 	if !settled {
 		l.slot.Discard()

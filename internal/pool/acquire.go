@@ -82,9 +82,6 @@ func (c *Client[R]) Acquire(ctx context.Context, l Lease, turn *Turn) (*Slot[R],
 	}
 	if !again {
 		turn.Since = now
-		if p.cfg.Events.Acquiring != nil {
-			p.cfg.Events.Acquiring()
-		}
 	}
 	c.out++
 	if s := p.takeLocked(now); s != nil {

@@ -36,7 +36,6 @@ type Config[R any] struct {
 
 // Events are calls of the pool to whoever watches it. None may block; nil functions are left out.
 type Events struct {
-	Acquiring  func()                               // a caller arrives; with the pool's lock held
 	Waiting    func()                               // a caller begins to wait; with the pool's lock held
 	DialFailed func(err error, since time.Duration) // since the first failure in a row; on the dial's goroutine
 	Dialled    func(took, outage time.Duration)     // outage since the first failure in a row, 0 if there was none
@@ -57,21 +56,22 @@ type Pool[R any] struct {
 	era     atomic.Int64 // counts breaks and resets
 	retired atomic.Int64 // resources opened in an earlier era are not lent again
 
-	mu       sync.Mutex // guards everything below; never held during a call into a resource
-	limit    int
-	maxIdle  int
-	guard    int        // what Resize was last told
-	open     int        // resources, those that are just closing included
-	idle     []*Slot[R] // most recently used last
-	slots    []*Slot[R] // all that are open, without those that are closing
-	probing  int        // slots whose resource is pinged for a caller, who may have left
-	queue    waitq.Queue[request[R]]
-	dialling dialling[R]
-	clients  map[*Client[R]]struct{}
-	closed   bool
-	brokeAt  int64 // pool clock; the last break
-	upkeep   upkeep[R]
-	counts   Counts
+	mu        sync.Mutex // guards everything below; never held during a call into a resource
+	limit     int
+	maxIdle   int
+	guard     int        // what Resize was last told
+	open      int        // resources, those that are just closing included
+	idle      []*Slot[R] // most recently used last
+	slots     []*Slot[R] // all that are open, without those that are closing
+	probing   int        // slots whose resource is pinged for a caller, who may have left
+	queue     waitq.Queue[request[R]]
+	dialling  dialling[R]
+	clients   map[*Client[R]]struct{}
+	closed    bool
+	brokeAt   int64 // pool clock; the last break
+	demotedAt int64 // pool clock; when Demoted last retired
+	upkeep    upkeep[R]
+	counts    Counts
 }
 
 // New makes a pool without clients. It opens MinOpen resources in the background.

@@ -105,6 +105,25 @@ func (s *Slot[R]) Discard() {
 	p.close(s)
 }
 
+// demotedPause is the least time between two retirements by Demoted.
+const demotedPause = int64(10 * time.Second)
+
+// Demoted notes that the server behind the resource takes no writes any more. The resource is closed at its return, and
+// the older ones are not lent again: new ones may reach another server.
+func (s *Slot[R]) Demoted() {
+	s.broken = true
+	p := s.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.now()
+	if s.opened < p.retired.Load() || p.demotedAt != 0 && now-p.demotedAt < demotedPause {
+		return
+	}
+	p.demotedAt = now
+	p.retired.Store(p.era.Add(1))
+	p.closeLater(p.recallLocked(func(Lease, *Client[R]) bool { return true }))
+}
+
 // idleSinceLocked says since when nobody has used the resource.
 func (s *Slot[R]) idleSinceLocked() (since int64, idle bool) {
 	if s.lease != nil {

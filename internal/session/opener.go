@@ -30,6 +30,8 @@ type Config struct {
 	Target        string       // names the server in errors
 	Name          string       // of the pool, for the log
 	Log           *slog.Logger
+
+	standby bool // the DSN asks for a server that is read-only
 }
 
 // Opener opens sessions. It is safe for concurrent use.
@@ -41,6 +43,7 @@ type Opener struct {
 // NewOpener makes an opener of at most limit sessions at once.
 func NewOpener(cfg Config, limit int) *Opener {
 	o := &Opener{cfg: cfg}
+	o.cfg.standby = libpq.WantsStandby(cfg.DSN)
 	o.inner = sql.OpenDB(connector{o})
 	o.inner.SetMaxIdleConns(-1) // it keeps nothing: each Conn is a dial, each close a close
 	o.inner.SetMaxOpenConns(limit)

@@ -174,6 +174,9 @@ func (s *Session) Judge(ctx context.Context, err error) (broke bool) {
 	return false
 }
 
+// Demoted says whether an error outside of read-only transactions means that the server has become read-only.
+func (s *Session) Demoted(err error) bool { return !s.cfg.standby && libpq.ReadOnly(err) }
+
 func (s *Session) silence() { s.spoiled, s.silenced = true, true }
 
 // Cut closes the socket from outside, which ends what runs. It says whether there was one to close.
