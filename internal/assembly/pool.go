@@ -19,6 +19,7 @@ import (
 	"github.com/go-lifeguard/lifeguard/internal/leak"
 	"github.com/go-lifeguard/lifeguard/internal/libpq"
 	"github.com/go-lifeguard/lifeguard/internal/observe"
+	"github.com/go-lifeguard/lifeguard/internal/pace"
 	"github.com/go-lifeguard/lifeguard/internal/pool"
 	"github.com/go-lifeguard/lifeguard/internal/session"
 	"github.com/go-lifeguard/lifeguard/internal/stmtcache"
@@ -214,7 +215,7 @@ func (p *Pool) waitFailed(err error) error {
 
 // dialError is an error of a dial as it may be shown.
 func (p *Pool) dialError(err error) error {
-	var unfinished *pool.UnfinishedError
+	var unfinished *pace.UnfinishedError
 	switch {
 	case err == nil:
 		return nil
