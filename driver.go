@@ -75,7 +75,7 @@ func wrappedFor(name, text string, opts []Option) (*wrappedDriver, error) {
 		return &wrappedDriver{name: w.name, parent: w.parent, options: &o}, nil
 	}
 	o := newOptions(opts)
-	base, err := o.base()
+	base, err := o.base(dsn.System(name, text))
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +109,8 @@ func OpenDB(c driver.Connector, opts ...Option) (*sql.DB, error) {
 	if o.beforeConnect != nil {
 		return nil, errors.New("lifeguard: WithBeforeConnect has no DSN to work on with OpenDB: open by driver name and DSN")
 	}
-	cfg, err := o.base()
+	t := dsn.Target{System: dsn.System(driverPackage(c.Driver()), "")}
+	cfg, err := o.base(t.System)
 	if err != nil {
 		return nil, err
 	}
@@ -119,7 +120,6 @@ func OpenDB(c driver.Connector, opts ...Option) (*sql.DB, error) {
 	if cfg.PoolName == "" {
 		cfg.PoolName = fmt.Sprintf("%T", c.Driver())
 	}
-	t := dsn.Target{System: dsn.System(driverPackage(c.Driver()), "")}
 	p := newPool(c, cfg.PoolName, t, "", cfg, o)
 	return p.join(nil, c.Driver()).Handle(), nil
 }
@@ -179,7 +179,7 @@ func (d *wrappedDriver) Open(string) (driver.Conn, error) {
 func (d *wrappedDriver) OpenConnector(dsn string) (driver.Connector, error) { return d.open(dsn) }
 
 func (d *wrappedDriver) open(text string) (*handle.Connector, error) {
-	base, err := d.options.base()
+	base, err := d.options.base(dsn.System(d.systemName(), text))
 	if err != nil {
 		return nil, err
 	}

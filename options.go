@@ -39,9 +39,13 @@ func newOptions(opts []Option) *options {
 	return o
 }
 
-// base is the configuration in code, which the DSN changes.
-func (o *options) base() (Config, error) {
+// base is the configuration in code, which the DSN changes. On SQLite connections have no lifetime: what PRAGMA set, and a
+// database in memory, live as long as their connection, and would be lost in a program that worked on the plain driver.
+func (o *options) base(system string) (Config, error) {
 	cfg := DefaultConfig()
+	if system == "sqlite" {
+		cfg.MaxConnectionLifetime, cfg.MaxIdleConnectionLifetime = 0, 0
+	}
 	for _, configure := range o.configure {
 		if err := configure(&cfg); err != nil {
 			return Config{}, err
