@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql/driver"
 
+	"github.com/go-lifeguard/lifeguard/internal/fallback"
 	"github.com/go-lifeguard/lifeguard/internal/observe"
 	"github.com/go-lifeguard/lifeguard/internal/session"
 )
@@ -96,19 +97,11 @@ func (st *stmt) Close() error {
 // Exec and Query are not called by database/sql, which prefers the methods with a context.
 
 func (st *stmt) Exec(args []driver.Value) (driver.Result, error) {
-	return st.ExecContext(context.Background(), ordinal(args))
+	return st.ExecContext(context.Background(), fallback.Ordinal(args))
 }
 
 func (st *stmt) Query(args []driver.Value) (driver.Rows, error) {
-	return st.QueryContext(context.Background(), ordinal(args))
-}
-
-func ordinal(args []driver.Value) []driver.NamedValue {
-	named := make([]driver.NamedValue, len(args))
-	for i, v := range args {
-		named[i] = driver.NamedValue{Ordinal: i + 1, Value: v}
-	}
-	return named
+	return st.QueryContext(context.Background(), fallback.Ordinal(args))
 }
 
 // ExecContext runs the statement.

@@ -124,7 +124,7 @@ func (c *Client[R]) Acquire(ctx context.Context, l Lease, turn *Turn) (*Slot[R],
 		p.counts.Waits++
 	}
 	p.updateWantedLocked()
-	p.dialLocked(now)
+	p.dialling.dialLocked(now)
 	if p.cfg.Events.Waiting != nil {
 		p.cfg.Events.Waiting()
 	}
@@ -247,4 +247,12 @@ func (p *Pool[R]) explainLocked(err error, turn *Turn, now int64) error {
 		e.Dial = &SilentError{Open: st.InUse} // nobody holds anything, so there is nobody to name
 	}
 	return e
+}
+
+// Patience is how long a caller that has another attempt waits for a Probe: as long as a dial takes, so that an answer
+// over a slow network has time to come.
+func (p *Pool[R]) Patience() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return max(minPatience, min(time.Duration(p.dialling.usual), probeTime))
 }

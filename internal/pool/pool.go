@@ -70,7 +70,7 @@ type Pool[R any] struct {
 	closed    bool
 	brokeAt   int64 // pool clock; the last break
 	demotedAt int64 // pool clock; when Demoted last retired
-	upkeep    alarm
+	upkeep    upkeep[R]
 	counts    Counts
 }
 
@@ -79,11 +79,11 @@ func New[R any](cfg Config[R]) *Pool[R] {
 	p := &Pool[R]{cfg: cfg, limit: cfg.Limit, maxIdle: cfg.MaxIdle, guard: cfg.Limit, clients: map[*Client[R]]struct{}{}}
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	p.waiters.New = func() any { return newWaiter[R]() }
-	p.dialling.alarm.do = p.dialAgain
-	p.upkeep.do = p.maintain
+	p.dialling.pool, p.dialling.alarm.do = p, p.dialling.dialAgain
+	p.upkeep.pool, p.upkeep.do = p, p.upkeep.maintain
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.dialLocked(p.now())
+	p.dialling.dialLocked(p.now())
 	return p
 }
 
@@ -257,32 +257,77 @@ func (p *Pool[R]) settleLocked(now int64) {
 		p.guard = p.limit
 		p.cfg.Resize(p.limit)
 	}
-	p.dialLocked(now)
+	p.dialling.dialLocked(now)
 }
 
-// alarm is a timer that is set again and again, guarded by the pool's lock.
-type alarm struct {
-	do    func()
-	timer *time.Timer
-	at    int64 // pool clock; 0 while it is not set
+// Join adds a client; nil if the pool is closed.
+func (p *Pool[R]) Join() *Client[R] {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil
+	}
+	c := &Client[R]{pool: p}
+	p.clients[c] = struct{}{}
+	return c
 }
 
-// setLocked has the alarm ring at the given time, or sooner if it was set for then.
-func (a *alarm) setLocked(now, at int64) {
-	if a.at != 0 && a.at <= at {
-		return
+// Leases gives the leases of all slots that are lent.
+func (p *Pool[R]) Leases() []Lease { return p.leases(nil) }
+
+func (p *Pool[R]) leases(of *Client[R]) []Lease {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := make([]Lease, 0, len(p.slots))
+	for _, s := range p.slots {
+		if s.lease != nil && (of == nil || s.client == of) {
+			all = append(all, s.lease)
+		}
 	}
-	a.at = at
-	d := time.Duration(max(at-now, 0))
-	if a.timer == nil {
-		a.timer = time.AfterFunc(d, a.do)
-		return
-	}
-	a.timer.Reset(d)
+	return all
 }
 
-func (a *alarm) stopLocked() {
-	if a.timer != nil {
-		a.timer.Stop()
+// SetLimit changes the limit and how many resources are kept idle. Below the number that is open, idle ones are closed
+// at once and those in use at their return; no waiter is dropped.
+func (p *Pool[R]) SetLimit(limit, maxIdle int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.now()
+	if limit > p.guard {
+		// The guard grows first: never does the pool ask it for more than it admits.
+		p.guard = limit
+		p.cfg.Resize(limit)
 	}
+	p.limit, p.maxIdle = limit, maxIdle
+	for _, s := range slices.Clone(p.slots) {
+		if over := p.overLocked(); !over {
+			break
+		}
+		if _, idle := s.idleSinceLocked(); idle && s.seizeLocked() {
+			p.slots = slices.DeleteFunc(p.slots, func(other *Slot[R]) bool { return other == s })
+			go p.close(s) // ends with the resource's Close
+		}
+	}
+	p.settleLocked(now)
+}
+
+// overLocked says whether an idle resource has to go.
+func (p *Pool[R]) overLocked() bool {
+	return len(p.slots) > p.limit || p.maxIdle < p.limit && p.idleLocked() > p.maxIdle
+}
+
+// Limit is the present limit, and MaxIdle how many resources are kept idle.
+func (p *Pool[R]) Limit() (limit, maxIdle int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.limit, p.maxIdle
+}
+
+// Reset closes every resource that was opened before now instead of lending it again: idle ones at once, those in use at
+// their return.
+func (p *Pool[R]) Reset() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.retired.Store(p.era.Add(1))
+	p.closeLater(p.recallLocked(func(Lease, *Client[R]) bool { return true }))
 }

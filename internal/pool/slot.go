@@ -1,6 +1,9 @@
 package pool
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // A Slot is the right to one open resource. It has one owner at a time: the pool, while the resource is idle there; a
 // client, from Acquire to Release or Discard; or whoever took it from an idle lease. Methods are for the owner.
@@ -122,4 +125,30 @@ func (s *Slot[R]) Demoted() {
 	p.demotedAt = now
 	p.retired.Store(p.era.Add(1))
 	p.closeLater(p.recallLocked(func(Lease, *Client[R]) bool { return true }))
+}
+
+// idleSinceLocked says since when nobody has used the resource.
+func (s *Slot[R]) idleSinceLocked() (since int64, idle bool) {
+	if s.lease != nil {
+		return s.lease.Idle()
+	}
+	return s.idleAt, slices.Contains(s.pool.idle, s)
+}
+
+// seizeLocked takes an idle resource, from the pool or from its lease; false if a caller was faster.
+func (s *Slot[R]) seizeLocked() bool {
+	p := s.pool
+	if s.lease != nil {
+		if !s.lease.TakeIdle() {
+			return false
+		}
+		p.returnLocked(s)
+		return true
+	}
+	i := slices.Index(p.idle, s)
+	if i < 0 {
+		return false
+	}
+	p.idle = slices.Delete(p.idle, i, i+1)
+	return true
 }

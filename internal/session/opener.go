@@ -13,6 +13,7 @@ import (
 
 	"github.com/ngrok/sqlmw"
 
+	"github.com/go-lifeguard/lifeguard/internal/intercept"
 	"github.com/go-lifeguard/lifeguard/internal/libpq"
 	"github.com/go-lifeguard/lifeguard/internal/stmtcache"
 )
@@ -104,7 +105,7 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	ctx, dial := libpq.WithDial(ctx)
 	var conn driver.Conn
 	err := contain("opened a connection", func() (err error) {
-		conn, err = interceptedConnector{cfg.Parent, cfg.Interceptors}.Connect(ctx)
+		conn, err = intercept.Connector{Connector: cfg.Parent, By: cfg.Interceptors}.Connect(ctx)
 		return err
 	})
 	if err == nil && conn == nil {
@@ -121,7 +122,7 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	}
 	s := newSession(cfg, conn, socket)
 	if cfg.AfterConnect != nil {
-		if err := s.afterConnect(ctx, cfg.AfterConnect); err != nil {
+		if err := cfg.AfterConnect.run(ctx, s); err != nil {
 			_ = s.Close()
 			return nil, err
 		}

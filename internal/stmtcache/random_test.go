@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/go-lifeguard/lifeguard/internal/fallback"
 	"github.com/go-lifeguard/lifeguard/internal/pgtest"
 )
 
@@ -138,7 +139,7 @@ func (s *pgSession) prepareAndRun(query string, args []any) string {
 			return outcome("", err)
 		}
 		defer func() { _ = st.Close() }()
-		rows, err := (&Statement{cache: &Cache{}, parent: st}).query(s.t.Context(), s.named(args))
+		rows, err := fallback.Stmt{Stmt: st}.QueryContext(s.t.Context(), s.named(args))
 		if err != nil {
 			return outcome("", err)
 		}
