@@ -37,6 +37,7 @@ const (
 
 // floors are the packages of the library. Each may import those below it, and no other.
 var floors = []string{
+	"lifeguardtest",
 	".",
 	"internal/assembly",
 	"internal/handle",
