@@ -374,8 +374,10 @@ func (d *dialling[R]) troubleLocked(room bool, since, now int64) error {
 	if len(d.inFlight) > 0 {
 		trying = d.inFlight[0].started
 	}
-	if d.silent != 0 && (trying == 0 || d.silent < trying) && d.err == nil {
-		trying = d.silent
+	for _, began := range [...]int64{d.silent, d.failing} { // before it, dials may have been given up for others
+		if d.err == nil && began != 0 && (trying == 0 || began < trying) {
+			trying = began
+		}
 	}
 	switch {
 	case d.err != nil && (d.failures > 0 || d.erredAt >= since):
