@@ -336,13 +336,6 @@ func connectorOf(db *sql.DB) *handle.Connector {
 
 func poolOf(c *handle.Connector) *Pool { return c.Driver().(*poolDriver).pool }
 
-// join makes the connector of another handle of the pool.
-func (p *Pool) join(of *wrappedDriver, parent driver.Driver) *handle.Connector {
-	d := &poolDriver{Driver: parent, pool: p, of: of}
-	d.handle = p.pool.Join(d)
-	return d.handle
-}
-
 // shared are the pools that were opened under an explicit pool_name.
 var shared = sharedPools{pools: map[string]*Pool{}}
 
