@@ -28,6 +28,7 @@ func down(context.Context) error { return errRefused }
 
 // outages takes the lines about dials from the log, without the pool's name.
 func (d *traced) outages() []string {
+	synctest.Wait()
 	var lines []string
 	for _, line := range d.lines() {
 		if strings.Contains(line, "connect") {
@@ -60,6 +61,7 @@ func TestOutageIsVisible(t *testing.T) {
 		m := pooltest.NewMeasures(t)
 		d := openTraced(t, nil, lifeguard.WithMeterProvider(m.Provider))
 		d.warm()
+		synctest.Wait() // the goroutine of the dial has told of it
 		d.srv.OnDial(down)
 		d.srv.Kill()
 		d.log.Reset()
@@ -110,6 +112,7 @@ func TestWrongPasswordIsVisible(t *testing.T) {
 				d := openTraced(t, nil, lifeguard.WithMeterProvider(m.Provider))
 				if name == "later" {
 					d.warm()
+					synctest.Wait()
 					d.srv.Kill()
 					d.log.Reset()
 				}
@@ -167,6 +170,7 @@ func TestPanickingLogger(t *testing.T) {
 		d.srv.OnClose(func(*fakedriver.Conn) error { panic("close") })
 		c := pooltest.Take(t, d.DB)
 		time.Sleep(time.Minute) // a leak is reported and taken back, and the driver panics while it closes it
+		synctest.Wait()
 		assert.Equal(t, 2, told)
 		assert.EqualValues(t, 1, d.pool.Stats().Reclaimed)
 		assert.ErrorIs(t, c.PingContext(t.Context()), lifeguard.ErrReclaimed)
