@@ -103,6 +103,24 @@ func TestOutageIsVisible(t *testing.T) {
 	})
 }
 
+// A caller whose idle connection turns out to be dead at its checkout is sent on, and measured where it gets one.
+func TestDeadCheckoutIsNoWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := pooltest.NewMeasures(t)
+		d := openTraced(t, nil, lifeguard.WithMeterProvider(m.Provider))
+		first, second := pooltest.Take(t, d.DB), pooltest.Take(t, d.DB)
+		require.NoError(t, first.Close())
+		require.NoError(t, second.Close())
+		assert.Equal(t, "2 in 0.000s", m.Times("db.client.connection.wait_time"))
+		d.srv.Kill()
+		_, err := d.ExecContext(d.ctx, "UPDATE t")
+		require.NoError(t, err)
+		// One attempt broke, the connection of the next did not answer a ping, and the third is a new connection.
+		assert.EqualValues(t, 3, d.pool.Stats().Opened)
+		assert.Equal(t, "4 in 0.000s", m.Times("db.client.connection.wait_time"))
+	})
+}
+
 // A password that does not work any more is told to each caller at once. The metrics have it too, by its SQLSTATE.
 func TestWrongPasswordIsVisible(t *testing.T) {
 	for _, name := range []string{"at the start", "later"} {
