@@ -76,7 +76,7 @@ func wrappedFor(name, text string, opts []Option) (*wrappedDriver, error) {
 		return &wrappedDriver{name: w.name, parent: w.parent, options: &o}, nil
 	}
 	o := newOptions(opts)
-	base, err := o.base("")
+	base, err := o.base(dsn.System(name, text))
 	if err != nil {
 		return nil, err
 	}
@@ -335,13 +335,6 @@ func connectorOf(db *sql.DB) *handle.Connector {
 }
 
 func poolOf(c *handle.Connector) *Pool { return c.Driver().(*poolDriver).pool }
-
-// join makes the connector of another handle of the pool.
-func (p *Pool) join(of *wrappedDriver, parent driver.Driver) *handle.Connector {
-	d := &poolDriver{Driver: parent, pool: p, of: of}
-	d.handle = p.pool.Join(d)
-	return d.handle
-}
 
 // shared are the pools that were opened under an explicit pool_name.
 var shared = sharedPools{pools: map[string]*Pool{}}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/go-lifeguard/lifeguard/internal/assembly"
 	"github.com/go-lifeguard/lifeguard/internal/dsn"
+	"github.com/go-lifeguard/lifeguard/internal/handle"
 	"github.com/go-lifeguard/lifeguard/internal/leak"
 	"github.com/go-lifeguard/lifeguard/internal/libpq"
 	"github.com/go-lifeguard/lifeguard/internal/pool"
@@ -55,6 +56,13 @@ func newPool(parent driver.Connector, name string, t dsn.Target, driverDSN strin
 	return p
 }
 
+// join makes the connector of another handle of the pool.
+func (p *Pool) join(of *wrappedDriver, parent driver.Driver) *handle.Connector {
+	d := &poolDriver{Driver: parent, pool: p, of: of}
+	d.handle = p.pool.Join(d)
+	return d.handle
+}
+
 // now is the pool clock. It starts at a second, so that no reading is 0, which stands for "never".
 func (p *Pool) now() int64 { return int64(time.Since(p.epoch)) }
 
@@ -96,6 +104,19 @@ func (p *Pool) Reset() { p.pool.Reset() }
 // Ready returns when min_connections, at least one, are open, and those that nobody uses have answered a ping. Use it in a
 // readiness probe. An error says how many were missing, and why; it matches ctx's error if ctx ended first.
 func (p *Pool) Ready(ctx context.Context) error { return p.pool.Ready(ctx) }
+
+// Stats reads the pool's counters. It locks the pool for as long as a look at each connection takes, so it may be called
+// as often as one likes. Counters are read one after another; none ever counts down.
+func (p *Pool) Stats() Stats {
+	st := p.pool.Stats()
+	return Stats{
+		Limit: st.Limit, Open: st.Open, InUse: st.InUse, Idle: st.Idle, Waiting: st.Waiting,
+		Acquired: st.Acquired, Waits: st.Waits, Timeouts: st.Timeouts, Canceled: st.Canceled,
+		Opened: st.Opened, Closed: st.Closed, DialErrors: st.DialErrors,
+		Leaks: st.Leaks, LostRows: st.LostRows, Reclaimed: st.Reclaimed, SlowQueries: st.SlowQueries,
+		StatementHits: st.Hits, StatementMisses: st.Misses, StatementRetries: st.Retries, WaitDuration: st.WaitTime,
+	}
+}
 
 // DBStats is the pool as [database/sql.DB.Stats] would show it, for collectors made for that. The handle's own Stats
 // show leases, and no limit.

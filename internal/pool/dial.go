@@ -175,11 +175,10 @@ func (d *dialling[R]) beginDialLocked(now int64) {
 // callerLocked is the waiter for which the next dial begins. In a pool that has never connected each has a dial of its
 // own; in another the head of the queue hears of a permanent error, as the others may be served by what is open.
 func (d *dialling[R]) callerLocked() *waiter[R] {
-	p := d.pool
 	if d.connected {
-		return p.queue.Oldest()
+		return d.pool.queue.Oldest()
 	}
-	for w := range p.queue.All() {
+	for w := range d.pool.queue.All() {
 		if !w.Value.dialed {
 			return w
 		}
@@ -227,12 +226,10 @@ func (d *dialling[R]) armDialLocked(now int64) {
 			sooner(now + dialStep - max(now-w.Since, 0)%dialStep)
 		}
 	}
-	if p.queue.Len() > 0 || d.down != nil {
+	if d.connected && (p.queue.Len() > 0 || d.down != nil) {
 		for _, one := range d.inFlight {
-			if d.connected {
-				sooner(one.started + max(lost, d.patience))
-				sooner(one.started + lost)
-			}
+			sooner(one.started + max(lost, d.patience))
+			sooner(one.started + lost)
 		}
 	}
 	if d.silent != 0 && d.connected && d.down == nil && p.queue.Len() > 0 {
@@ -374,8 +371,10 @@ func (d *dialling[R]) troubleLocked(room bool, since, now int64) error {
 	if len(d.inFlight) > 0 {
 		trying = d.inFlight[0].started
 	}
-	if d.silent != 0 && (trying == 0 || d.silent < trying) && d.err == nil {
-		trying = d.silent
+	for _, began := range [...]int64{d.silent, d.failing} { // before it, dials may have been given up for others
+		if d.err == nil && began != 0 && (trying == 0 || began < trying) {
+			trying = began
+		}
 	}
 	switch {
 	case d.err != nil && (d.failures > 0 || d.erredAt >= since):

@@ -78,7 +78,7 @@ type Pool[R any] struct {
 func New[R any](cfg Config[R]) *Pool[R] {
 	p := &Pool[R]{cfg: cfg, limit: cfg.Limit, maxIdle: cfg.MaxIdle, guard: cfg.Limit, clients: map[*Client[R]]struct{}{}}
 	p.ctx, p.stop = context.WithCancel(context.Background())
-	p.waiters.New = func() any { return newWaiter[R]() }
+	p.waiters.New = func() any { return &waiter[R]{Value: request[R]{ready: make(chan grant[R], 1)}} }
 	p.dialling.pool, p.dialling.alarm.do = p, p.dialling.dialAgain
 	p.upkeep.pool, p.upkeep.do = p, p.upkeep.maintain
 	p.mu.Lock()
@@ -172,8 +172,7 @@ func (p *Pool[R]) popIdleLocked(now int64) *Slot[R] {
 
 // takeLeaseLocked takes the slot of an idle lease that may be lent again; nil if there is none.
 func (p *Pool[R]) takeLeaseLocked(now int64) *Slot[R] {
-	for i := 0; i < len(p.slots); i++ {
-		s := p.slots[i]
+	for _, s := range p.slots {
 		if s.lease == nil || !s.lease.TakeIdle() {
 			continue
 		}
@@ -300,7 +299,7 @@ func (p *Pool[R]) SetLimit(limit, maxIdle int) {
 	}
 	p.limit, p.maxIdle = limit, maxIdle
 	for _, s := range slices.Clone(p.slots) {
-		if over := p.overLocked(); !over {
+		if !p.overLocked() {
 			break
 		}
 		if _, idle := s.idleSinceLocked(); idle && s.seizeLocked() {
@@ -330,4 +329,12 @@ func (p *Pool[R]) Reset() {
 	defer p.mu.Unlock()
 	p.retired.Store(p.era.Add(1))
 	p.closeLater(p.recallLocked(func(Lease, *Client[R]) bool { return true }))
+}
+
+// Patience is how long a caller that has another attempt waits for a Probe: as long as a dial takes, so that an answer
+// over a slow network has time to come.
+func (p *Pool[R]) Patience() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return max(minPatience, min(time.Duration(p.dialling.usual), probeTime))
 }

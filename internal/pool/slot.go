@@ -47,9 +47,6 @@ func (s *Slot[R]) Suspect() bool { return s.answered != s.pool.era.Load() }
 // Spoil has the resource closed at its return.
 func (s *Slot[R]) Spoil() { s.broken = true }
 
-// Spoiled says whether Spoil or Broke was called.
-func (s *Slot[R]) Spoiled() bool { return s.broken }
-
 // Retired says whether the pool no longer lends the resource, whatever its owner thinks of it. Anybody may ask.
 func (s *Slot[R]) Retired() bool { return s.opened < s.pool.retired.Load() }
 

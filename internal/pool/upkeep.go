@@ -68,12 +68,9 @@ func (u *upkeep[R]) keepAlive(s *Slot[R]) {
 	p := u.pool
 	ok := false
 	defer func() { // also when the driver calls runtime.Goexit
-		if !ok {
-			s.Broke()
-			p.close(s)
+		if !s.settleProbe(ok, false) {
 			return
 		}
-		s.Answered()
 		p.mu.Lock()
 		since := s.idleAt
 		kept := p.keepLocked(s, p.now())

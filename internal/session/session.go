@@ -253,6 +253,9 @@ func (s *Session) closeStatements() {
 	}
 }
 
+// LeaveStatements leaves open statements to the end of the connection.
+func (s *Session) LeaveStatements() { clear(s.statements) }
+
 // errInner answers what nobody asks of a session: the inner *sql.DB hands out connections and runs nothing on them.
 var errInner = errors.New("lifeguard: sessions are used through leases")
 

@@ -94,9 +94,6 @@ func (st *Stmt) Query(ctx context.Context, args []driver.NamedValue, to *Result)
 	return nil
 }
 
-// LeaveStatements leaves open statements to the end of the connection.
-func (s *Session) LeaveStatements() { clear(s.statements) }
-
 // Close closes the statement. On a session that is spoiled it goes with the connection.
 func (st *Stmt) Close() error {
 	s := st.session
