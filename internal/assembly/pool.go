@@ -258,8 +258,10 @@ func (p *Pool) dialFailed(err error, since time.Duration) {
 	p.observer.DialFailed(context.Background(), err)
 	p.logging.Lock()
 	due := since >= p.logging.after
-	if due {
-		p.logging.after = max(2*since, time.Second) // reminders come at doubling intervals
+	if due { // reminders come after 1, 2, 4, 8 s and so on
+		for p.logging.after = max(p.logging.after, time.Second); p.logging.after <= since; {
+			p.logging.after *= 2
+		}
 	}
 	p.logging.Unlock()
 	if !due {
