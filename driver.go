@@ -76,7 +76,7 @@ func wrappedFor(name, text string, opts []Option) (*wrappedDriver, error) {
 		return &wrappedDriver{name: w.name, parent: w.parent, options: &o}, nil
 	}
 	o := newOptions(opts)
-	base, err := o.base("")
+	base, err := o.base(dsn.System(name, text))
 	if err != nil {
 		return nil, err
 	}

@@ -56,11 +56,11 @@ func newOptions(opts []Option) *options {
 	return o
 }
 
-// base is the configuration in code for a kind of database, which the DSN changes.
+// base is the configuration in code, which the DSN changes. On SQLite connections have no lifetime: what PRAGMA set, and a
+// database in memory, live as long as their connection, and would be lost in a program that worked on the plain driver.
 func (o *options) base(system string) (Config, error) {
 	cfg := DefaultConfig()
 	if system == "sqlite" {
-		// What PRAGMA has set lives as long as its connection, and so does a database in memory.
 		cfg.MaxConnectionLifetime, cfg.MaxIdleConnectionLifetime = 0, 0
 	}
 	for _, configure := range o.configure {

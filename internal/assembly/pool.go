@@ -65,6 +65,7 @@ type Pool struct {
 	done       context.Context // ends with the pool
 	stop       context.CancelFunc
 	over       atomic.Bool
+	warned     atomic.Bool // of a handle's own limit
 
 	logging struct {
 		sync.Mutex
@@ -97,7 +98,7 @@ func NewPool(cfg Config) *Pool {
 		Events: pool.Events{Waiting: p.janitor.Alert, DialFailed: p.dialFailed, Dialled: p.dialled},
 	})
 	p.handles = handle.NewShared(handle.Config{
-		Log:  cfg.Log,
+
 		Pool: p.pool, Observer: p.observer, Janitor: p.janitor, Now: cfg.Now, PoolTimeout: cfg.PoolTimeout,
 		Reclaims: cfg.ReclaimAfter > 0 && cfg.LeakThreshold > 0, WaitFailed: p.waitFailed, Closed: p.closed,
 	})
@@ -196,6 +197,7 @@ func (p *Pool) leases(yield func(leak.Lease) bool) {
 }
 
 func (p *Pool) waiting() (waiting, full, leased bool) {
+	p.lookAtSetters()
 	st := p.pool.Stats()
 	return st.Waiting > 0, st.Open+st.Closing >= st.Limit, st.InUse > 0
 }
@@ -211,6 +213,19 @@ func (p *Pool) waitFailed(err error) error {
 		return err
 	}
 	return p.dialError(err)
+}
+
+// lookAtSetters warns once of a limit that a handle's own setter has put below the pool's: callers wait in database/sql
+// then, in no order and without a timeout.
+func (p *Pool) lookAtSetters() {
+	limit, _ := p.pool.Limit()
+	for _, c := range p.handles.All() {
+		if set := c.MaxOpen(); set > 0 && set < limit && !p.warned.Swap(true) {
+			p.cfg.Log.Warn("lifeguard: SetMaxOpenConns of a handle is below connection_limit, so callers wait without pool_timeout: "+
+				"set connection_limit instead", slog.String("pool", p.cfg.Name),
+				slog.Int("SetMaxOpenConns", set), slog.Int("connection_limit", limit))
+		}
+	}
 }
 
 // dialError is an error of a dial as it may be shown.
@@ -244,8 +259,10 @@ func (p *Pool) dialFailed(err error, since time.Duration) {
 	p.observer.DialFailed(context.Background(), err)
 	p.logging.Lock()
 	due := since >= p.logging.after
-	if due {
-		p.logging.after = max(2*since, time.Second) // reminders come at doubling intervals
+	if due { // reminders come after 1, 2, 4, 8 s and so on
+		for p.logging.after = max(p.logging.after, time.Second); p.logging.after <= since; {
+			p.logging.after *= 2
+		}
 	}
 	p.logging.Unlock()
 	if !due {

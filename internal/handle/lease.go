@@ -102,9 +102,6 @@ func (l *lease) ResetSession(ctx context.Context) error {
 	}
 	l.first = 0
 	l.lookAtMetrics(ctx, now)
-	if l.timed {
-		p.observer.Waited(ctx, 0, nil)
-	}
 	if l.s.AtMostOnce() && l.slot.Restless(now) && l.s.Ended() {
 		l.slot.Broke() // nothing was sent yet, so another attempt is safe
 		l.drop()
@@ -114,6 +111,10 @@ func (l *lease) ResetSession(ctx context.Context) error {
 		if !l.revive(ctx, now) {
 			return driver.ErrBadConn
 		}
+		l.first = l.now() - now
+	}
+	if l.timed { // a caller that is sent on waits in Connect, and is measured there
+		p.observer.Waited(ctx, time.Duration(l.first), nil)
 	}
 	if next == held {
 		return nil

@@ -254,7 +254,9 @@ func TestMetricsOfTrouble(t *testing.T) {
 	counts := m.Counts()
 	assert.EqualValues(t, 3, counts["lifeguard.connection.leaks"])
 	assert.EqualValues(t, 2, counts["lifeguard.connection.reclaimed"])
-	assert.EqualValues(t, 4, counts["lifeguard.slow_queries"])
+	slow := pool.Stats().SlowQueries // a busy machine makes others slow, too
+	assert.GreaterOrEqual(t, slow, uint64(4))
+	assert.EqualValues(t, slow, counts["lifeguard.slow_queries"])
 	assert.EqualValues(t, hits, counts["lifeguard.statement_cache.hits"])
 	assert.EqualValues(t, misses, counts["lifeguard.statement_cache.misses"])
 }

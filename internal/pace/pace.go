@@ -143,8 +143,10 @@ func (p *Pace) Down(oldest, now int64) error { return p.Trouble(oldest, p.silent
 // Trouble is what a caller that has waited in vain since then is told about dials, of which the oldest in flight began at
 // oldest, 0 for none; nil if there is nothing to tell.
 func (p *Pace) Trouble(oldest, since, now int64) error {
-	if p.silent != 0 && (oldest == 0 || p.silent < oldest) && p.err == nil {
-		oldest = p.silent
+	for _, began := range [...]int64{p.silent, p.failing} { // before it, dials may have been given up for others
+		if p.err == nil && began != 0 && (oldest == 0 || began < oldest) {
+			oldest = began
+		}
 	}
 	switch {
 	case p.err != nil && (p.failures > 0 || p.erredAt >= since):

@@ -327,6 +327,11 @@ func (p *Pool[R]) Limit() (limit, maxIdle int) {
 func (p *Pool[R]) Reset() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.retireLocked()
+}
+
+// retireLocked has no resource that is open now lent again.
+func (p *Pool[R]) retireLocked() {
 	p.retired.Store(p.era.Add(1))
 	p.closeLater(p.recallLocked(func(Lease, *Client[R]) bool { return true }))
 }

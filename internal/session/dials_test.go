@@ -223,7 +223,7 @@ func TestDeadlineExplained(t *testing.T) {
 	})
 	t.Run("dead server", func(t *testing.T) {
 		tap := pooltest.NewTap(t, dsn)
-		db := pooltest.OpenPostgres(t, "lifeguard", tap.DSN, 1, "pool_timeout=60").DB
+		db := pooltest.OpenPostgres(t, "lifeguard.Open", tap.DSN, 1, "pool_timeout=60").DB
 		require.NoError(t, db.Ping())
 		require.NoError(t, tap.Admit(faultproxy.Refuse))
 		tap.Cut(faultproxy.RST)
