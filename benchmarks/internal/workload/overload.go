@@ -90,19 +90,7 @@ func (w overload) Run(ctx context.Context, r *Run) (*Section, error) {
 		if r.Extent == Smoke {
 			patiences[i] = p.shortened(10)
 		}
-		tables[p.name] = &report.Table{
-			Title: p.title, Baseline: baseline, Variants: "load",
-			Columns: []report.Column{
-				{Name: overloadAnswered, Unit: report.PerSecond, Better: report.Higher},
-				{Name: overloadPossible, Unit: report.Percent},
-				{Name: overloadMedian, Unit: report.Seconds, Better: report.Lower},
-				{Name: overloadP99, Unit: report.Seconds, Better: report.Lower},
-				{Name: overloadLate, Unit: report.Percent},
-				{Name: overloadTimeout, Unit: report.Percent},
-				{Name: overloadAfter, Unit: report.Seconds},
-				{Name: overloadError, Unit: report.Percent},
-			},
-		}
+		tables[p.name] = overloadTable(p.title)
 		leaveOutOthers(tables[p.name], others)
 	}
 	loadsOf := map[string][]float64{}
@@ -126,37 +114,74 @@ func (w overload) Run(ctx context.Context, r *Run) (*Section, error) {
 		r.logf("overload, round %d: capacity %.0f/s", round+1, capacity)
 		for _, p := range patiences {
 			for _, load := range loadsOf[p.name] {
-				for _, c := range r.order(w.Name()+p.name+variantOf(load), round, pools) {
-					arrivals := arrivals{
-						rng:      r.rng(fmt.Sprintf("arrivals %s %v", p.name, load), round),
-						rate:     load * capacity,
-						warm:     p.inTime + pick(r, settling, settling, 0),
-						window:   window,
-						patience: p,
-					}
-					if load > 1 {
-						// What would be waiting already if it had been so for long; without it the time measured would
-						// show how the queue grows.
-						arrivals.backlog = int(capacity * p.inTime.Seconds())
-					}
-					var o outcome
-					s := candidate.Settings{Connections: overloadConnections, PoolTimeout: p.poolTimeout}
-					err := withPool(ctx, c, r.DSN, s, func(pool candidate.Pool) (err error) {
-						o, err = arrivals.offer(ctx, pool)
-						return err
-					})
-					if err != nil {
-						return nil, err
-					}
-					o.add(tables[p.name], report.Row{Variant: variantOf(load), Candidate: c.Name()}, capacity)
-					r.logf("overload, round %d, %s, %.1f × capacity: %-22s %.0f/s in time, median %s; %s", round+1, p.name, load,
-						c.Name(), o.answeredPerSecond(), report.Seconds.Format(o.quantile(0.5)), o.rest())
+				if err := w.offer(ctx, r, round, p, load, capacity, window, tables[p.name]); err != nil {
+					return nil, err
 				}
 			}
 		}
 	}
 
-	s := &Section{
+	s := w.section(stats.Median(capacities), window)
+	for _, p := range patiences {
+		t := tables[p.name]
+		t.Sort(variants, r.names())
+		s.Tables = append(s.Tables, t)
+		s.Headlines = append(s.Headlines, w.headlines(p, t, loadsOf[p.name])...)
+		s.Pictures = append(s.Pictures, w.picture(pools, p, t, loadsOf[p.name], stats.Median(capacities)))
+	}
+	return s, nil
+}
+
+func overloadTable(title string) *report.Table {
+	return &report.Table{
+		Title: title, Baseline: baseline, Variants: "load",
+		Columns: []report.Column{
+			{Name: overloadAnswered, Unit: report.PerSecond, Better: report.Higher},
+			{Name: overloadPossible, Unit: report.Percent},
+			{Name: overloadMedian, Unit: report.Seconds, Better: report.Lower},
+			{Name: overloadP99, Unit: report.Seconds, Better: report.Lower},
+			{Name: overloadLate, Unit: report.Percent},
+			{Name: overloadTimeout, Unit: report.Percent},
+			{Name: overloadAfter, Unit: report.Seconds},
+			{Name: overloadError, Unit: report.Percent},
+		},
+	}
+}
+
+// offer offers one load to all candidates, with the same arrivals.
+func (w overload) offer(ctx context.Context, r *Run, round int, p patience, load, capacity float64, window time.Duration, to *report.Table) error {
+	pools, _ := r.pools()
+	for _, c := range r.order(w.Name()+p.name+variantOf(load), round, pools) {
+		arrivals := arrivals{
+			rng:      r.rng(fmt.Sprintf("arrivals %s %v", p.name, load), round),
+			rate:     load * capacity,
+			warm:     p.inTime + pick(r, settling, settling, 0),
+			window:   window,
+			patience: p,
+		}
+		if load > 1 {
+			// What would be waiting already if it had been so for long; without it the time measured would
+			// show how the queue grows.
+			arrivals.backlog = int(capacity * p.inTime.Seconds())
+		}
+		var o outcome
+		s := candidate.Settings{Connections: overloadConnections, PoolTimeout: p.poolTimeout}
+		err := withPool(ctx, c, r.DSN, s, func(pool candidate.Pool) (err error) {
+			o, err = arrivals.offer(ctx, pool)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		o.add(to, report.Row{Variant: variantOf(load), Candidate: c.Name()}, capacity)
+		r.logf("overload, round %d, %s, %.1f × capacity: %-22s %.0f/s in time, median %s; %s", round+1, p.name, load,
+			c.Name(), o.answeredPerSecond(), report.Seconds.Format(o.quantile(0.5)), o.rest())
+	}
+	return nil
+}
+
+func (w overload) section(capacity float64, window time.Duration) *Section {
+	return &Section{
 		Title: "Overload: requests that come anyway",
 		Text: fmt.Sprintf("Requests arrive as a Poisson process, whether or not earlier ones have been answered, on a "+
 			"pool of %d connections; each runs a query of 20 ms (`%s`). The load is relative to the capacity, which "+
@@ -167,18 +192,10 @@ func (w overload) Run(ctx context.Context, r *Run) (*Section, error) {
 			"load had been there for long. The median and the p99 are of those who were answered in time, and not given "+
 			"for fewer than %d and %d of them; a candidate that answers few can have a good one. The rest were answered "+
 			"late, timed out (after which time is their median), or got another error.",
-			overloadConnections, overloadQuery, baseline, report.Count.Format(stats.Median(capacities)), report.Duration(window),
+			overloadConnections, overloadQuery, baseline, report.Count.Format(capacity), report.Duration(window),
 			enoughForMedian, enoughForP99),
 		Cause: plainCause(w.cause),
 	}
-	for _, p := range patiences {
-		t := tables[p.name]
-		t.Sort(variants, r.names())
-		s.Tables = append(s.Tables, t)
-		s.Headlines = append(s.Headlines, w.headlines(p, t, loadsOf[p.name])...)
-		s.Pictures = append(s.Pictures, w.picture(pools, p, t, loadsOf[p.name], stats.Median(capacities)))
-	}
-	return s, nil
 }
 
 // headlines are the figures for the highest load.
