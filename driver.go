@@ -7,6 +7,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"reflect"
 	"strings"
@@ -75,7 +76,7 @@ func wrappedFor(name, text string, opts []Option) (*wrappedDriver, error) {
 		return &wrappedDriver{name: w.name, parent: w.parent, options: &o}, nil
 	}
 	o := newOptions(opts)
-	base, err := o.base()
+	base, err := o.base(dsn.System(name, text))
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +110,8 @@ func OpenDB(c driver.Connector, opts ...Option) (*sql.DB, error) {
 	if o.beforeConnect != nil {
 		return nil, errors.New("lifeguard: WithBeforeConnect has no DSN to work on with OpenDB: open by driver name and DSN")
 	}
-	cfg, err := o.base()
+	t := dsn.Target{System: dsn.System(driverPackage(c.Driver()), "")}
+	cfg, err := o.base(t.System)
 	if err != nil {
 		return nil, err
 	}
@@ -119,7 +121,6 @@ func OpenDB(c driver.Connector, opts ...Option) (*sql.DB, error) {
 	if cfg.PoolName == "" {
 		cfg.PoolName = fmt.Sprintf("%T", c.Driver())
 	}
-	t := dsn.Target{System: dsn.System(driverPackage(c.Driver()), "")}
 	p := newPool(c, cfg.PoolName, t, "", cfg, o)
 	return p.join(nil, c.Driver()).Handle(), nil
 }
@@ -179,7 +180,7 @@ func (d *wrappedDriver) Open(string) (driver.Conn, error) {
 func (d *wrappedDriver) OpenConnector(dsn string) (driver.Connector, error) { return d.open(dsn) }
 
 func (d *wrappedDriver) open(text string) (*handle.Connector, error) {
-	base, err := d.options.base()
+	base, err := d.options.base(dsn.System(d.systemName(), text))
 	if err != nil {
 		return nil, err
 	}
@@ -335,13 +336,6 @@ func connectorOf(db *sql.DB) *handle.Connector {
 
 func poolOf(c *handle.Connector) *Pool { return c.Driver().(*poolDriver).pool }
 
-// join makes the connector of another handle of the pool.
-func (p *Pool) join(of *wrappedDriver, parent driver.Driver) *handle.Connector {
-	d := &poolDriver{Driver: parent, pool: p, of: of}
-	d.handle = p.pool.Join(d)
-	return d.handle
-}
-
 // shared are the pools that were opened under an explicit pool_name.
 var shared = sharedPools{pools: map[string]*Pool{}}
 
@@ -388,6 +382,10 @@ func (sp *sharedPools) open(d *wrappedDriver, cfg Config, dsn, driverDSN string)
 				"opens that share a pool must be the same in all, so give this one another pool_name", cfg.PoolName, diff)
 		}
 		if c := p.join(d, d.parent); c != nil {
+			if names := d.options.ignored(); len(names) > 0 && p.options != d.options {
+				p.log.Warn("lifeguard: the pool is open already, with the options of its first open; those given now are ignored",
+					slog.String("pool", p.name), slog.Any("options", names))
+			}
 			return c, nil
 		} // it has closed in this moment
 	}

@@ -25,11 +25,11 @@ type Config struct {
 	MaxIdleConnections int
 
 	// MaxConnectionLifetime is the age at which a connection is replaced, less a random part of up to a tenth that is
-	// drawn when it opens. 0 means never. Default: 30 min. DSN: max_connection_lifetime.
+	// drawn when it opens. 0 means never. Default: 30 min, 0 on SQLite. DSN: max_connection_lifetime.
 	MaxConnectionLifetime time.Duration
 
-	// MaxIdleConnectionLifetime is the idle time after which a connection is closed. 0 means never. Default: 5 min.
-	// DSN: max_idle_connection_lifetime.
+	// MaxIdleConnectionLifetime is the idle time after which a connection is closed. 0 means never. Default: 5 min,
+	// 0 on SQLite. DSN: max_idle_connection_lifetime.
 	MaxIdleConnectionLifetime time.Duration
 
 	// MinConnections is how many connections are opened at the start and kept, from 0 to MaxIdleConnections. Default:

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/ngrok/sqlmw"
@@ -31,6 +32,22 @@ type options struct {
 	leakHandler    func(Leak)
 }
 
+// ignored names the options that a pool which is open already does not take from another open.
+func (o *options) ignored() []string {
+	var names []string
+	for name, given := range map[string]bool{
+		"WithLogger": o.log != nil, "WithInterceptors": len(o.interceptors) > 0, "WithTracerProvider": o.tracerProvider != nil,
+		"WithMeterProvider": o.meterProvider != nil, "WithAttributes": len(o.attributes) > 0, "WithSkippedCallers": len(o.skip) > 0,
+		"WithLeakHandler": o.leakHandler != nil, "WithBeforeConnect": o.beforeConnect != nil, "WithAfterConnect": o.afterConnect != nil,
+	} {
+		if given {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
 func newOptions(opts []Option) *options {
 	o := &options{}
 	for _, opt := range opts {
@@ -39,9 +56,13 @@ func newOptions(opts []Option) *options {
 	return o
 }
 
-// base is the configuration in code, which the DSN changes.
-func (o *options) base() (Config, error) {
+// base is the configuration in code, which the DSN changes. On SQLite connections have no lifetime: what PRAGMA set, and a
+// database in memory, live as long as their connection, and would be lost in a program that worked on the plain driver.
+func (o *options) base(system string) (Config, error) {
 	cfg := DefaultConfig()
+	if system == "sqlite" {
+		cfg.MaxConnectionLifetime, cfg.MaxIdleConnectionLifetime = 0, 0
+	}
 	for _, configure := range o.configure {
 		if err := configure(&cfg); err != nil {
 			return Config{}, err

@@ -142,7 +142,8 @@ func (e *engine) checkTimeout(t *testing.T, dsn string) {
 	assert.NoError(t, err)
 }
 
-// checkTooMany has another pool take all the server's places but two; refused says what the server answers then.
+// checkTooMany has another pool take all the server's places, and give two back one after the other; refused says what the
+// server answers while there is none.
 func (e *engine) checkTooMany(t *testing.T, dsn string, refused func(error) bool) {
 	others, err := sql.Open(e.driverName, dsn)
 	require.NoError(t, err)
@@ -160,21 +161,33 @@ func (e *engine) checkTooMany(t *testing.T, dsn string, refused func(error) bool
 	}
 	require.Greater(t, len(held), 2)
 
+	// A pool that has never connected tells its first caller at once, as the plain driver does.
+	stranger, err := lifeguard.Open(e.driverName, withLimit(dsn, 5), quiet)
+	require.NoError(t, err)
+	defer func() { assert.NoError(t, stranger.Close()) }()
+	err = stranger.PingContext(ctx)
+	assert.True(t, refused(err), "got %v", err)
+	assert.NotErrorIs(t, err, lifeguard.ErrPoolTimeout)
+
+	others.SetMaxIdleConns(-1)
+	require.NoError(t, held[0].Close())
 	db, err := lifeguard.Open(e.driverName, withParam(withLimit(dsn, 5), "pool_timeout=1s"), quiet)
 	require.NoError(t, err)
 	defer func() { assert.NoError(t, db.Close()) }()
+	var only *sql.Conn
+	eventually(t, "the server has a place", func() bool { only, err = db.Conn(ctx); return err == nil })
 	err = db.PingContext(ctx)
 	assert.ErrorIs(t, err, lifeguard.ErrPoolTimeout)
 	assert.True(t, refused(err), "got %v", err)
 	assert.ErrorContains(t, err, "lower connection_limit, or raise max_connections")
+	require.NoError(t, only.Close())
+	require.NoError(t, db.Close())
 
-	others.SetMaxIdleConns(-1)
-	for _, conn := range held[:2] {
-		require.NoError(t, conn.Close())
-	}
+	require.NoError(t, held[1].Close())
 	patient, err := lifeguard.Open(e.driverName, withParam(withLimit(dsn, 5), "pool_timeout=20"), quiet)
 	require.NoError(t, err)
 	defer func() { assert.NoError(t, patient.Close()) }()
+	eventually(t, "the server has a place", func() bool { return patient.PingContext(ctx) == nil })
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {

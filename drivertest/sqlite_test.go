@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -148,6 +149,33 @@ func TestSQLiteInMemory(t *testing.T) {
 		require.True(t, ok)
 		assert.EqualValues(t, 1, pool.Stats().Opened)
 		assert.NoError(t, db.Close())
+	}
+}
+
+// TestSQLiteKeepsSessions lets an hour pass, longer than any default lifetime: what PRAGMA set and a database in memory
+// live as long as their connection, for ever on the plain driver.
+func TestSQLiteKeepsSessions(t *testing.T) {
+	byConnector := way{"OpenDB", func(e *engine, dsn string, _ int) (*sql.DB, error) {
+		c, err := e.connector(dsn)
+		if err != nil {
+			return nil, err
+		}
+		return lifeguard.OpenDB(c, quiet)
+	}}
+	for _, w := range []way{plain, wrapped[0], wrapped[1], byConnector} {
+		t.Run(w.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				db, err := w.open(sqliteEngine, ":memory:", 1)
+				require.NoError(t, err)
+				defer func() { assert.NoError(t, db.Close()) }()
+				_, err = db.Exec("PRAGMA foreign_keys = ON; CREATE TABLE mine (id INTEGER); INSERT INTO mine VALUES (7)")
+				require.NoError(t, err)
+				time.Sleep(time.Hour)
+				var id, keys int
+				require.NoError(t, db.QueryRow("SELECT id, (SELECT foreign_keys FROM pragma_foreign_keys) FROM mine").Scan(&id, &keys))
+				assert.Equal(t, []int{7, 1}, []int{id, keys})
+			})
+		})
 	}
 }
 
