@@ -43,7 +43,7 @@ type dialling[R any] struct {
 	notBefore int64      // pool clock; when the next dial may begin
 	patience  int64      // how old the only dial in flight may grow where there is no slot for another
 	silent    int64      // pool clock; start of the first dial without an answer while nothing was open; 0 for none
-	err       error      // of the last dial that failed since one succeeded
+	err       error      // of the last dial that failed
 	erredAt   int64      // pool clock
 	down      error      // what every caller gets at once, after outage; nil while the pool bridges
 	ids       uint64     // requests so far
@@ -308,7 +308,7 @@ func (d *dialling[R]) dial(ctx context.Context, one *dial[R]) {
 func (d *dialling[R]) dialledLocked(r R, one *dial[R], now int64) {
 	p := d.pool
 	d.connected, d.usual = true, now-one.started
-	d.failures, d.failing, d.notBefore, d.patience, d.silent, d.err, d.down = 0, 0, 0, 0, 0, nil, nil
+	d.failures, d.failing, d.notBefore, d.patience, d.silent, d.down = 0, 0, 0, 0, 0, nil
 	s := &Slot[R]{Resource: r, pool: p, opened: p.era.Load(), answered: p.era.Load()}
 	if life := int64(p.cfg.MaxLifetime); life > 0 {
 		// Resources that were opened together must not all have to be replaced together.
@@ -367,19 +367,19 @@ func (d *dialling[R]) troubleLocked(room bool, since, now int64) error {
 	if !room {
 		return nil
 	}
+	if d.err != nil && (d.erredAt >= since || d.failures > 0 && d.erredAt >= d.failing) {
+		return d.err // while the caller waited, or nothing has succeeded since
+	}
 	trying := int64(0)
 	if len(d.inFlight) > 0 {
 		trying = d.inFlight[0].started
 	}
 	for _, began := range [...]int64{d.silent, d.failing} { // before it, dials may have been given up for others
-		if d.err == nil && began != 0 && (trying == 0 || began < trying) {
+		if began != 0 && (trying == 0 || began < trying) {
 			trying = began
 		}
 	}
-	switch {
-	case d.err != nil && (d.failures > 0 || d.erredAt >= since):
-		return d.err
-	case trying != 0:
+	if trying != 0 {
 		return &UnfinishedError{For: time.Duration(now - trying)}
 	}
 	return nil
