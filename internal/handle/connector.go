@@ -30,6 +30,9 @@ var (
 	_ io.Closer        = (*Connector)(nil)
 )
 
+// Over says whether the handle is closed and has nothing left.
+func (c *Connector) Over() bool { return c.shut.Load() && c.client.Out() == 0 }
+
 // Driver is what the handle shows as its driver.
 func (c *Connector) Driver() driver.Driver { return c.driver }
 
@@ -89,7 +92,7 @@ func (c *Connector) Connect(ctx context.Context) (driver.Conn, error) {
 			p.connectEnded(ctx, time.Duration(p.cfg.Now()-began), err)
 			return nil, err
 		}
-		if !p.ready(ctx, s, turn.Since) {
+		if !p.cfg.Ready(ctx, s, turn.Since) {
 			continue // it was dead: the caller waits on, in its place
 		}
 		now := p.cfg.Now()

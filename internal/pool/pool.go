@@ -336,5 +336,5 @@ func (p *Pool[R]) retireLocked() {
 func (p *Pool[R]) Patience() time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return max(minPatience, min(time.Duration(p.dialling.usual), probeTime))
+	return max(minPatience, min(p.dialling.pace.Usual(), probeTime))
 }
