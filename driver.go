@@ -7,6 +7,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"reflect"
 	"strings"
@@ -335,13 +336,6 @@ func connectorOf(db *sql.DB) *handle.Connector {
 
 func poolOf(c *handle.Connector) *Pool { return c.Driver().(*poolDriver).pool }
 
-// join makes the connector of another handle of the pool.
-func (p *Pool) join(of *wrappedDriver, parent driver.Driver) *handle.Connector {
-	d := &poolDriver{Driver: parent, pool: p, of: of}
-	d.handle = p.pool.Join(d)
-	return d.handle
-}
-
 // shared are the pools that were opened under an explicit pool_name.
 var shared = sharedPools{pools: map[string]*Pool{}}
 
@@ -388,6 +382,10 @@ func (sp *sharedPools) open(d *wrappedDriver, cfg Config, dsn, driverDSN string)
 				"opens that share a pool must be the same in all, so give this one another pool_name", cfg.PoolName, diff)
 		}
 		if c := p.join(d, d.parent); c != nil {
+			if names := d.options.ignored(); len(names) > 0 && p.options != d.options {
+				p.log.Warn("lifeguard: the pool is open already, with the options of its first open; those given now are ignored",
+					slog.String("pool", p.name), slog.Any("options", names))
+			}
 			return c, nil
 		} // it has closed in this moment
 	}

@@ -26,8 +26,9 @@ func fullPool(tb testing.TB, holders int) *sql.DB {
 	require.NoError(tb, err)
 	tb.Cleanup(func() { assert.NoError(tb, db.Close()) })
 	for i := range holders {
-		c, err := db.Conn(context.Background())
-		for errors.Is(err, ErrPoolTimeout) { // the dial took longer
+		var c *sql.Conn
+		err := ErrPoolTimeout
+		for errors.Is(err, ErrPoolTimeout) { // as long as the dial takes longer
 			c, err = db.Conn(context.Background())
 		}
 		require.NoError(tb, err)

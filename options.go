@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/ngrok/sqlmw"
@@ -29,6 +30,22 @@ type options struct {
 	attributes     []attribute.KeyValue
 	skip           []string
 	leakHandler    func(Leak)
+}
+
+// ignored names the options that a pool which is open already does not take from another open.
+func (o *options) ignored() []string {
+	var names []string
+	for name, given := range map[string]bool{
+		"WithLogger": o.log != nil, "WithInterceptors": len(o.interceptors) > 0, "WithTracerProvider": o.tracerProvider != nil,
+		"WithMeterProvider": o.meterProvider != nil, "WithAttributes": len(o.attributes) > 0, "WithSkippedCallers": len(o.skip) > 0,
+		"WithLeakHandler": o.leakHandler != nil, "WithBeforeConnect": o.beforeConnect != nil, "WithAfterConnect": o.afterConnect != nil,
+	} {
+		if given {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 func newOptions(opts []Option) *options {

@@ -10,7 +10,9 @@ import (
 
 	"github.com/go-lifeguard/lifeguard/internal/assembly"
 	"github.com/go-lifeguard/lifeguard/internal/dsn"
+	"github.com/go-lifeguard/lifeguard/internal/handle"
 	"github.com/go-lifeguard/lifeguard/internal/leak"
+	"github.com/go-lifeguard/lifeguard/internal/libpq"
 	"github.com/go-lifeguard/lifeguard/internal/pool"
 )
 
@@ -21,6 +23,7 @@ type Pool struct {
 	target   dsn.Target
 	log      *slog.Logger
 	skip     []string
+	options  *options
 	epoch    time.Time // the pool clock counts nanoseconds from here
 	pool     *assembly.Pool
 	sharedAs *sharedKey // nil if the pool is not shared under a pool_name
@@ -31,8 +34,9 @@ type Pool struct {
 
 // newPool makes a pool and begins to open min_connections.
 func newPool(parent driver.Connector, name string, t dsn.Target, driverDSN string, cfg Config, o *options) *Pool {
-	p := &Pool{name: name, target: t, log: o.logger(), skip: o.skip, epoch: time.Now().Add(-time.Second), cfg: cfg}
+	p := &Pool{name: name, target: t, log: o.logger(), skip: o.skip, options: o, epoch: time.Now().Add(-time.Second), cfg: cfg}
 	p.cfg.PoolName = name
+	warnOfDriver(p.log)
 	redactor := dsn.NewRedactor(driverDSN)
 	p.pool = assembly.NewPool(assembly.Config{
 		Name: name, Target: t.PoolName(),
@@ -50,6 +54,13 @@ func newPool(parent driver.Connector, name string, t dsn.Target, driverDSN strin
 		Leaked: func(r leak.Report) { p.tellLeak(r, o.leakHandler) },
 	})
 	return p
+}
+
+// join makes the connector of another handle of the pool.
+func (p *Pool) join(of *wrappedDriver, parent driver.Driver) *handle.Connector {
+	d := &poolDriver{Driver: parent, pool: p, of: of}
+	d.handle = p.pool.Join(d)
+	return d.handle
 }
 
 // now is the pool clock. It starts at a second, so that no reading is 0, which stands for "never".
@@ -94,6 +105,19 @@ func (p *Pool) Reset() { p.pool.Reset() }
 // readiness probe. An error says how many were missing, and why; it matches ctx's error if ctx ended first.
 func (p *Pool) Ready(ctx context.Context) error { return p.pool.Ready(ctx) }
 
+// Stats reads the pool's counters. It locks the pool for as long as a look at each connection takes, so it may be called
+// as often as one likes. Counters are read one after another; none ever counts down.
+func (p *Pool) Stats() Stats {
+	st := p.pool.Stats()
+	return Stats{
+		Limit: st.Limit, Open: st.Open, InUse: st.InUse, Idle: st.Idle, Waiting: st.Waiting,
+		Acquired: st.Acquired, Waits: st.Waits, Timeouts: st.Timeouts, Canceled: st.Canceled,
+		Opened: st.Opened, Closed: st.Closed, DialErrors: st.DialErrors,
+		Leaks: st.Leaks, LostRows: st.LostRows, Reclaimed: st.Reclaimed, SlowQueries: st.SlowQueries,
+		StatementHits: st.Hits, StatementMisses: st.Misses, StatementRetries: st.Retries, WaitDuration: st.WaitTime,
+	}
+}
+
 // DBStats is the pool as [database/sql.DB.Stats] would show it, for collectors made for that. The handle's own Stats
 // show leases, and no limit.
 func (p *Pool) DBStats() sql.DBStats {
@@ -103,4 +127,15 @@ func (p *Pool) DBStats() sql.DBStats {
 		WaitCount: int64(st.Waits), WaitDuration: st.WaitTime,
 		MaxIdleClosed: int64(st.SurplusClosed), MaxIdleTimeClosed: int64(st.IdleClosed), MaxLifetimeClosed: int64(st.ExpiredClosed),
 	}
+}
+
+var driverChecked sync.Once
+
+// warnOfDriver says once in a process what of lib/pq is not where it is looked for, and which features are off for it.
+func warnOfDriver(log *slog.Logger) {
+	driverChecked.Do(func() {
+		if err := libpq.Check(); err != nil {
+			log.Warn("lifeguard: this version of lib/pq is not known, and some features are off", slog.Any("error", err))
+		}
+	})
 }

@@ -26,16 +26,3 @@ type Stats struct {
 	StatementRetries uint64        // operations that ran once more because a kept statement was out of date
 	WaitDuration     time.Duration // sum of all waits
 }
-
-// Stats reads the pool's counters. It locks the pool for as long as a look at each connection takes, so it may be called
-// as often as one likes. Counters are read one after another; none ever counts down.
-func (p *Pool) Stats() Stats {
-	st := p.pool.Stats()
-	return Stats{
-		Limit: st.Limit, Open: st.Open, InUse: st.InUse, Idle: st.Idle, Waiting: st.Waiting,
-		Acquired: st.Acquired, Waits: st.Waits, Timeouts: st.Timeouts, Canceled: st.Canceled,
-		Opened: st.Opened, Closed: st.Closed, DialErrors: st.DialErrors,
-		Leaks: st.Leaks, LostRows: st.LostRows, Reclaimed: st.Reclaimed, SlowQueries: st.SlowQueries,
-		StatementHits: st.Hits, StatementMisses: st.Misses, StatementRetries: st.Retries, WaitDuration: st.WaitTime,
-	}
-}

@@ -83,6 +83,8 @@ func ownError(err error) (typ string, shown error) {
 		return "connection_reclaimed", nil
 	case errors.Is(err, ErrTooManyWaiting):
 		return "too_many_waiting", err
+	case errors.Is(err, ErrOutcomeUnknown):
+		return "outcome_unknown", nil
 	case errors.Is(err, driver.ErrBadConn):
 		return "bad_connection", nil
 	}

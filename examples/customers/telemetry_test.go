@@ -52,6 +52,14 @@ func TestMetricsAlertsAndDashboard(t *testing.T) {
 	if _, err := database.Exec("SELECT * FROM missing"); err == nil { // so that there is an error_type
 		t.Fatal("selecting from no table succeeded")
 	}
+	unreachable, err := openPostgres("postgres://localhost:1/shop?sslmode=disable") // so that there is a dial that failed
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unreachable.Close()
+	if unreachable.PingContext(t.Context()) == nil {
+		t.Fatal("a server on port 1 answered")
+	}
 	exposed := map[string]bool{"db_query_summary": true}
 	for _, name := range metricName.FindAllString(get("/metrics", http.StatusOK), -1) {
 		exposed[name] = true

@@ -93,9 +93,10 @@ func NewPool(cfg Config) *Pool {
 		MaxWaiting: cfg.MaxWaiting, Keepalive: cfg.Keepalive,
 		Open: p.opener.Open, Close: p.opener.CloseSession, Ping: func(ctx context.Context, s *session.Session) error { return s.Probe(ctx) },
 		Retryable: libpq.Retryable, Resize: p.opener.Resize,
-		Events: pool.Events{Acquiring: p.janitor.Wake, Waiting: p.janitor.Alert, DialFailed: p.dialFailed, Dialled: p.dialled},
+		Events: pool.Events{Waiting: p.janitor.Alert, DialFailed: p.dialFailed, Dialled: p.dialled},
 	})
 	p.handles = handle.NewShared(handle.Config{
+		Log:  cfg.Log,
 		Pool: p.pool, Observer: p.observer, Janitor: p.janitor, Now: cfg.Now, PoolTimeout: cfg.PoolTimeout,
 		Reclaims: cfg.ReclaimAfter > 0 && cfg.LeakThreshold > 0, WaitFailed: p.waitFailed, Closed: p.closed,
 	})
@@ -195,7 +196,7 @@ func (p *Pool) leases(yield func(leak.Lease) bool) {
 
 func (p *Pool) waiting() (waiting, full, leased bool) {
 	st := p.pool.Stats()
-	return st.Waiting > 0, st.Open >= st.Limit, st.InUse > 0
+	return st.Waiting > 0, st.Open+st.Closing >= st.Limit, st.InUse > 0
 }
 
 // waitFailed is the error of a wait as the caller gets it.

@@ -148,6 +148,7 @@ func (l *lease) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, 
 		t = new(tx) // the driver lets a transaction begin inside another
 	}
 	t.lease, t.parent, t.ctx = l, parent, ctx
+	l.readOnly = opts.ReadOnly
 	return t, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"io"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,6 +21,8 @@ type Connector struct {
 	driver driver.Driver
 
 	shut atomic.Bool // no lease may be given any more; set before the leases that there are are looked at
+
+	warned atomic.Bool // of the handle's own limit
 
 	mu sync.Mutex
 	db *sql.DB // guarded by mu; nil for handles that sql.Open made, which never shows them
@@ -66,9 +69,29 @@ func (c *Connector) Close() error {
 	return err
 }
 
+// lookAtSetters warns once of a limit that the handle's own setter has put below the pool's: callers wait in database/sql
+// then, in no order and without a timeout.
+func (c *Connector) lookAtSetters() {
+	if c.warned.Load() {
+		return
+	}
+	c.mu.Lock()
+	db := c.db
+	c.mu.Unlock()
+	if db == nil {
+		return
+	}
+	limit, _ := c.pool.pool.Limit()
+	if set := db.Stats().MaxOpenConnections; set > 0 && set < limit && !c.warned.Swap(true) {
+		c.pool.cfg.Log.Warn("lifeguard: SetMaxOpenConns of the handle is below connection_limit, so callers wait without pool_timeout: "+
+			"set connection_limit instead", slog.Int("SetMaxOpenConns", set), slog.Int("connection_limit", limit))
+	}
+}
+
 // Connect gives the handle a lease. All waiting happens here.
 func (c *Connector) Connect(ctx context.Context) (driver.Conn, error) {
 	p := c.pool
+	c.lookAtSetters()
 	began := p.cfg.Now()
 	l := &lease{conn: c}
 	turn := pool.Turn{Hint: func() { l.noteWhere(began) }}

@@ -32,6 +32,7 @@ type lease struct {
 	closedAt int64             // pool clock; when rows were last closed
 	rows     *rows             // for the next query; nil while they are out, so that only their user refers to them
 	openRows int               // results that are out
+	readOnly bool              // its transaction is read-only
 	tx       tx                // for the next transaction
 	begun    *observe.Caller   // began the last transaction, where each operation has a span
 	shown    observe.Operation // room for the operation that is shown
@@ -101,9 +102,6 @@ func (l *lease) ResetSession(ctx context.Context) error {
 	}
 	l.first = 0
 	l.lookAtMetrics(ctx, now)
-	if l.timed {
-		p.observer.Waited(ctx, 0, nil)
-	}
 	if l.s.AtMostOnce() && l.slot.Restless(now) && l.s.Ended() {
 		l.slot.Broke() // nothing was sent yet, so another attempt is safe
 		l.drop()
@@ -113,6 +111,10 @@ func (l *lease) ResetSession(ctx context.Context) error {
 		if !l.revive(ctx, now) {
 			return driver.ErrBadConn
 		}
+		l.first = l.now() - now
+	}
+	if l.timed { // a caller that is sent on waits in Connect, and is measured there
+		p.observer.Waited(ctx, time.Duration(l.first), nil)
 	}
 	if next == held {
 		return nil
@@ -126,7 +128,7 @@ func (l *lease) ResetSession(ctx context.Context) error {
 		l.drop()
 		return err
 	}
-	if !l.settle() {
+	if !l.settle(l.now()) {
 		l.slot.Discard()
 		return driver.ErrBadConn
 	}
@@ -149,7 +151,7 @@ func (l *lease) revive(ctx context.Context, now int64) bool {
 		l.take(nil) // the slot is the pool's
 		return false
 	}
-	if before == held && !l.settle() {
+	if before == held && !l.settle(l.now()) {
 		l.slot.Discard()
 		return false
 	}
@@ -224,7 +226,7 @@ func (l *lease) giveBack(valid, stay bool) bool {
 		return false
 	}
 	l.last = max(l.last, l.closedAt)
-	ctx, hold := l.ctx, l.last-l.since
+	ctx, since, hold := l.ctx, l.since, l.last-l.since
 	stay = stay && !l.doomed
 	if stay {
 		l.state, l.ctx, l.query = idle, nil, "" // neither context nor query outlives its use
@@ -234,7 +236,7 @@ func (l *lease) giveBack(valid, stay bool) bool {
 	}
 	l.mu.Unlock()
 	if l.timed {
-		p.observer.Used(ctx, time.Duration(hold))
+		p.observer.Used(ctx, time.Duration(l.now()-since))
 	}
 	switch {
 	case !valid:

@@ -64,7 +64,7 @@ func (l *lease) begin(ctx context.Context, kind observe.Kind, query string) erro
 	}
 	l.mu.Unlock()
 	if l.s.Silenced() {
-		l.settle()
+		l.settle(now)
 		return driver.ErrBadConn
 	}
 	l.op = operation{kind: kind, began: now, waited: l.first, first: first}
@@ -91,14 +91,13 @@ func (l *lease) end(ctx context.Context, query string, err error) {
 	now := l.now()
 	l.judge(ctx, err)
 	l.mu.Lock()
-	l.last = now
 	if err == nil && l.op.kind == observe.Begin {
 		l.inTx = true
 	}
 	if l.op.kind == observe.Commit || l.op.kind == observe.Rollback {
 		l.inTx = false
 	}
-	settled := l.settleLocked()
+	settled := l.settleLocked(now)
 	l.mu.Unlock()
 	if err != nil || l.op.kind != observe.Query {
 		l.show(ctx, &l.op, query, 0, now, err)
@@ -115,6 +114,8 @@ func (l *lease) judge(ctx context.Context, err error) {
 		l.slot.Answered()
 	case l.s.Judge(ctx, err):
 		l.slot.Broke()
+	case !l.readOnly && l.s.Demoted(err):
+		l.slot.Demoted()
 	}
 	if l.s.Spoiled() {
 		l.slot.Spoil()
@@ -166,7 +167,7 @@ func (l *lease) enter() error {
 }
 
 func (l *lease) leave() {
-	if l.conn.pool.cfg.Reclaims && !l.settle() {
+	if l.conn.pool.cfg.Reclaims && !l.settle(l.now()) {
 		l.slot.Discard()
 	}
 }

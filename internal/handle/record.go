@@ -60,14 +60,16 @@ func (r *record) beginLocked(ctx context.Context, checkout uint64, now int64, ne
 	r.ctx, r.inTx, r.raw, r.endless, r.leaked = ctx, false, false, false, false
 }
 
-// settle ends a call into the driver. False: the lease is doomed, and the caller owns the slot, which it must discard.
-func (r *record) settle() bool {
+// settle ends a call into the driver: the time of a connection that lies unused counts from now. False: the lease is
+// doomed, and the caller owns the slot, which it must discard.
+func (r *record) settle(now int64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.settleLocked()
+	return r.settleLocked(now)
 }
 
-func (r *record) settleLocked() bool {
+func (r *record) settleLocked(now int64) bool {
+	r.last = max(r.last, now)
 	if r.doomed && r.state != taken {
 		r.state = taken
 		return false

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"weak"
 
+	"github.com/go-lifeguard/lifeguard/internal/intercept"
 	"github.com/go-lifeguard/lifeguard/internal/leak"
 	"github.com/go-lifeguard/lifeguard/internal/session"
 )
@@ -57,6 +58,9 @@ func newRows(ctx context.Context, l *lease, query string) *rows {
 			r.cleanup = runtime.AddCleanup(r, (*leak.Ticket).Lost, r.ticket)
 		}
 	}
+	// While the operation runs: the lock at its end lies between this and the janitor, which reads the ticket of lost rows.
+	// The holder's own goroutine writes all four.
+	r.ticket.Fill(l.checkout, l.operations, l.openRows == 0 && !l.inTx)
 	r.lease, r.ctx, r.query = l, ctx, query
 	r.op, r.count, r.over = l.op, 0, false
 	if o := l.conn.pool.observer; o.Spans() {
@@ -67,12 +71,7 @@ func newRows(ctx context.Context, l *lease, query string) *rows {
 
 // opened is called when the query has succeeded.
 func (r *rows) opened() driver.Rows {
-	l := r.lease
-	l.openRows++
-	if r.ticket != nil {
-		alone := l.openRows == 1 && !l.inTx // the holder's own goroutine writes both
-		r.ticket.Fill(l.checkout, l.operations, alone)
-	}
+	r.lease.openRows++
 	return r.asDriverRows()
 }
 
@@ -158,7 +157,7 @@ func (r *rows) stopped(err error) error {
 
 // HasNextResultSet asks the driver's rows.
 func (r *rows) HasNextResultSet() (more bool) {
-	if p, ok := session.RowsCan[driver.RowsNextResultSet](r.res.Rows); ok {
+	if p, ok := intercept.RowsCan[driver.RowsNextResultSet](r.res.Rows); ok {
 		_ = r.lease.call(func() { more = p.HasNextResultSet() })
 	}
 	return more
@@ -166,7 +165,7 @@ func (r *rows) HasNextResultSet() (more bool) {
 
 // NextResultSet asks the driver's rows.
 func (r *rows) NextResultSet() error {
-	p, ok := session.RowsCan[driver.RowsNextResultSet](r.res.Rows)
+	p, ok := intercept.RowsCan[driver.RowsNextResultSet](r.res.Rows)
 	if !ok {
 		return io.EOF
 	}
@@ -185,7 +184,7 @@ func (r *rows) NextResultSet() error {
 // ColumnTypeScanType asks the driver's rows.
 func (r *rows) ColumnTypeScanType(index int) reflect.Type {
 	t := reflect.TypeFor[any]()
-	if p, ok := session.RowsCan[driver.RowsColumnTypeScanType](r.res.Rows); ok {
+	if p, ok := intercept.RowsCan[driver.RowsColumnTypeScanType](r.res.Rows); ok {
 		_ = r.lease.call(func() { t = p.ColumnTypeScanType(index) })
 	}
 	return t
@@ -193,7 +192,7 @@ func (r *rows) ColumnTypeScanType(index int) reflect.Type {
 
 // ColumnTypeDatabaseTypeName asks the driver's rows.
 func (r *rows) ColumnTypeDatabaseTypeName(index int) (name string) {
-	if p, ok := session.RowsCan[driver.RowsColumnTypeDatabaseTypeName](r.res.Rows); ok {
+	if p, ok := intercept.RowsCan[driver.RowsColumnTypeDatabaseTypeName](r.res.Rows); ok {
 		_ = r.lease.call(func() { name = p.ColumnTypeDatabaseTypeName(index) })
 	}
 	return name
@@ -201,7 +200,7 @@ func (r *rows) ColumnTypeDatabaseTypeName(index int) (name string) {
 
 // ColumnTypeLength asks the driver's rows.
 func (r *rows) ColumnTypeLength(index int) (length int64, ok bool) {
-	if p, can := session.RowsCan[driver.RowsColumnTypeLength](r.res.Rows); can {
+	if p, can := intercept.RowsCan[driver.RowsColumnTypeLength](r.res.Rows); can {
 		_ = r.lease.call(func() { length, ok = p.ColumnTypeLength(index) })
 	}
 	return length, ok
@@ -209,7 +208,7 @@ func (r *rows) ColumnTypeLength(index int) (length int64, ok bool) {
 
 // ColumnTypeNullable asks the driver's rows.
 func (r *rows) ColumnTypeNullable(index int) (nullable, ok bool) {
-	if p, can := session.RowsCan[driver.RowsColumnTypeNullable](r.res.Rows); can {
+	if p, can := intercept.RowsCan[driver.RowsColumnTypeNullable](r.res.Rows); can {
 		_ = r.lease.call(func() { nullable, ok = p.ColumnTypeNullable(index) })
 	}
 	return nullable, ok
@@ -217,7 +216,7 @@ func (r *rows) ColumnTypeNullable(index int) (nullable, ok bool) {
 
 // ColumnTypePrecisionScale asks the driver's rows.
 func (r *rows) ColumnTypePrecisionScale(index int) (precision, scale int64, ok bool) {
-	if p, can := session.RowsCan[driver.RowsColumnTypePrecisionScale](r.res.Rows); can {
+	if p, can := intercept.RowsCan[driver.RowsColumnTypePrecisionScale](r.res.Rows); can {
 		_ = r.lease.call(func() { precision, scale, ok = p.ColumnTypePrecisionScale(index) })
 	}
 	return precision, scale, ok

@@ -3,6 +3,7 @@ package handle
 import (
 	"context"
 	"database/sql/driver"
+	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -21,6 +22,7 @@ type Config struct {
 	Observer *observe.Observer
 	Janitor  *leak.Janitor // nil without a leak_threshold
 
+	Log         *slog.Logger
 	Now         func() int64      // the pool clock
 	PoolTimeout time.Duration     // 0 for none
 	Reclaims    bool              // connections are taken back from holders

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql/driver"
 
+	"github.com/go-lifeguard/lifeguard/internal/fallback"
 	"github.com/go-lifeguard/lifeguard/internal/observe"
 	"github.com/go-lifeguard/lifeguard/internal/session"
 )
@@ -68,6 +69,10 @@ func (st *stmt) Close() error {
 		l.mu.Unlock()
 		return nil
 	}
+	if before == idle {
+		l.since = l.now() // a report must not take it for the checkout before
+		l.began = l.since
+	}
 	l.state = running
 	l.mu.Unlock()
 	ok := false
@@ -81,7 +86,7 @@ func (st *stmt) Close() error {
 		l.stayIdle(0)
 		return err
 	}
-	settled := before != held || l.settleLocked()
+	settled := before != held || l.settleLocked(l.now())
 	l.mu.Unlock()
 	if !settled {
 		l.slot.Discard()
@@ -92,19 +97,11 @@ func (st *stmt) Close() error {
 // Exec and Query are not called by database/sql, which prefers the methods with a context.
 
 func (st *stmt) Exec(args []driver.Value) (driver.Result, error) {
-	return st.ExecContext(context.Background(), ordinal(args))
+	return st.ExecContext(context.Background(), fallback.Ordinal(args))
 }
 
 func (st *stmt) Query(args []driver.Value) (driver.Rows, error) {
-	return st.QueryContext(context.Background(), ordinal(args))
-}
-
-func ordinal(args []driver.Value) []driver.NamedValue {
-	named := make([]driver.NamedValue, len(args))
-	for i, v := range args {
-		named[i] = driver.NamedValue{Ordinal: i + 1, Value: v}
-	}
-	return named
+	return st.QueryContext(context.Background(), fallback.Ordinal(args))
 }
 
 // ExecContext runs the statement.

@@ -44,6 +44,7 @@ func (t *tx) end(kind observe.Kind) error {
 	}
 	return l.run(ctx, kind, "", func() error {
 		t.lease, t.ctx, t.parent = nil, nil, nil // no context outlives its use
+		l.readOnly = false
 		return l.s.EndTx(parent, kind == observe.Commit)
 	})
 }

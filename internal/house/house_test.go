@@ -37,6 +37,7 @@ const (
 
 // floors are the packages of the library. Each may import those below it, and no other.
 var floors = []string{
+	"lifeguardtest",
 	".",
 	"internal/assembly",
 	"internal/handle",
@@ -44,7 +45,9 @@ var floors = []string{
 	"internal/observe",
 	"internal/pool",
 	"internal/session",
+	"internal/intercept",
 	"internal/stmtcache",
+	"internal/fallback",
 	"internal/libpq",
 	"internal/waitq",
 	"internal/dsn",

@@ -3,11 +3,9 @@ package leak_test
 import (
 	"context"
 	"database/sql"
-	"database/sql/driver"
 	"fmt"
 	"math/rand/v2"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -101,13 +99,13 @@ func TestLostRows(t *testing.T) {
 	}
 }
 
-func TestThousandLosses(t *testing.T) {
+func TestManyLosses(t *testing.T) {
 	srv := fakedriver.New()
 	db, pool, _ := openReported(t, srv, pooltest.Limit(2))
 	defer collecting()()
-	rounds := 1000
-	if testing.Short() {
-		rounds = 100
+	rounds := 200
+	if testing.Short() || pooltest.RaceEnabled {
+		rounds = 50
 	}
 	kinds := []func(testing.TB, *sql.DB){loseRows, loseRow, loseRowsOfEndlessContext}
 	var longest time.Duration
@@ -129,20 +127,16 @@ func TestThousandLosses(t *testing.T) {
 func TestWaiterAsksForCollection(t *testing.T) {
 	srv := fakedriver.New()
 	db, pool, _ := openReported(t, srv, pooltest.Limit(2))
-	for round := range 2 {
-		loseRows(t, db)
-		loseRow(t, db)
-		start := time.Now()
-		_, err := db.Exec("SELECT 1")
-		require.NoError(t, err)
-		t.Logf("round %d: served after %v", round, time.Since(start))
-		assert.Less(t, time.Since(start), 10*time.Second)
-		assert.Eventually(t, func() bool { return pool.Stats().LostRows == uint64(2*round+2) }, 10*time.Second, time.Millisecond)
-	}
+	loseRows(t, db)
+	loseRow(t, db)
+	start := time.Now()
+	_, err := db.Exec("SELECT 1")
+	require.NoError(t, err)
+	t.Logf("served after %v", time.Since(start)) // after a second, or later if another test asked for a collection just before
+	assert.Eventually(t, func() bool { return pool.Stats().LostRows == 2 }, 10*time.Second, time.Millisecond)
 }
 
-// Rows that are only slow cost a collection now and then, and no more than one a second; TestCollectionRequests has the
-// rest.
+// Rows that are only slow cost a collection now and then, and no more than one in ten seconds.
 func TestCollectionsAreBounded(t *testing.T) {
 	db, _, _ := openReported(t, fakedriver.New(), func(c *lifeguard.Config) { pooltest.Limit(1)(c); c.PoolTimeout = 1500 * time.Millisecond })
 	rows, err := db.Query("rows 3")
@@ -152,28 +146,9 @@ func TestCollectionsAreBounded(t *testing.T) {
 	_, err = db.Exec("SELECT 1")
 	require.ErrorIs(t, err, lifeguard.ErrPoolTimeout)
 	runtime.ReadMemStats(&after)
-	assert.LessOrEqual(t, after.NumForcedGC-before.NumForcedGC, uint32(2))
+	assert.LessOrEqual(t, after.NumForcedGC-before.NumForcedGC, uint32(1))
 	require.True(t, rows.Next())
 	require.NoError(t, rows.Close())
-}
-
-// connOfLostRows is a sql.Conn whose rows were dropped, and found. It can never be closed, so if the test does not see to
-// it that it is taken back, its connection stays open.
-func connOfLostRows(t *testing.T, connector driver.Connector, set func(*lifeguard.Config)) (*sql.Conn, *lifeguard.Pool, *leakReports) {
-	cfg := lifeguard.DefaultConfig()
-	set(&cfg)
-	reports := &leakReports{}
-	db, err := lifeguard.OpenDB(connector, append(reports.options(), lifeguard.WithConfig(cfg))...)
-	require.NoError(t, err)
-	t.Cleanup(func() { assert.NoError(t, db.Close()) })
-	pool, _ := lifeguard.PoolOf(db)
-	c := pooltest.Take(t, db)
-	loseRowsOfConn(t, c)
-	leak := awaitLeak(t, reports, func(l lifeguard.Leak) bool { return l.Kind == lifeguard.LeakLostRows })
-	assert.False(t, leak.Reclaimed, "its holder may be about to go on")
-	assert.Contains(t, leak.Stack[0].Function, "leak_test.connOfLostRows")
-	assert.EqualValues(t, 1, pool.Stats().LostRows)
-	return c, pool, reports
 }
 
 // awaitLeak waits for a report, with garbage collections.
@@ -186,163 +161,6 @@ func awaitLeak(t *testing.T, reports *leakReports, is func(lifeguard.Leak) bool)
 		return ok
 	}, 20*time.Second, time.Millisecond)
 	return found
-}
-
-// A sql.Conn whose rows were dropped cannot be returned: its Close would wait for them. It is taken back if its holder does
-// nothing with it, though later than rows alone.
-func TestLostRowsOfConn(t *testing.T) {
-	c, pool, reports := connOfLostRows(t, fakedriver.New().Connector(), func(cfg *lifeguard.Config) { cfg.LeakThreshold = 200 * time.Millisecond })
-	leak := awaitLeak(t, reports, func(l lifeguard.Leak) bool { return l.Reclaimed })
-	assert.Equal(t, lifeguard.LeakLostRows, leak.Kind)
-	assert.GreaterOrEqual(t, leak.Held, 200*time.Millisecond, "nobody waited")
-	pooltest.Eventually(t, "its place is free", func() bool { return pool.Stats().InUse == 0 })
-	assert.ErrorIs(t, c.PingContext(t.Context()), lifeguard.ErrReclaimed)
-	_, err := c.ExecContext(t.Context(), "UPDATE customers SET name = $1", "a")
-	assert.ErrorIs(t, err, lifeguard.ErrReclaimed)
-	_, err = c.QueryContext(t.Context(), "rows 3")
-	assert.ErrorIs(t, err, lifeguard.ErrReclaimed)
-	_, err = c.PrepareContext(t.Context(), "rows 3")
-	assert.ErrorIs(t, err, lifeguard.ErrReclaimed)
-	_, err = c.BeginTx(t.Context(), nil)
-	assert.ErrorIs(t, err, lifeguard.ErrReclaimed)
-}
-
-// A holder that goes on without its rows is left alone. With leak_reclaim_after its connection is taken back as any other
-// unused one.
-func TestLostRowsOfConnInUse(t *testing.T) {
-	const threshold = 500 * time.Millisecond
-	for _, reclaimAfter := range []time.Duration{0, 2 * threshold} {
-		t.Run(fmt.Sprintf("ReclaimAfter=%v", reclaimAfter), func(t *testing.T) {
-			// Nobody takes it back before its holder has gone on, as long as nobody waits.
-			c, pool, reports := connOfLostRows(t, fakedriver.New().Connector(), func(cfg *lifeguard.Config) {
-				cfg.LeakThreshold, cfg.LeakReclaimAfter = threshold, reclaimAfter
-			})
-			_, err := c.ExecContext(t.Context(), "SELECT pg_advisory_unlock(1)")
-			require.NoError(t, err)
-			if reclaimAfter > 0 {
-				awaitLeak(t, reports, func(l lifeguard.Leak) bool { return l.Reclaimed })
-				assert.ErrorIs(t, c.PingContext(t.Context()), lifeguard.ErrReclaimed)
-				return
-			}
-			leak := awaitLeak(t, reports, func(l lifeguard.Leak) bool { return l.Held > 3*threshold })
-			assert.False(t, leak.Reclaimed)
-			assert.NoError(t, c.PingContext(t.Context()))
-			assert.Zero(t, pool.Stats().Reclaimed)
-		})
-	}
-}
-
-// Calls into the driver that are no operations, and so are seen only where it matters, keep the connection as well.
-func TestLostRowsOfConnDuringCall(t *testing.T) {
-	var during func()
-	connector := checkedConnector{fakedriver.New().Connector(), func() { during() }}
-	c, pool, reports := connOfLostRows(t, connector, func(cfg *lifeguard.Config) { cfg.LeakThreshold = 500 * time.Millisecond })
-	called := false
-	during = func() {
-		called = true
-		holder := awaitHolder(t, pool, func(h lifeguard.Holder) bool { return h.Held > 1500*time.Millisecond })
-		assert.True(t, holder.Busy)
-	}
-	_, err := c.ExecContext(t.Context(), "UPDATE customers SET name = $1", "a")
-	assert.NoError(t, err)
-	assert.True(t, called)
-	assert.Zero(t, pool.Stats().Reclaimed)
-	leaks, _ := reports.take()
-	assert.False(t, slices.ContainsFunc(leaks, func(l lifeguard.Leak) bool { return l.Reclaimed }))
-}
-
-// awaitHolder waits for the pool's only holder to be as it should.
-func awaitHolder(t *testing.T, pool *lifeguard.Pool, is func(lifeguard.Holder) bool) (found lifeguard.Holder) {
-	t.Helper()
-	require.Eventually(t, func() bool {
-		holders := pool.Holders()
-		if len(holders) == 1 {
-			found = holders[0]
-		}
-		return len(holders) != 1 || is(found)
-	}, 20*time.Second, time.Millisecond)
-	return found
-}
-
-// checkedConnector opens connections that call check for every argument.
-type checkedConnector struct {
-	driver.Connector
-	check func()
-}
-
-func (c checkedConnector) Connect(ctx context.Context) (driver.Conn, error) {
-	conn, err := c.Connector.Connect(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return checkedConn{conn.(*fakedriver.Conn), c.check}, nil
-}
-
-type checkedConn struct {
-	*fakedriver.Conn
-	check func()
-}
-
-func (c checkedConn) CheckNamedValue(v *driver.NamedValue) error {
-	c.check()
-	return c.Conn.CheckNamedValue(v)
-}
-
-func TestThousandLossesOfConns(t *testing.T) {
-	for _, kind := range []string{"Dropped", "Alive"} {
-		t.Run(kind, func(t *testing.T) {
-			srv := fakedriver.New()
-			db, pool, _ := openReported(t, srv, func(c *lifeguard.Config) {
-				pooltest.Limit(2)(c)
-				c.LeakThreshold = 30 * time.Millisecond
-			})
-			defer collecting()()
-			rounds := 1000
-			if testing.Short() || pooltest.RaceEnabled {
-				rounds = 100
-			}
-			var alive []*sql.Conn
-			var longest time.Duration
-			for range rounds {
-				start := time.Now()
-				c := loseConn(t, db)
-				longest = max(longest, time.Since(start))
-				if kind == "Alive" {
-					alive = append(alive, c)
-				}
-			}
-			t.Logf("longest wait %v", longest)
-			assert.Zero(t, pool.Stats().Timeouts)
-			assert.Eventually(t, func() bool {
-				st := pool.Stats()
-				return st.LostRows == uint64(rounds) && st.Reclaimed == uint64(rounds) && st.InUse == 0
-			}, 20*time.Second, 10*time.Millisecond, "not all of them were found")
-			assert.LessOrEqual(t, srv.MaxOpen(), 2)
-			for _, c := range alive {
-				require.ErrorIs(t, c.PingContext(t.Context()), lifeguard.ErrReclaimed)
-			}
-		})
-	}
-}
-
-//go:noinline
-func loseConn(t *testing.T, db *sql.DB) *sql.Conn {
-	c, err := db.Conn(context.Background())
-	require.NoError(t, err)
-	loseRowsOfConn(t, c)
-	return c
-}
-
-// The pool's own request for a collection finds rows of a sql.Conn, too. A waiter is served sooner than a holder would lose
-// a connection that no caller needs.
-func TestWaiterGetsConnOfLostRows(t *testing.T) {
-	db, pool, _ := openReported(t, fakedriver.New(), pooltest.Limit(1)) // with a leak_threshold of a minute
-	loseConn(t, db)
-	start := time.Now()
-	_, err := db.Exec("SELECT 1")
-	require.NoError(t, err)
-	t.Logf("served after %v", time.Since(start))
-	assert.EqualValues(t, 1, pool.Stats().Reclaimed)
 }
 
 // What database/sql itself refers to is no garbage: the rows of a statement are in the sql.DB's list of what depends on
@@ -409,12 +227,6 @@ func loseRowsOfEndingContext(t *testing.T, db *sql.DB) {
 	require.NoError(t, err)
 }
 
-//go:noinline
-func loseRowsOfConn(t *testing.T, c *sql.Conn) {
-	_, err := c.QueryContext(context.Background(), "rows 3")
-	require.NoError(t, err)
-}
-
 // Rows that were closed, in whatever order, and are garbage afterwards are not lost.
 func TestClosedRowsAreNotLost(t *testing.T) {
 	seed := rand.Uint64()
@@ -454,7 +266,6 @@ func TestClosedRowsAreNotLost(t *testing.T) {
 	loseRows(t, db)
 	assert.Eventually(t, func() bool { runtime.GC(); return pool.Stats().LostRows > 0 }, 10*time.Second, time.Millisecond)
 	assert.EqualValues(t, 1, pool.Stats().LostRows)
-	// At once, or after a second if so many checkouts went before that its stack was not taken.
 	assert.Eventually(t, func() bool { return pool.Stats().Reclaimed == 1 }, 10*time.Second, time.Millisecond)
 }
 
@@ -503,6 +314,7 @@ func TestLossesUnderLoad(t *testing.T) {
 		rnd := rand.New(rand.NewPCG(seed, uint64(w)))
 		wg.Go(func() {
 			for range 400 {
+				time.Sleep(time.Millisecond) // fewer than 10,000 checkouts a second: each has its stack, the proof of a loss
 				if rnd.IntN(20) == 0 {
 					lost.Add(1)
 					loseRow(t, db)

@@ -324,7 +324,7 @@ func TestReclaimAtTheVeryMoment(t *testing.T) {
 	t.Logf("seed %d", seed)
 	rounds := 10_000
 	if testing.Short() {
-		rounds = 1000
+		rounds = 3000
 	}
 	const workers, threshold = 40, 2 * time.Millisecond
 	srv := fakedriver.New()
@@ -371,7 +371,7 @@ func TestReclaimAtTheVeryMoment(t *testing.T) {
 // of which the last must show a loss at any time before.
 func wakeUpLate(ctx context.Context, db *sql.DB, rnd *rand.Rand, threshold time.Duration) (err error) {
 	// A leak is reported by the first look after the threshold, and taken back by one of the next; they are 1 ms apart.
-	pause := func() { time.Sleep(threshold + time.Duration(rnd.Int64N(int64(6*time.Millisecond)))) }
+	pause := func() { time.Sleep(threshold + time.Duration(rnd.Int64N(int64(10*time.Millisecond)))) }
 	switch rnd.IntN(6) {
 	case 5:
 		tx, err := db.BeginTx(ctx, nil)

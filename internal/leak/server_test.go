@@ -134,7 +134,7 @@ func TestReclaimSparesWorkOnServer(t *testing.T) {
 func TestLostRowsOnServer(t *testing.T) {
 	s := openLeaky(t, "connection_limit=2&pool_timeout=30")
 	defer collecting()()
-	const losses = 60
+	const losses = 30
 	for i := range losses {
 		switch i % 3 {
 		case 0:
@@ -177,7 +177,7 @@ func TestTimeoutNamesLeaksOnServer(t *testing.T) {
 		assert.Contains(t, h.Stack[0].Function, "forgetTwo")
 		assert.Equal(t, "SELECT ?", h.LastQuery)
 	}
-	assert.Regexp(t, `longest held \d+(\.\d+)?m?s by leak_test\.forgetTwo \(server_test\.go:\d+\), last query "SELECT \?"`, err.Error())
+	assert.Regexp(t, `longest held \d+(\.\d+)?m?s by leak_test\.forgetTwo \(server_test\.go:\d+\), idle, last query "SELECT \?"`, err.Error())
 }
 
 func forgetTwo(t *testing.T, db *sql.DB) (release func()) {

@@ -3,6 +3,7 @@ package libpq
 import (
 	"errors"
 	"reflect"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -111,3 +112,20 @@ func OutOfStep(err error) bool {
 	}
 	return false
 }
+
+// ReadOnly says whether a server refused a write because it is read-only now: a primary that was demoted. MySQL's 1290
+// is about other options, too.
+func ReadOnly(err error) bool {
+	switch Code(err) {
+	case "25006", "1836":
+		return true
+	case "1290":
+		return strings.Contains(err.Error(), "read-only")
+	}
+	return false
+}
+
+// WantsStandby says whether a DSN asks for a server that is read-only.
+func WantsStandby(dsn string) bool { return standby.MatchString(dsn) }
+
+var standby = regexp.MustCompile(`target_session_attrs\s*=\s*'?(read-only|standby|prefer-standby|any-standby)`)

@@ -88,7 +88,7 @@ func TestFailedSpans(t *testing.T) {
 	}
 }
 
-// ErrBadConn is a failure when the caller gets it: not when database/sql makes another attempt.
+// Each attempt that ended with ErrBadConn is a failed operation, whether database/sql makes another or not.
 func TestBadConnSpans(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := openTraced(t, nil)
@@ -101,13 +101,22 @@ func TestBadConnSpans(t *testing.T) {
 			return driver.ErrBadConn
 		})
 		exec := func() error { _, err := d.ExecContext(d.ctx, "UPDATE t"); return err }
-		for failures = range 3 {
-			d.none(func() { assert.NoError(t, exec()) })
+		for n := range 4 {
+			failures = n
+			spans := d.step(func() {
+				if err := exec(); n < 3 {
+					assert.NoError(t, err)
+				} else {
+					assert.ErrorIs(t, err, driver.ErrBadConn)
+				}
+			})
+			require.Len(t, spans, n)
+			for _, s := range spans {
+				assert.Equal(t, "UPDATE t", s.name)
+				assert.Equal(t, "bad_connection", s.attributes["error.type"])
+			}
+			assert.Zero(t, failures)
 		}
-		failures = 3
-		got := d.one(func() { assert.ErrorIs(t, exec(), driver.ErrBadConn) })
-		assert.Equal(t, "bad_connection", got.attributes["error.type"])
-		assert.Zero(t, failures)
 
 		for what, run := range map[string]func() error{
 			"Tx": func() error {

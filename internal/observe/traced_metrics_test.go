@@ -54,6 +54,7 @@ func TestMetrics(t *testing.T) {
 			"db.client.connection.pending_requests": 1, "db.client.connection.timeouts": 0,
 			"lifeguard.connection.leaks": 0, "lifeguard.connection.reclaimed": 0, "lifeguard.slow_queries": 0,
 			"lifeguard.statement_cache.hits": 0, "lifeguard.statement_cache.misses": 0,
+			"lifeguard.statement_cache.retries": 0,
 		}, m.Counts())
 		assert.Equal(t, "2 in 0.300s", m.Times("db.client.connection.create_time"))
 		assert.Equal(t, "2 in 0.300s", m.Times("db.client.connection.wait_time"))
@@ -70,7 +71,8 @@ func TestMetrics(t *testing.T) {
 		require.NoError(t, second.Close())
 		require.NoError(t, third.Close())
 		assert.Equal(t, "4 in 14.150s", m.Times("db.client.connection.use_time"))
-		assert.Equal(t, "4 in 1.300s", m.Times("db.client.connection.wait_time"), "who gave up got no connection")
+		assert.Equal(t, "4 in 1.300s", m.Times("db.client.connection.wait_time"), "with a connection at the end")
+		assert.Equal(t, "1 in 5.000s", m.TimesOf("db.client.connection.wait_time", "pool_timeout"))
 		counts := m.Counts()
 		assert.EqualValues(t, 2, counts["db.client.connection.count idle"])
 		assert.EqualValues(t, 0, counts["db.client.connection.count used"])
@@ -136,9 +138,10 @@ func TestOperationDuration(t *testing.T) {
 			"db.operation.name=UPDATE,db.query.summary=UPDATE slow,db.response.status_code=23505,error.type=23505": "1 in 0s",
 			"db.operation.name=SELECT,db.query.summary=SELECT t":                                                   "2 in 6s",
 			"db.operation.name=PREPARE,db.query.summary=PREPARE SELECT t":                                          "1 in 0s",
-			"db.operation.name=BEGIN":                            "1 in 0s",
-			"db.operation.name=COMMIT":                           "1 in 0s",
-			"db.operation.name=DELETE,db.query.summary=DELETE t": "1 in 0s",
+			"db.operation.name=BEGIN":                                                      "1 in 0s",
+			"db.operation.name=COMMIT":                                                     "1 in 0s",
+			"db.operation.name=DELETE,db.query.summary=DELETE t":                           "1 in 0s",
+			"db.operation.name=DELETE,db.query.summary=DELETE t,error.type=bad_connection": "2 in 0s", // each attempt is one
 		}, got)
 	})
 }
@@ -251,7 +254,9 @@ func TestMetricsOfTrouble(t *testing.T) {
 	counts := m.Counts()
 	assert.EqualValues(t, 3, counts["lifeguard.connection.leaks"])
 	assert.EqualValues(t, 2, counts["lifeguard.connection.reclaimed"])
-	assert.EqualValues(t, 4, counts["lifeguard.slow_queries"])
+	slow := pool.Stats().SlowQueries // a busy machine makes others slow, too
+	assert.GreaterOrEqual(t, slow, uint64(4))
+	assert.EqualValues(t, slow, counts["lifeguard.slow_queries"])
 	assert.EqualValues(t, hits, counts["lifeguard.statement_cache.hits"])
 	assert.EqualValues(t, misses, counts["lifeguard.statement_cache.misses"])
 }

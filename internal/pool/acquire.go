@@ -29,10 +29,6 @@ type grant[R any] struct {
 	err  error
 }
 
-func newWaiter[R any]() *waiter[R] {
-	return &waiter[R]{Value: request[R]{ready: make(chan grant[R], 1)}}
-}
-
 // Turn is a caller's place in the queue. It keeps that place when the slot it got turns out to be dead.
 type Turn struct {
 	Since int64  // pool clock; when the caller arrived, 0 before the first Acquire
@@ -86,9 +82,6 @@ func (c *Client[R]) Acquire(ctx context.Context, l Lease, turn *Turn) (*Slot[R],
 	}
 	if !again {
 		turn.Since = now
-		if p.cfg.Events.Acquiring != nil {
-			p.cfg.Events.Acquiring()
-		}
 	}
 	c.out++
 	if s := p.takeLocked(now); s != nil {
@@ -107,8 +100,7 @@ func (c *Client[R]) Acquire(ctx context.Context, l Lease, turn *Turn) (*Slot[R],
 		return nil, err
 	}
 	w := p.waiters.Get().(*waiter[R])
-	r := &w.Value
-	r.client, r.lease, r.ctx, r.dialed, r.id = c, l, ctx, false, 0
+	w.Value.client, w.Value.lease, w.Value.ctx, w.Value.dialed, w.Value.id = c, l, ctx, false, 0
 	w.Since, w.Deadline = turn.Since, 0
 	until := int64(0)
 	if p.cfg.Timeout > 0 {
@@ -127,7 +119,7 @@ func (c *Client[R]) Acquire(ctx context.Context, l Lease, turn *Turn) (*Slot[R],
 		p.counts.Waits++
 	}
 	p.updateWantedLocked()
-	p.dialLocked(now)
+	p.dialling.dialLocked(now)
 	if p.cfg.Events.Waiting != nil {
 		p.cfg.Events.Waiting()
 	}
@@ -186,20 +178,19 @@ func (c *Client[R]) wait(ctx context.Context, w *waiter[R], now, until int64, tu
 	r.client, r.lease, r.ctx = nil, nil, nil // no request outlives its use
 	p.waiters.Put(w)
 	end := p.now()
-	if g.slot != nil && ctx.Err() != nil {
-		// The slot and the end of the context came together. Release takes the caller out of the client's count.
-		g.slot.Release(0)
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		p.counts.WaitTime += time.Duration(end - now)
-		return nil, p.explainLocked(ctx.Err(), turn, end)
+	late := ctx.Err() // the slot and the end of the context may come together
+	if late != nil && g.slot != nil {
+		g.slot.Release(0) // takes the caller out of the client's count, too
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.counts.WaitTime += time.Duration(end - now)
-	if g.err != nil {
+	switch {
+	case g.err != nil:
 		c.leaveLocked()
 		return nil, p.explainLocked(g.err, turn, end)
+	case late != nil:
+		return nil, p.explainLocked(late, turn, end)
 	}
 	return g.slot, nil
 }

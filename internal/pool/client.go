@@ -20,18 +20,6 @@ type Client[R any] struct {
 	drained chan struct{} // closed when out is 0 after Drain; nil before Drain
 }
 
-// Join adds a client; nil if the pool is closed.
-func (p *Pool[R]) Join() *Client[R] {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.closed {
-		return nil
-	}
-	c := &Client[R]{pool: p}
-	p.clients[c] = struct{}{}
-	return c
-}
-
 func (c *Client[R]) leaveLocked() {
 	c.out--
 	if c.out == 0 && c.drained != nil {
@@ -109,35 +97,6 @@ func (c *Client[R]) Out() int {
 
 // Leases gives the leases of the client's slots.
 func (c *Client[R]) Leases() []Lease { return c.pool.leases(c) }
-
-// Leases gives the leases of all slots that are lent.
-func (p *Pool[R]) Leases() []Lease { return p.leases(nil) }
-
-func (p *Pool[R]) leases(of *Client[R]) []Lease {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	all := make([]Lease, 0, len(p.slots))
-	for _, s := range p.slots {
-		if s.lease != nil && (of == nil || s.client == of) {
-			all = append(all, s.lease)
-		}
-	}
-	return all
-}
-
-// Done is closed when the pool closes.
-func (p *Pool[R]) Done() <-chan struct{} { return p.ctx.Done() }
-
-// Clients gives the clients that have not left, and those that have left and have slots out.
-func (p *Pool[R]) Clients() []*Client[R] {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	all := make([]*Client[R], 0, len(p.clients))
-	for c := range p.clients {
-		all = append(all, c)
-	}
-	return all
-}
 
 // refusalLocked says why a caller cannot even begin to wait.
 func (c *Client[R]) refusalLocked(ctx context.Context) error {

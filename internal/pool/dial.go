@@ -34,6 +34,7 @@ const (
 // dialling is how the pool opens resources, guarded by its lock. Dials run on goroutines of the pool: a caller takes
 // whichever comes first, a resource that is returned or one that is opened.
 type dialling[R any] struct {
+	pool      *Pool[R]
 	inFlight  []*dial[R] // oldest first
 	connected bool       // a dial has succeeded once
 	usual     int64      // how long the last successful dial took, in ns
@@ -72,8 +73,8 @@ func (e *UnfinishedError) Error() string {
 func (e *UnfinishedError) Unwrap() error { return e.Err }
 
 // dialLocked begins the dials that waiters and MinOpen need.
-func (p *Pool[R]) dialLocked(now int64) {
-	d := &p.dialling
+func (d *dialling[R]) dialLocked(now int64) {
+	p := d.pool
 	if p.closed {
 		return
 	}
@@ -81,34 +82,35 @@ func (p *Pool[R]) dialLocked(now int64) {
 		d.silent = 0
 	}
 	for {
-		wanted, trying := p.dialsWantedLocked(), d.trying(now, p.lostTime())
+		wanted, trying := d.dialsWantedLocked(), d.trying(now, d.lostTime())
 		if wanted <= trying {
 			break
 		}
 		if p.open+len(d.inFlight) >= p.limit {
-			p.replaceLocked(now)
+			d.replaceLocked(now)
 			break
 		}
-		if trying >= p.dialWindowLocked(now) || now < d.notBefore && (d.connected || p.callerLocked() == nil) {
+		if trying >= d.dialWindowLocked(now) || now < d.notBefore && (d.connected || d.callerLocked() == nil) {
 			break
 		}
-		p.beginDialLocked(now)
+		d.beginDialLocked(now)
 	}
-	p.armDialLocked(now)
+	d.armDialLocked(now)
 }
 
 // dialsWantedLocked is how many resources are missing.
-func (p *Pool[R]) dialsWantedLocked() int {
+func (d *dialling[R]) dialsWantedLocked() int {
+	p := d.pool
 	wanted := max(p.queue.Len(), p.cfg.MinOpen-p.open)
-	if p.dialling.down != nil {
+	if d.down != nil {
 		wanted = max(wanted, 1) // probing goes on without waiters
 	}
 	return wanted
 }
 
 // dialWindowLocked is how many dials may be in flight.
-func (p *Pool[R]) dialWindowLocked(now int64) int {
-	d := &p.dialling
+func (d *dialling[R]) dialWindowLocked(now int64) int {
+	p := d.pool
 	if d.failures > 0 && d.connected {
 		return 1
 	}
@@ -136,22 +138,23 @@ func (d *dialling[R]) trying(now, lost int64) int {
 
 // lostTime is the age from which on a dial may be lost, less where callers have so little patience that others have to
 // be tried sooner, and more where dials are known to take longer.
-func (p *Pool[R]) lostTime() int64 {
-	if !p.dialling.connected {
+func (d *dialling[R]) lostTime() int64 {
+	p := d.pool
+	if !d.connected {
 		return math.MaxInt64 // it cannot tell lost from slow
 	}
 	lost := int64(lostAfter)
 	if p.cfg.Timeout > 0 {
 		lost = min(lost, max(int64(p.cfg.Timeout)/3, 2*int64(firstBackoff)))
 	}
-	return max(lost, 2*p.dialling.usual)
+	return max(lost, 2*d.usual)
 }
 
-func (p *Pool[R]) beginDialLocked(now int64) {
-	d := &p.dialling
+func (d *dialling[R]) beginDialLocked(now int64) {
+	p := d.pool
 	one := &dial[R]{started: now}
 	base := p.ctx
-	if w := p.callerLocked(); w != nil {
+	if w := d.callerLocked(); w != nil {
 		w.Value.dialed = true
 		if w.Value.id == 0 {
 			d.ids++
@@ -166,16 +169,16 @@ func (p *Pool[R]) beginDialLocked(now int64) {
 		d.silent = now
 	}
 	d.inFlight = append(d.inFlight, one)
-	go p.dial(ctx, one) // ends with the driver's Connect, whose context ends in time and with the pool
+	go d.dial(ctx, one) // ends with the driver's Connect, whose context ends in time and with the pool
 }
 
 // callerLocked is the waiter for which the next dial begins. In a pool that has never connected each has a dial of its
 // own; in another the head of the queue hears of a permanent error, as the others may be served by what is open.
-func (p *Pool[R]) callerLocked() *waiter[R] {
-	if p.dialling.connected {
-		return p.queue.Oldest()
+func (d *dialling[R]) callerLocked() *waiter[R] {
+	if d.connected {
+		return d.pool.queue.Oldest()
 	}
-	for w := range p.queue.All() {
+	for w := range d.pool.queue.All() {
 		if !w.Value.dialed {
 			return w
 		}
@@ -186,13 +189,13 @@ func (p *Pool[R]) callerLocked() *waiter[R] {
 // replaceLocked gives up the newest of the dials that have taken the last slots without an answer. What they wait for may
 // be lost with a network or a server that is back by now. Without this, holders that keep the others would leave a waiter
 // to the end of a dial that never ends.
-func (p *Pool[R]) replaceLocked(now int64) {
-	d := &p.dialling
+func (d *dialling[R]) replaceLocked(now int64) {
+	p := d.pool
 	if len(d.inFlight) == 0 || !d.connected || p.queue.Len() == 0 {
 		return
 	}
 	newest := d.inFlight[len(d.inFlight)-1]
-	enough := p.lostTime()
+	enough := d.lostTime()
 	if len(d.inFlight) == 1 {
 		enough = max(enough, d.patience)
 	}
@@ -207,28 +210,26 @@ func (p *Pool[R]) replaceLocked(now int64) {
 }
 
 // armDialLocked has dialLocked run again when time alone changes its answer.
-func (p *Pool[R]) armDialLocked(now int64) {
-	d := &p.dialling
+func (d *dialling[R]) armDialLocked(now int64) {
+	p := d.pool
 	next := int64(0)
 	sooner := func(at int64) {
 		if at > now && (next == 0 || at < next) {
 			next = at
 		}
 	}
-	lost := p.lostTime()
-	if p.dialsWantedLocked() > d.trying(now, lost) {
+	lost := d.lostTime()
+	if d.dialsWantedLocked() > d.trying(now, lost) {
 		sooner(d.notBefore)
 		failing := d.failures > 0 && d.connected
 		if w := p.queue.Oldest(); w != nil && !failing && p.open+len(d.inFlight) < p.limit {
 			sooner(now + dialStep - max(now-w.Since, 0)%dialStep)
 		}
 	}
-	if p.queue.Len() > 0 || d.down != nil {
+	if d.connected && (p.queue.Len() > 0 || d.down != nil) {
 		for _, one := range d.inFlight {
-			if d.connected {
-				sooner(one.started + max(lost, d.patience))
-				sooner(one.started + lost)
-			}
+			sooner(one.started + max(lost, d.patience))
+			sooner(one.started + lost)
 		}
 	}
 	if d.silent != 0 && d.connected && d.down == nil && p.queue.Len() > 0 {
@@ -239,18 +240,19 @@ func (p *Pool[R]) armDialLocked(now int64) {
 	}
 }
 
-func (p *Pool[R]) dialAgain() {
+func (d *dialling[R]) dialAgain() {
+	p := d.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := p.now()
-	p.dialling.alarm.at = 0
-	p.checkOutageLocked(now)
-	p.dialLocked(now)
+	d.alarm.at = 0
+	d.checkOutageLocked(now)
+	d.dialLocked(now)
 }
 
 // checkOutageLocked ends the bridging of a server that has not answered for too long.
-func (p *Pool[R]) checkOutageLocked(now int64) {
-	d := &p.dialling
+func (d *dialling[R]) checkOutageLocked(now int64) {
+	p := d.pool
 	if p.closed || !d.connected || p.open > 0 || d.silent == 0 || now-d.silent < outage {
 		return
 	}
@@ -261,7 +263,8 @@ func (p *Pool[R]) checkOutageLocked(now int64) {
 }
 
 // dial opens a resource on the pool's behalf.
-func (p *Pool[R]) dial(ctx context.Context, one *dial[R]) {
+func (d *dialling[R]) dial(ctx context.Context, one *dial[R]) {
+	p := d.pool
 	defer one.cancel()
 	defer context.AfterFunc(p.ctx, one.cancel)()
 	if p.cfg.Timeout > 0 {
@@ -276,15 +279,14 @@ func (p *Pool[R]) dial(ctx context.Context, one *dial[R]) {
 	}
 
 	p.mu.Lock()
-	d := &p.dialling
 	i := slices.Index(d.inFlight, one)
 	d.inFlight = slices.Delete(d.inFlight, i, i+1)
 	failing := d.failing
 	if err != nil {
-		p.dialFailedLocked(one, err, now)
+		d.dialFailedLocked(one, err, now)
 		failing = d.failing
 	} else {
-		p.dialledLocked(r, one, now)
+		d.dialledLocked(r, one, now)
 	}
 	p.settleLocked(now)
 	closed := p.closed
@@ -303,8 +305,8 @@ func (p *Pool[R]) dial(ctx context.Context, one *dial[R]) {
 }
 
 // dialledLocked adds a resource that was opened.
-func (p *Pool[R]) dialledLocked(r R, one *dial[R], now int64) {
-	d := &p.dialling
+func (d *dialling[R]) dialledLocked(r R, one *dial[R], now int64) {
+	p := d.pool
 	d.connected, d.usual = true, now-one.started
 	d.failures, d.failing, d.notBefore, d.patience, d.silent, d.err, d.down = 0, 0, 0, 0, 0, nil, nil
 	s := &Slot[R]{Resource: r, pool: p, opened: p.era.Load(), answered: p.era.Load()}
@@ -318,12 +320,12 @@ func (p *Pool[R]) dialledLocked(r R, one *dial[R], now int64) {
 	if !p.keepLocked(s, now) {
 		go p.close(s) // ends with the resource's Close
 	}
-	p.armUpkeepLocked(now)
+	p.upkeep.armLocked(now)
 }
 
 // dialFailedLocked decides what a failed dial means to those who wait.
-func (p *Pool[R]) dialFailedLocked(one *dial[R], err error, now int64) {
-	d := &p.dialling
+func (d *dialling[R]) dialFailedLocked(one *dial[R], err error, now int64) {
+	p := d.pool
 	if p.closed {
 		return
 	}
@@ -337,7 +339,7 @@ func (p *Pool[R]) dialFailedLocked(one *dial[R], err error, now int64) {
 		caller = nil
 	}
 	if one.replaced {
-		p.checkOutageLocked(now)
+		d.checkOutageLocked(now)
 		return // the next may begin at once: it has waited for long enough
 	}
 	d.err, d.erredAt = err, now
@@ -357,7 +359,7 @@ func (p *Pool[R]) dialFailedLocked(one *dial[R], err error, now int64) {
 	case told && caller != nil:
 		p.failLocked(err, func(w *waiter[R]) bool { return w == caller })
 	}
-	p.checkOutageLocked(now)
+	d.checkOutageLocked(now)
 }
 
 // troubleLocked is what a caller that has waited in vain since then is told about dials; nil if the pool was simply full.
@@ -369,8 +371,10 @@ func (d *dialling[R]) troubleLocked(room bool, since, now int64) error {
 	if len(d.inFlight) > 0 {
 		trying = d.inFlight[0].started
 	}
-	if d.silent != 0 && (trying == 0 || d.silent < trying) && d.err == nil {
-		trying = d.silent
+	for _, began := range [...]int64{d.silent, d.failing} { // before it, dials may have been given up for others
+		if d.err == nil && began != 0 && (trying == 0 || began < trying) {
+			trying = began
+		}
 	}
 	switch {
 	case d.err != nil && (d.failures > 0 || d.erredAt >= since):

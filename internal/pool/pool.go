@@ -36,7 +36,6 @@ type Config[R any] struct {
 
 // Events are calls of the pool to whoever watches it. None may block; nil functions are left out.
 type Events struct {
-	Acquiring  func()                               // a caller arrives; with the pool's lock held
 	Waiting    func()                               // a caller begins to wait; with the pool's lock held
 	DialFailed func(err error, since time.Duration) // since the first failure in a row; on the dial's goroutine
 	Dialled    func(took, outage time.Duration)     // outage since the first failure in a row, 0 if there was none
@@ -57,33 +56,34 @@ type Pool[R any] struct {
 	era     atomic.Int64 // counts breaks and resets
 	retired atomic.Int64 // resources opened in an earlier era are not lent again
 
-	mu       sync.Mutex // guards everything below; never held during a call into a resource
-	limit    int
-	maxIdle  int
-	guard    int        // what Resize was last told
-	open     int        // resources, those that are just closing included
-	idle     []*Slot[R] // most recently used last
-	slots    []*Slot[R] // all that are open, without those that are closing
-	probing  int        // slots whose resource is pinged for a caller, who may have left
-	queue    waitq.Queue[request[R]]
-	dialling dialling[R]
-	clients  map[*Client[R]]struct{}
-	closed   bool
-	brokeAt  int64 // pool clock; the last break
-	upkeep   alarm
-	counts   Counts
+	mu        sync.Mutex // guards everything below; never held during a call into a resource
+	limit     int
+	maxIdle   int
+	guard     int        // what Resize was last told
+	open      int        // resources, those that are just closing included
+	idle      []*Slot[R] // most recently used last
+	slots     []*Slot[R] // all that are open, without those that are closing
+	probing   int        // slots whose resource is pinged for a caller, who may have left
+	queue     waitq.Queue[request[R]]
+	dialling  dialling[R]
+	clients   map[*Client[R]]struct{}
+	closed    bool
+	brokeAt   int64 // pool clock; the last break
+	demotedAt int64 // pool clock; when Demoted last retired
+	upkeep    upkeep[R]
+	counts    Counts
 }
 
 // New makes a pool without clients. It opens MinOpen resources in the background.
 func New[R any](cfg Config[R]) *Pool[R] {
 	p := &Pool[R]{cfg: cfg, limit: cfg.Limit, maxIdle: cfg.MaxIdle, guard: cfg.Limit, clients: map[*Client[R]]struct{}{}}
 	p.ctx, p.stop = context.WithCancel(context.Background())
-	p.waiters.New = func() any { return newWaiter[R]() }
-	p.dialling.alarm.do = p.dialAgain
-	p.upkeep.do = p.maintain
+	p.waiters.New = func() any { return &waiter[R]{Value: request[R]{ready: make(chan grant[R], 1)}} }
+	p.dialling.pool, p.dialling.alarm.do = p, p.dialling.dialAgain
+	p.upkeep.pool, p.upkeep.do = p, p.upkeep.maintain
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.dialLocked(p.now())
+	p.dialling.dialLocked(p.now())
 	return p
 }
 
@@ -172,8 +172,7 @@ func (p *Pool[R]) popIdleLocked(now int64) *Slot[R] {
 
 // takeLeaseLocked takes the slot of an idle lease that may be lent again; nil if there is none.
 func (p *Pool[R]) takeLeaseLocked(now int64) *Slot[R] {
-	for i := 0; i < len(p.slots); i++ {
-		s := p.slots[i]
+	for _, s := range p.slots {
 		if s.lease == nil || !s.lease.TakeIdle() {
 			continue
 		}
@@ -257,32 +256,85 @@ func (p *Pool[R]) settleLocked(now int64) {
 		p.guard = p.limit
 		p.cfg.Resize(p.limit)
 	}
-	p.dialLocked(now)
+	p.dialling.dialLocked(now)
 }
 
-// alarm is a timer that is set again and again, guarded by the pool's lock.
-type alarm struct {
-	do    func()
-	timer *time.Timer
-	at    int64 // pool clock; 0 while it is not set
+// Join adds a client; nil if the pool is closed.
+func (p *Pool[R]) Join() *Client[R] {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil
+	}
+	c := &Client[R]{pool: p}
+	p.clients[c] = struct{}{}
+	return c
 }
 
-// setLocked has the alarm ring at the given time, or sooner if it was set for then.
-func (a *alarm) setLocked(now, at int64) {
-	if a.at != 0 && a.at <= at {
-		return
+// Leases gives the leases of all slots that are lent.
+func (p *Pool[R]) Leases() []Lease { return p.leases(nil) }
+
+func (p *Pool[R]) leases(of *Client[R]) []Lease {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := make([]Lease, 0, len(p.slots))
+	for _, s := range p.slots {
+		if s.lease != nil && (of == nil || s.client == of) {
+			all = append(all, s.lease)
+		}
 	}
-	a.at = at
-	d := time.Duration(max(at-now, 0))
-	if a.timer == nil {
-		a.timer = time.AfterFunc(d, a.do)
-		return
-	}
-	a.timer.Reset(d)
+	return all
 }
 
-func (a *alarm) stopLocked() {
-	if a.timer != nil {
-		a.timer.Stop()
+// SetLimit changes the limit and how many resources are kept idle. Below the number that is open, idle ones are closed
+// at once and those in use at their return; no waiter is dropped.
+func (p *Pool[R]) SetLimit(limit, maxIdle int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.now()
+	if limit > p.guard {
+		// The guard grows first: never does the pool ask it for more than it admits.
+		p.guard = limit
+		p.cfg.Resize(limit)
 	}
+	p.limit, p.maxIdle = limit, maxIdle
+	for _, s := range slices.Clone(p.slots) {
+		if !p.overLocked() {
+			break
+		}
+		if _, idle := s.idleSinceLocked(); idle && s.seizeLocked() {
+			p.slots = slices.DeleteFunc(p.slots, func(other *Slot[R]) bool { return other == s })
+			go p.close(s) // ends with the resource's Close
+		}
+	}
+	p.settleLocked(now)
+}
+
+// overLocked says whether an idle resource has to go.
+func (p *Pool[R]) overLocked() bool {
+	return len(p.slots) > p.limit || p.maxIdle < p.limit && p.idleLocked() > p.maxIdle
+}
+
+// Limit is the present limit, and MaxIdle how many resources are kept idle.
+func (p *Pool[R]) Limit() (limit, maxIdle int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.limit, p.maxIdle
+}
+
+// Reset closes every resource that was opened before now instead of lending it again: idle ones at once, those in use at
+// their return.
+func (p *Pool[R]) Reset() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.retired.Store(p.era.Add(1))
+	p.closeLater(p.recallLocked(func(Lease, *Client[R]) bool { return true }))
+}
+
+// Patience is how long a caller that has another attempt waits for a Probe: as long as a dial takes, so that an answer
+// over a slow network has time to come.
+func (p *Pool[R]) Patience() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return max(minPatience, min(time.Duration(p.dialling.usual), probeTime))
 }

@@ -9,14 +9,6 @@ import (
 // about than to replace.
 const probeTime = 2 * time.Second
 
-// Patience is how long a caller that has another attempt waits for a Probe: as long as a dial takes, so that an answer
-// over a slow network has time to come.
-func (p *Pool[R]) Patience() time.Duration {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return max(minPatience, min(time.Duration(p.dialling.usual), probeTime))
-}
-
 // minPatience is more than a ping takes on a network that works.
 const minPatience = 100 * time.Millisecond
 
@@ -45,13 +37,13 @@ func (s *Slot[R]) Probe(ctx context.Context, patience time.Duration) bool {
 			return
 		}
 		p.mu.Unlock()
-		if p.settleProbe(s, answered, suspect) {
+		if s.settleProbe(answered, suspect) {
 			s.Release(0)
 		}
 	}
 	go func() { // ends with the ping, which has probeTime
 		defer end() // also when the driver calls runtime.Goexit
-		answered = p.ping(s)
+		answered = s.ping()
 	}()
 	var timeout <-chan time.Time
 	if patience > 0 {
@@ -61,7 +53,7 @@ func (s *Slot[R]) Probe(ctx context.Context, patience time.Duration) bool {
 	}
 	select {
 	case ok := <-done:
-		return p.settleProbe(s, ok, suspect)
+		return s.settleProbe(ok, suspect)
 	case <-ctx.Done():
 	case <-timeout:
 	}
@@ -69,7 +61,7 @@ func (s *Slot[R]) Probe(ctx context.Context, patience time.Duration) bool {
 	select {
 	case ok := <-done:
 		p.mu.Unlock()
-		return p.settleProbe(s, ok, suspect)
+		return s.settleProbe(ok, suspect)
 	default:
 	}
 	left = true
@@ -79,7 +71,7 @@ func (s *Slot[R]) Probe(ctx context.Context, patience time.Duration) bool {
 }
 
 // settleProbe notes the outcome for the owner of the slot, and closes a resource that did not answer.
-func (p *Pool[R]) settleProbe(s *Slot[R], ok, suspect bool) bool {
+func (s *Slot[R]) settleProbe(ok, suspect bool) bool {
 	if ok {
 		s.Answered()
 		s.probed = suspect
@@ -91,8 +83,8 @@ func (p *Pool[R]) settleProbe(s *Slot[R], ok, suspect bool) bool {
 }
 
 // ping asks the resource within the pool's own limit.
-func (p *Pool[R]) ping(s *Slot[R]) bool {
-	ctx, cancel := context.WithTimeout(p.ctx, probeTime)
+func (s *Slot[R]) ping() bool {
+	ctx, cancel := context.WithTimeout(s.pool.ctx, probeTime)
 	defer cancel()
-	return p.cfg.Ping(ctx, s.Resource) == nil
+	return s.pool.cfg.Ping(ctx, s.Resource) == nil
 }

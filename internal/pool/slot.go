@@ -1,6 +1,9 @@
 package pool
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // A Slot is the right to one open resource. It has one owner at a time: the pool, while the resource is idle there; a
 // client, from Acquire to Release or Discard; or whoever took it from an idle lease. Methods are for the owner.
@@ -43,9 +46,6 @@ func (s *Slot[R]) Suspect() bool { return s.answered != s.pool.era.Load() }
 
 // Spoil has the resource closed at its return.
 func (s *Slot[R]) Spoil() { s.broken = true }
-
-// Spoiled says whether Spoil or Broke was called.
-func (s *Slot[R]) Spoiled() bool { return s.broken }
 
 // Retired says whether the pool no longer lends the resource, whatever its owner thinks of it. Anybody may ask.
 func (s *Slot[R]) Retired() bool { return s.opened < s.pool.retired.Load() }
@@ -103,4 +103,49 @@ func (s *Slot[R]) Discard() {
 	p.returnLocked(s)
 	p.mu.Unlock()
 	p.close(s)
+}
+
+// demotedPause is the least time between two retirements by Demoted.
+const demotedPause = int64(10 * time.Second)
+
+// Demoted notes that the server behind the resource takes no writes any more. The resource is closed at its return, and
+// the older ones are not lent again: new ones may reach another server.
+func (s *Slot[R]) Demoted() {
+	s.broken = true
+	p := s.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.now()
+	if s.opened < p.retired.Load() || p.demotedAt != 0 && now-p.demotedAt < demotedPause {
+		return
+	}
+	p.demotedAt = now
+	p.retired.Store(p.era.Add(1))
+	p.closeLater(p.recallLocked(func(Lease, *Client[R]) bool { return true }))
+}
+
+// idleSinceLocked says since when nobody has used the resource.
+func (s *Slot[R]) idleSinceLocked() (since int64, idle bool) {
+	if s.lease != nil {
+		return s.lease.Idle()
+	}
+	return s.idleAt, slices.Contains(s.pool.idle, s)
+}
+
+// seizeLocked takes an idle resource, from the pool or from its lease; false if a caller was faster.
+func (s *Slot[R]) seizeLocked() bool {
+	p := s.pool
+	if s.lease != nil {
+		if !s.lease.TakeIdle() {
+			return false
+		}
+		p.returnLocked(s)
+		return true
+	}
+	i := slices.Index(p.idle, s)
+	if i < 0 {
+		return false
+	}
+	p.idle = slices.Delete(p.idle, i, i+1)
+	return true
 }

@@ -2,16 +2,22 @@ package pool
 
 import (
 	"math"
-	"slices"
 	"time"
 )
 
+// upkeep is the pool's one maintenance timer: lifetimes, idle times and keepalives.
+type upkeep[R any] struct {
+	alarm
+	pool *Pool[R]
+}
+
 // maintain closes resources that are too old, or idle for too long, and opens those that MinOpen misses. It runs when
 // the next is due and not before: an idle pool has nothing to do.
-func (p *Pool[R]) maintain() {
+func (u *upkeep[R]) maintain() {
+	p := u.pool
 	p.mu.Lock()
 	now := p.now()
-	p.upkeep.at = 0
+	u.at = 0
 	if p.closed {
 		p.mu.Unlock()
 		return
@@ -19,12 +25,12 @@ func (p *Pool[R]) maintain() {
 	var old, ask []*Slot[R]
 	surplus := p.open - p.cfg.MinOpen
 	for _, s := range p.slots {
-		since, idle := p.idleSinceLocked(s)
+		since, idle := s.idleSinceLocked()
 		due := s.expires != 0 && now >= s.expires
 		if idle && !due && surplus > 0 && p.cfg.MaxIdleTime > 0 && now-since >= int64(p.cfg.MaxIdleTime) {
 			due = true
 		}
-		if idle && due && p.seizeLocked(s) {
+		if idle && due && s.seizeLocked() {
 			surplus--
 			old = append(old, s)
 			if s.expires != 0 && now >= s.expires {
@@ -33,15 +39,15 @@ func (p *Pool[R]) maintain() {
 				p.counts.IdleClosed++
 			}
 		}
-		if idle && !due && p.keepaliveDue(s, since) <= now && p.seizeLocked(s) {
+		if idle && !due && u.keepaliveDue(s, since) <= now && s.seizeLocked() {
 			s.idleAt, s.askedAt = since, now
 			ask = append(ask, s)
 		}
 	}
-	p.armUpkeepLocked(now)
+	u.armLocked(now)
 	p.mu.Unlock()
 	for _, s := range ask {
-		go p.keepAlive(s) // ends with the ping, which has probeTime
+		go u.keepAlive(s) // ends with the ping, which has probeTime
 	}
 	for _, s := range old {
 		p.close(s)
@@ -49,23 +55,22 @@ func (p *Pool[R]) maintain() {
 }
 
 // keepaliveDue is when an idle resource is to be pinged.
-func (p *Pool[R]) keepaliveDue(s *Slot[R], since int64) int64 {
-	if p.cfg.Keepalive <= 0 {
+func (u *upkeep[R]) keepaliveDue(s *Slot[R], since int64) int64 {
+	every := int64(u.pool.cfg.Keepalive)
+	if every <= 0 {
 		return math.MaxInt64
 	}
-	return max(since, s.askedAt) + int64(p.cfg.Keepalive)
+	return max(since, s.askedAt) + every
 }
 
 // keepAlive pings a resource that the caller owns, and puts it back as if it had lain idle meanwhile.
-func (p *Pool[R]) keepAlive(s *Slot[R]) {
+func (u *upkeep[R]) keepAlive(s *Slot[R]) {
+	p := u.pool
 	ok := false
 	defer func() { // also when the driver calls runtime.Goexit
-		if !ok {
-			s.Broke()
-			p.close(s)
+		if !s.settleProbe(ok, false) {
 			return
 		}
-		s.Answered()
 		p.mu.Lock()
 		since := s.idleAt
 		kept := p.keepLocked(s, p.now())
@@ -77,36 +82,12 @@ func (p *Pool[R]) keepAlive(s *Slot[R]) {
 			p.close(s)
 		}
 	}()
-	ok = p.ping(s)
+	ok = s.ping()
 }
 
-// idleSinceLocked says since when nobody has used a resource.
-func (p *Pool[R]) idleSinceLocked(s *Slot[R]) (since int64, idle bool) {
-	if s.lease != nil {
-		return s.lease.Idle()
-	}
-	return s.idleAt, slices.Contains(p.idle, s)
-}
-
-// seizeLocked takes an idle resource, from the pool or from its lease; false if a caller was faster.
-func (p *Pool[R]) seizeLocked(s *Slot[R]) bool {
-	if s.lease != nil {
-		if !s.lease.TakeIdle() {
-			return false
-		}
-		p.returnLocked(s)
-		return true
-	}
-	i := slices.Index(p.idle, s)
-	if i < 0 {
-		return false
-	}
-	p.idle = slices.Delete(p.idle, i, i+1)
-	return true
-}
-
-// armUpkeepLocked sets the timer for the next resource that can be due. One that is in use by then is looked at again.
-func (p *Pool[R]) armUpkeepLocked(now int64) {
+// armLocked sets the timer for the next resource that can be due. One that is in use by then is looked at again.
+func (u *upkeep[R]) armLocked(now int64) {
+	p := u.pool
 	if p.closed || p.cfg.MaxLifetime <= 0 && p.cfg.MaxIdleTime <= 0 && p.cfg.Keepalive <= 0 {
 		return
 	}
@@ -117,14 +98,14 @@ func (p *Pool[R]) armUpkeepLocked(now int64) {
 		}
 	}
 	for _, s := range p.slots {
-		since, idle := p.idleSinceLocked(s)
+		since, idle := s.idleSinceLocked()
 		if s.expires != 0 && (idle || now < s.expires) {
 			sooner(s.expires)
 		}
 		if !idle {
 			since = now
 		}
-		if due := p.keepaliveDue(s, since); due != math.MaxInt64 {
+		if due := u.keepaliveDue(s, since); due != math.MaxInt64 {
 			sooner(max(due, now+int64(time.Millisecond)))
 		}
 		if p.cfg.MaxIdleTime > 0 && p.open > p.cfg.MinOpen {
@@ -132,6 +113,6 @@ func (p *Pool[R]) armUpkeepLocked(now int64) {
 		}
 	}
 	if next != 0 {
-		p.upkeep.setLocked(now, next)
+		u.setLocked(now, next)
 	}
 }

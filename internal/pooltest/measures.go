@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/otel/attribute"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 )
@@ -39,7 +40,8 @@ func (m *Measures) Collect() map[string]metricdata.Metrics {
 	return byName
 }
 
-// Counts returns the counters and gauges of the pool "fake" by name. The count of connections is by name and state.
+// Counts returns the counters and gauges of the pool "fake" by name. The count of connections is by name and state, that
+// of dial failures by name and error.type.
 func (m *Measures) Counts() map[string]int64 {
 	m.t.Helper()
 	counts := map[string]int64{}
@@ -53,8 +55,10 @@ func (m *Measures) Counts() map[string]int64 {
 			require.True(m.t, ok, name)
 			require.Equal(m.t, "fake", pool.AsString())
 			key := name
-			if state, ok := p.Attributes.Value("db.client.connection.state"); ok {
-				key += " " + state.AsString()
+			for _, by := range []attribute.Key{"db.client.connection.state", "error.type"} {
+				if v, ok := p.Attributes.Value(by); ok {
+					key += " " + v.AsString()
+				}
 			}
 			counts[key] = p.Value
 		}
@@ -62,18 +66,23 @@ func (m *Measures) Counts() map[string]int64 {
 	return counts
 }
 
-// Times returns how many durations a histogram has and their sum, as "2 in 0.500s", or "none".
-func (m *Measures) Times(name string) string {
+// Times returns how many durations without error.type a histogram has, and their sum, as "2 in 0.500s", or "none".
+func (m *Measures) Times(name string) string { return m.TimesOf(name, "") }
+
+// TimesOf is [Measures.Times] for the durations with that error.type.
+func (m *Measures) TimesOf(name, errorType string) string {
 	m.t.Helper()
-	h, ok := m.Collect()[name].Data.(metricdata.Histogram[float64])
-	if !ok {
-		return "none"
-	}
 	count, sum := uint64(0), 0.0
+	h, _ := m.Collect()[name].Data.(metricdata.Histogram[float64])
 	for _, p := range h.DataPoints {
 		assert.Equal(m.t, []float64{0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10}, p.Bounds)
-		count += p.Count
-		sum += p.Sum
+		if v, _ := p.Attributes.Value("error.type"); v.AsString() == errorType {
+			count += p.Count
+			sum += p.Sum
+		}
+	}
+	if count == 0 {
+		return "none"
 	}
 	return fmt.Sprintf("%d in %.3fs", count, sum)
 }

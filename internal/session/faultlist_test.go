@@ -126,7 +126,7 @@ var serverFaults = []serverFault{
 		},
 	}, {
 		name: "the server restarts at once", length: 300 * time.Millisecond, rare: true,
-		causes: broken + "|" + shutdown,
+		causes: broken + "|" + shutdown + "|" + noDial, // a busy machine takes its time to start a server
 		strike: func(b *basin, length time.Duration) {
 			b.server.Stop(b.t, "immediate")
 			b.pause(length)
@@ -134,7 +134,7 @@ var serverFaults = []serverFault{
 		},
 	}, {
 		name: "the postmaster is killed", length: 300 * time.Millisecond, rare: true,
-		causes: broken + "|" + shutdown,
+		causes: broken + "|" + shutdown + "|" + noDial, // a busy machine takes its time to start a server
 		strike: func(b *basin, length time.Duration) {
 			b.server.Kill(b.t)
 			b.pause(length)

@@ -8,15 +8,17 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+
+	"github.com/go-lifeguard/lifeguard/internal/fallback"
 )
 
 // AfterConnect is called on every new connection, before anybody gets it.
 type AfterConnect func(ctx context.Context, conn *sql.Conn) error
 
-// afterConnect runs the hook on a new session, and says why the session must not be used. The hook gets a *sql.Conn of a
+// run runs the hook on a new session, and says why the session must not be used. The hook gets a *sql.Conn of a
 // throw-away *sql.DB: that of the inner one could not be closed while the hook has rows open. The connection under it is
 // cut off when the hook returns, panics or has no time left, so that nothing it keeps can reach the session.
-func (s *Session) afterConnect(ctx context.Context, hook AfterConnect) error {
+func (hook AfterConnect) run(ctx context.Context, s *Session) error {
 	cut := &detachable{session: s}
 	db := sql.OpenDB(cut)
 	db.SetMaxOpenConns(1)
@@ -144,12 +146,12 @@ type hookStmt struct {
 }
 
 func (st hookStmt) ExecContext(ctx context.Context, args []driver.NamedValue) (res driver.Result, err error) {
-	err = st.of.call(func(*Session) error { res, err = contextStmt{st.Stmt}.ExecContext(ctx, args); return err })
+	err = st.of.call(func(*Session) error { res, err = fallback.Stmt{Stmt: st.Stmt}.ExecContext(ctx, args); return err })
 	return res, err
 }
 
 func (st hookStmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
-	return st.of.query(func(*Session) (driver.Rows, error) { return contextStmt{st.Stmt}.QueryContext(ctx, args) })
+	return st.of.query(func(*Session) (driver.Rows, error) { return fallback.Stmt{Stmt: st.Stmt}.QueryContext(ctx, args) })
 }
 
 func (st hookStmt) Close() error { return st.of.call(func(*Session) error { return st.Stmt.Close() }) }

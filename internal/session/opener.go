@@ -13,6 +13,7 @@ import (
 
 	"github.com/ngrok/sqlmw"
 
+	"github.com/go-lifeguard/lifeguard/internal/intercept"
 	"github.com/go-lifeguard/lifeguard/internal/libpq"
 	"github.com/go-lifeguard/lifeguard/internal/stmtcache"
 )
@@ -29,6 +30,8 @@ type Config struct {
 	Target        string       // names the server in errors
 	Name          string       // of the pool, for the log
 	Log           *slog.Logger
+
+	standby bool // the DSN asks for a server that is read-only
 }
 
 // Opener opens sessions. It is safe for concurrent use.
@@ -40,6 +43,7 @@ type Opener struct {
 // NewOpener makes an opener of at most limit sessions at once.
 func NewOpener(cfg Config, limit int) *Opener {
 	o := &Opener{cfg: cfg}
+	o.cfg.standby = libpq.WantsStandby(cfg.DSN)
 	o.inner = sql.OpenDB(connector{o})
 	o.inner.SetMaxIdleConns(-1) // it keeps nothing: each Conn is a dial, each close a close
 	o.inner.SetMaxOpenConns(limit)
@@ -101,7 +105,7 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	ctx, dial := libpq.WithDial(ctx)
 	var conn driver.Conn
 	err := contain("opened a connection", func() (err error) {
-		conn, err = interceptedConnector{cfg.Parent, cfg.Interceptors}.Connect(ctx)
+		conn, err = intercept.Connector{Connector: cfg.Parent, By: cfg.Interceptors}.Connect(ctx)
 		return err
 	})
 	if err == nil && conn == nil {
@@ -118,7 +122,7 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	}
 	s := newSession(cfg, conn, socket)
 	if cfg.AfterConnect != nil {
-		if err := s.afterConnect(ctx, cfg.AfterConnect); err != nil {
+		if err := cfg.AfterConnect.run(ctx, s); err != nil {
 			_ = s.Close()
 			return nil, err
 		}

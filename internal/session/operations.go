@@ -2,10 +2,10 @@ package session
 
 import (
 	"context"
-	"database/sql"
 	"database/sql/driver"
 	"errors"
 
+	"github.com/go-lifeguard/lifeguard/internal/fallback"
 	"github.com/go-lifeguard/lifeguard/internal/stmtcache"
 )
 
@@ -149,7 +149,7 @@ func (s *Session) execDirect(ctx context.Context, query string, args []driver.Na
 	if s.can.oldExecer == nil {
 		return nil, driver.ErrSkip // only an interceptor can have asked
 	}
-	values, err := positional(ctx, args)
+	values, err := fallback.Positional(ctx, args)
 	if err != nil {
 		return nil, err
 	}
@@ -163,7 +163,7 @@ func (s *Session) queryDirect(ctx context.Context, query string, args []driver.N
 	if s.can.oldQueryer == nil {
 		return nil, driver.ErrSkip
 	}
-	values, err := positional(ctx, args)
+	values, err := fallback.Positional(ctx, args)
 	if err != nil {
 		return nil, err
 	}
@@ -174,15 +174,7 @@ func (s *Session) prepareDirect(ctx context.Context, query string) (driver.Stmt,
 	if s.can.preparer != nil {
 		return s.can.preparer.PrepareContext(ctx, query)
 	}
-	st, err := s.raw.Prepare(query)
-	if err != nil {
-		return nil, err
-	}
-	if err := ctx.Err(); err != nil {
-		_ = st.Close()
-		return nil, err
-	}
-	return st, nil
+	return fallback.Prepare(ctx, s.raw, query)
 }
 
 // unobserved is the connection as the statement cache uses it.
@@ -217,22 +209,7 @@ func (s *Session) begin(ctx context.Context, opts driver.TxOptions) (driver.Tx, 
 	if s.can.beginner != nil {
 		return s.can.beginner.BeginTx(ctx, opts)
 	}
-	if opts.Isolation != driver.IsolationLevel(sql.LevelDefault) {
-		return nil, errors.New("sql: driver does not support non-default isolation level")
-	}
-	if opts.ReadOnly {
-		return nil, errors.New("sql: driver does not support read-only transactions")
-	}
-	//lint:ignore SA1019 all that this connection has
-	tx, err := s.raw.Begin()
-	if err != nil {
-		return nil, err
-	}
-	if err := ctx.Err(); err != nil {
-		_ = tx.Rollback()
-		return nil, err
-	}
-	return tx, nil
+	return fallback.Begin(ctx, s.raw, opts)
 }
 
 // EndTx commits or rolls back a transaction of this session.
@@ -259,14 +236,24 @@ func (s *Session) Ping(ctx context.Context) (err error) {
 	return b.end(err)
 }
 
-// positional makes arguments for the methods of drivers that take no context.
-func positional(ctx context.Context, args []driver.NamedValue) ([]driver.Value, error) {
-	values := make([]driver.Value, len(args))
-	for i, a := range args {
-		if a.Name != "" {
-			return nil, errors.New("sql: driver does not support the use of Named Parameters")
+// PrepareStmt prepares a statement.
+func (s *Session) PrepareStmt(ctx context.Context, query string) (st *Stmt, err error) {
+	inner, b := s.bound(ctx)
+	st = &Stmt{session: s, query: query}
+	if s.chain != nil {
+		st.chain, err = s.chain.PrepareContext(inner, query)
+		if err == nil && st.chain == nil {
+			err = errors.New("lifeguard: an interceptor returned neither a statement nor an error")
 		}
-		values[i] = a.Value
+	} else {
+		st.kept, err = s.cache.Prepare(inner, query)
 	}
-	return values, ctx.Err()
+	if err = b.end(err); err != nil {
+		return nil, err
+	}
+	if s.statements == nil {
+		s.statements = map[*Stmt]struct{}{}
+	}
+	s.statements[st] = struct{}{}
+	return st, nil
 }

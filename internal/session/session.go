@@ -9,6 +9,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/go-lifeguard/lifeguard/internal/intercept"
 	"github.com/go-lifeguard/lifeguard/internal/libpq"
 	"github.com/go-lifeguard/lifeguard/internal/stmtcache"
 )
@@ -23,7 +24,7 @@ type Session struct {
 	can    abilities
 	cache  *stmtcache.Cache
 	cancel *libpq.Canceller
-	chain  *intercepted // the way through the interceptors; nil if there are none
+	chain  *intercept.Conn // the way through the interceptors; nil if there are none
 
 	statements map[*Stmt]struct{} // open ones that are not kept
 	spoiled    bool               // it must not be used again
@@ -71,7 +72,7 @@ func newSession(cfg *Config, conn driver.Conn, socket net.Conn) *Session {
 	c.validator, _ = conn.(driver.Validator)
 	c.checker, _ = conn.(driver.NamedValueChecker)
 	s.cache = cfg.Statements.New(s.kind, conn, unobserved{s}, libpq.BinaryParameters(conn, cfg.DSN))
-	s.chain = intercept(s, cfg.Interceptors)
+	s.chain = intercept.New(behind{s}, cfg.Interceptors)
 	if s.chain == nil { // an interceptor may close rows without the session's notice
 		s.cancel = libpq.NewCanceller(conn, socket, libpq.SocketOptions{SocketTimeout: cfg.SocketTimeout})
 	}
@@ -173,6 +174,9 @@ func (s *Session) Judge(ctx context.Context, err error) (broke bool) {
 	return false
 }
 
+// Demoted says whether an error outside of read-only transactions means that the server has become read-only.
+func (s *Session) Demoted(err error) bool { return !s.cfg.standby && libpq.ReadOnly(err) }
+
 func (s *Session) silence() { s.spoiled, s.silenced = true, true }
 
 // Cut closes the socket from outside, which ends what runs. It says whether there was one to close.
@@ -184,6 +188,36 @@ func (s *Session) setDeadline(t time.Time) {
 		_ = s.socket.SetDeadline(t)
 	}
 }
+
+// writes is how often something was sent, for once; -1 if nobody counts.
+func (s *Session) writes() int64 {
+	if !s.cfg.AtMostOnce {
+		return 0
+	}
+	if n, ok := libpq.Sent(s.socket); ok {
+		return n
+	}
+	return -1
+}
+
+// once is the error of an operation that must not be sent twice. before is what writes said before it. Where the writes
+// are not counted, every ErrBadConn counts as sent.
+func (s *Session) once(before int64, err error) error {
+	if !s.cfg.AtMostOnce || !errors.Is(err, driver.ErrBadConn) {
+		return err
+	}
+	if now := s.writes(); before >= 0 && now == before {
+		return err
+	}
+	s.spoiled = true
+	return &outcomeUnknownError{text: err.Error()}
+}
+
+// Ended says whether the server has closed the connection while nothing ran, as far as its socket shows.
+func (s *Session) Ended() bool { return s.socket != nil && libpq.Ended(s.socket) }
+
+// AtMostOnce says whether a statement must not be sent twice.
+func (s *Session) AtMostOnce() bool { return s.cfg.AtMostOnce }
 
 // Close is called by the inner *sql.DB, once. It keeps the error for CloseSession, to which database/sql does not give it.
 func (s *Session) Close() error {
@@ -218,6 +252,9 @@ func (s *Session) closeStatements() {
 		}
 	}
 }
+
+// LeaveStatements leaves open statements to the end of the connection.
+func (s *Session) LeaveStatements() { clear(s.statements) }
 
 // errInner answers what nobody asks of a session: the inner *sql.DB hands out connections and runs nothing on them.
 var errInner = errors.New("lifeguard: sessions are used through leases")

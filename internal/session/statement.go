@@ -3,8 +3,8 @@ package session
 import (
 	"context"
 	"database/sql/driver"
-	"errors"
 
+	"github.com/go-lifeguard/lifeguard/internal/fallback"
 	"github.com/go-lifeguard/lifeguard/internal/stmtcache"
 )
 
@@ -14,28 +14,6 @@ type Stmt struct {
 	query   string
 	kept    *stmtcache.Statement // nil behind interceptors
 	chain   driver.Stmt          // through the interceptors; nil if there are none
-}
-
-// PrepareStmt prepares a statement.
-func (s *Session) PrepareStmt(ctx context.Context, query string) (st *Stmt, err error) {
-	inner, b := s.bound(ctx)
-	st = &Stmt{session: s, query: query}
-	if s.chain != nil {
-		st.chain, err = s.chain.PrepareContext(inner, query)
-		if err == nil && st.chain == nil {
-			err = errors.New("lifeguard: an interceptor returned neither a statement nor an error")
-		}
-	} else {
-		st.kept, err = s.cache.Prepare(inner, query)
-	}
-	if err = b.end(err); err != nil {
-		return nil, err
-	}
-	if s.statements == nil {
-		s.statements = map[*Stmt]struct{}{}
-	}
-	s.statements[st] = struct{}{}
-	return st, nil
 }
 
 // NumInput is the number of placeholders, -1 if it is not known.
@@ -75,7 +53,7 @@ func (st *Stmt) Exec(ctx context.Context, args []driver.NamedValue) (driver.Resu
 	inner, b := s.bound(ctx)
 	before := s.writes()
 	if st.chain != nil {
-		res, err := contextStmt{st.chain}.ExecContext(inner, args)
+		res, err := fallback.Stmt{Stmt: st.chain}.ExecContext(inner, args)
 		return res, b.end(s.once(before, err))
 	}
 	watched := false
@@ -96,7 +74,7 @@ func (st *Stmt) Query(ctx context.Context, args []driver.NamedValue, to *Result)
 	before := s.writes()
 	watched := false
 	if st.chain != nil {
-		to.Rows, err = contextStmt{st.chain}.QueryContext(inner, args)
+		to.Rows, err = fallback.Stmt{Stmt: st.chain}.QueryContext(inner, args)
 	} else {
 		if !st.kept.Copying() { // which is not cancelled like a query
 			inner, watched = s.watch(inner)
@@ -115,9 +93,6 @@ func (st *Stmt) Query(ctx context.Context, args []driver.NamedValue, to *Result)
 	s.opened(to, false, b)
 	return nil
 }
-
-// LeaveStatements leaves open statements to the end of the connection.
-func (s *Session) LeaveStatements() { clear(s.statements) }
 
 // Close closes the statement. On a session that is spoiled it goes with the connection.
 func (st *Stmt) Close() error {

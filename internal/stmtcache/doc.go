@@ -17,7 +17,6 @@
 // To prepare a statement once more costs a round trip, to use a wrong one costs
 // data.
 //
-// The package does not know transactions beyond what texts and [Cache.Ended] say,
-// it does not cancel and has no timeouts, and it knows nothing of pools, leases
-// and results. Drivers whose ways it does not know run everything as they are.
+// The package refuses to know transactions beyond what texts and [Cache.Ended]
+// say, timeouts and how a query is cancelled, pools, leases and results. Drivers whose ways it does not know run everything as they are.
 package stmtcache

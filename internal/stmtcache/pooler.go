@@ -63,6 +63,17 @@ func (c *Cache) overBudget(more int64) bool {
 	return budget > 0 && c.shared.kept.Load() >= budget+more
 }
 
+// unprepared gives the stand-in for a statement that must not be prepared by name, nil if it may be. lib/pq's COPY has no name.
+func (c *Cache) unprepared(query string) *directStmt {
+	if !c.shared.PgBouncer || c.kind != libpq.LibPQ && c.kind != libpq.PgxStdlib {
+		return nil
+	}
+	if firstWord(query) == "COPY" && c.kind == libpq.LibPQ {
+		return nil
+	}
+	return &directStmt{conn: c.conn, text: query}
+}
+
 // prepare prepares query on the driver. If MySQL has no room for it, the session's own statements make some.
 func (c *Cache) prepare(ctx context.Context, query string) (driver.Stmt, error) {
 	st, err := c.conn.Prepare(ctx, query)

@@ -3,7 +3,8 @@ package stmtcache
 import (
 	"context"
 	"database/sql/driver"
-	"errors"
+
+	"github.com/go-lifeguard/lifeguard/internal/fallback"
 )
 
 // Statement is a prepared statement on a session: one that is kept, or the program's own. It belongs to the session's owner.
@@ -33,11 +34,11 @@ func (k *Statement) fresh() bool {
 // Exec runs the statement. After an error that says that it is stale, it runs once more.
 func (k *Statement) Exec(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
 	k.uses++
-	res, err := k.exec(ctx, args)
+	res, err := fallback.Stmt{Stmt: k.parent}.ExecContext(ctx, args)
 	if err != nil {
 		var again bool
 		if again, err = k.heal(ctx, err); again {
-			res, err = k.exec(ctx, args)
+			res, err = fallback.Stmt{Stmt: k.parent}.ExecContext(ctx, args)
 		}
 	}
 	k.cache.settle(k.does)
@@ -47,11 +48,11 @@ func (k *Statement) Exec(ctx context.Context, args []driver.NamedValue) (driver.
 // Query is Exec for a query.
 func (k *Statement) Query(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
 	k.uses++
-	rows, err := k.query(ctx, args)
+	rows, err := fallback.Stmt{Stmt: k.parent}.QueryContext(ctx, args)
 	if err != nil {
 		var again bool
 		if again, err = k.heal(ctx, err); again {
-			rows, err = k.query(ctx, args)
+			rows, err = fallback.Stmt{Stmt: k.parent}.QueryContext(ctx, args)
 		}
 	}
 	k.cache.settle(k.does)
@@ -81,38 +82,4 @@ func (k *Statement) Close() error {
 		k.cache.open--
 	}
 	return k.cache.closeStmt(k.parent)
-}
-
-func (k *Statement) exec(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
-	if st, ok := k.parent.(driver.StmtExecContext); ok {
-		return st.ExecContext(ctx, args)
-	}
-	values, err := positional(ctx, args)
-	if err != nil {
-		return nil, err
-	}
-	return k.parent.Exec(values) //lint:ignore SA1019 all that this statement has
-}
-
-func (k *Statement) query(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
-	if st, ok := k.parent.(driver.StmtQueryContext); ok {
-		return st.QueryContext(ctx, args)
-	}
-	values, err := positional(ctx, args)
-	if err != nil {
-		return nil, err
-	}
-	return k.parent.Query(values) //lint:ignore SA1019 all that this statement has
-}
-
-// positional turns arguments into what the methods without a context take.
-func positional(ctx context.Context, args []driver.NamedValue) ([]driver.Value, error) {
-	values := make([]driver.Value, len(args))
-	for i, a := range args {
-		if a.Name != "" {
-			return nil, errors.New("sql: driver does not support the use of Named Parameters")
-		}
-		values[i] = a.Value
-	}
-	return values, ctx.Err()
 }

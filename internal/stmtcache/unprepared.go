@@ -3,8 +3,6 @@ package stmtcache
 import (
 	"context"
 	"database/sql/driver"
-
-	"github.com/go-lifeguard/lifeguard/internal/libpq"
 )
 
 // directStmt stands for a prepared statement behind a pooler that gives each transaction another server connection. Each
@@ -19,17 +17,6 @@ var (
 	_ driver.StmtExecContext  = (*directStmt)(nil)
 	_ driver.StmtQueryContext = (*directStmt)(nil)
 )
-
-// unprepared gives the stand-in for a statement that must not be prepared by name, nil if it may be. lib/pq's COPY has no name.
-func (c *Cache) unprepared(query string) *directStmt {
-	if !c.shared.PgBouncer || c.kind != libpq.LibPQ && c.kind != libpq.PgxStdlib {
-		return nil
-	}
-	if firstWord(query) == "COPY" && c.kind == libpq.LibPQ {
-		return nil
-	}
-	return &directStmt{conn: c.conn, text: query}
-}
 
 func (d *directStmt) Close() error { return nil }
 
