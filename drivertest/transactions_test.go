@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+
+	"github.com/go-lifeguard/lifeguard"
 )
 
 func (s *script) transactions() {
@@ -94,12 +96,20 @@ func (s *script) rollbackByContextOnConn() {
 		return errors.Is(err, sql.ErrTxDone)
 	})
 	if !s.stays {
-		eventually(s.t, "the conn ends", func() bool { return errors.Is(conn.PingContext(s.ctx), sql.ErrConnDone) })
+		eventually(s.t, "the connection is closed", func() bool { return s.open() == 0 })
 	}
 	_, err = conn.ExecContext(s.ctx, "SELECT 1")
 	s.failed("on the conn", err)
 	_ = conn.Close() // not compared: through lifeguard a sql.Conn whose connection is gone has still to be closed
 	s.query("SELECT 'alive'")
+}
+
+// open is how many connections to the database there are.
+func (s *script) open() int {
+	if pool, ok := lifeguard.PoolOf(s.DB); ok {
+		return pool.Stats().Open
+	}
+	return s.Stats().OpenConnections
 }
 
 // rollbackAfterCancel rolls back what its context has ended, before database/sql does. The answer is the driver's.
