@@ -69,10 +69,14 @@ func (p *Pool) visitFailed(err error) error {
 	if !errors.As(err, &timeout) {
 		return p.waitFailed(err)
 	}
-	if dial := p.dialError(timeout.Dial); dial != nil {
-		return errors.Join(timeout.Ended(), dial)
+	ended := timeout.Context
+	if ended == nil {
+		ended = errors.New("no connection within pool_timeout")
 	}
-	return timeout.Ended()
+	if dial := p.dialError(timeout.Dial); dial != nil {
+		return fmt.Errorf("%w: %w", ended, dial)
+	}
+	return ended
 }
 
 // makeReady makes a session that was acquired usable. False: it was not alive, and its slot is no longer the caller's.

@@ -37,7 +37,7 @@ type Pace struct {
 	failing   int64 // when the first of them began
 	notBefore int64 // when the next dial may begin
 	silent    int64 // start of the first dial without an answer while nothing was open; 0 for none
-	err       error // of the last dial that failed since one succeeded
+	err       error // of the last dial that failed
 	erredAt   int64
 }
 
@@ -77,7 +77,9 @@ func (p *Pace) Began(now int64) {
 func (p *Pace) Open() { p.silent = 0 }
 
 // Succeeded notes a dial that took so long.
-func (p *Pace) Succeeded(took int64) { *p = Pace{connected: true, usual: took} }
+func (p *Pace) Succeeded(took int64) {
+	*p = Pace{connected: true, usual: took, err: p.err, erredAt: p.erredAt} // the error explains waits during which it came
+}
 
 // GaveUp notes a dial that was ended in favour of another, which may begin at once: it has waited for long enough.
 func (p *Pace) GaveUp(started int64) {
@@ -143,15 +145,15 @@ func (p *Pace) Down(oldest, now int64) error { return p.Trouble(oldest, p.silent
 // Trouble is what a caller that has waited in vain since then is told about dials, of which the oldest in flight began at
 // oldest, 0 for none; nil if there is nothing to tell.
 func (p *Pace) Trouble(oldest, since, now int64) error {
+	if p.err != nil && (p.erredAt >= since || p.failures > 0 && p.erredAt >= p.failing) {
+		return p.err // while the caller waited, or nothing has succeeded since
+	}
 	for _, began := range [...]int64{p.silent, p.failing} { // before it, dials may have been given up for others
-		if p.err == nil && began != 0 && (oldest == 0 || began < oldest) {
+		if began != 0 && (oldest == 0 || began < oldest) {
 			oldest = began
 		}
 	}
-	switch {
-	case p.err != nil && (p.failures > 0 || p.erredAt >= since):
-		return p.err
-	case oldest != 0:
+	if oldest != 0 {
 		return &UnfinishedError{For: time.Duration(now - oldest)}
 	}
 	return nil

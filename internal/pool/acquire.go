@@ -45,14 +45,6 @@ type TimeoutError struct {
 
 func (e *TimeoutError) Error() string { return "pool: timeout" }
 
-// Ended is what ended the wait.
-func (e *TimeoutError) Ended() error {
-	if e.Context != nil {
-		return e.Context
-	}
-	return errTimeout
-}
-
 // SilentError says that a pool is full of connections that do not answer.
 type SilentError struct{ Open int }
 
