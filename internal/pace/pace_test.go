@@ -102,7 +102,8 @@ func TestTrouble(t *testing.T) {
 	p.Failed(refused, 3*sec, 3*sec, true)
 	assert.Equal(t, refused, p.Trouble(4*sec, sec, 5*sec), "an error says more than a dial under way")
 	p.Succeeded(ms)
-	err := p.Trouble(4*sec, sec, 5*sec)
+	assert.Equal(t, refused, p.Trouble(4*sec, sec, 5*sec), "it came while the caller waited")
+	err := p.Trouble(4*sec, 4*sec, 5*sec)
 	assert.EqualError(t, err, "connecting has not finished after 1s")
 	assert.NoError(t, errors.Unwrap(err))
 }
