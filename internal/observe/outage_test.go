@@ -28,6 +28,7 @@ func down(context.Context) error { return errRefused }
 
 // outages takes the lines about dials from the log, without the pool's name.
 func (d *traced) outages() []string {
+	synctest.Wait()
 	var lines []string
 	for _, line := range d.lines() {
 		if strings.Contains(line, "connect") {
@@ -60,6 +61,7 @@ func TestOutageIsVisible(t *testing.T) {
 		m := pooltest.NewMeasures(t)
 		d := openTraced(t, nil, lifeguard.WithMeterProvider(m.Provider))
 		d.warm()
+		synctest.Wait() // the goroutine of the dial has told of it
 		d.srv.OnDial(down)
 		d.srv.Kill()
 		d.log.Reset()
@@ -101,6 +103,24 @@ func TestOutageIsVisible(t *testing.T) {
 	})
 }
 
+// A caller whose idle connection turns out to be dead at its checkout is sent on, and measured where it gets one.
+func TestDeadCheckoutIsNoWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := pooltest.NewMeasures(t)
+		d := openTraced(t, nil, lifeguard.WithMeterProvider(m.Provider))
+		first, second := pooltest.Take(t, d.DB), pooltest.Take(t, d.DB)
+		require.NoError(t, first.Close())
+		require.NoError(t, second.Close())
+		assert.Equal(t, "2 in 0.000s", m.Times("db.client.connection.wait_time"))
+		d.srv.Kill()
+		_, err := d.ExecContext(d.ctx, "UPDATE t")
+		require.NoError(t, err)
+		// One attempt broke, the connection of the next did not answer a ping, and the third is a new connection.
+		assert.EqualValues(t, 3, d.pool.Stats().Opened)
+		assert.Equal(t, "4 in 0.000s", m.Times("db.client.connection.wait_time"))
+	})
+}
+
 // A password that does not work any more is told to each caller at once. The metrics have it too, by its SQLSTATE.
 func TestWrongPasswordIsVisible(t *testing.T) {
 	for _, name := range []string{"at the start", "later"} {
@@ -110,6 +130,7 @@ func TestWrongPasswordIsVisible(t *testing.T) {
 				d := openTraced(t, nil, lifeguard.WithMeterProvider(m.Provider))
 				if name == "later" {
 					d.warm()
+					synctest.Wait()
 					d.srv.Kill()
 					d.log.Reset()
 				}
@@ -167,6 +188,7 @@ func TestPanickingLogger(t *testing.T) {
 		d.srv.OnClose(func(*fakedriver.Conn) error { panic("close") })
 		c := pooltest.Take(t, d.DB)
 		time.Sleep(time.Minute) // a leak is reported and taken back, and the driver panics while it closes it
+		synctest.Wait()
 		assert.Equal(t, 2, told)
 		assert.EqualValues(t, 1, d.pool.Stats().Reclaimed)
 		assert.ErrorIs(t, c.PingContext(t.Context()), lifeguard.ErrReclaimed)
