@@ -17,7 +17,7 @@ func (st Stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (drive
 	if err != nil {
 		return nil, err
 	}
-	return st.Exec(values) //lint:ignore SA1019 all that this statement has
+	return st.Exec(values)
 }
 
 // QueryContext runs the statement.
@@ -29,5 +29,5 @@ func (st Stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driv
 	if err != nil {
 		return nil, err
 	}
-	return st.Query(values) //lint:ignore SA1019 all that this statement has
+	return st.Query(values)
 }

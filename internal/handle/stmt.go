@@ -33,7 +33,6 @@ type convertingStmt struct{ *stmt }
 // ColumnConverter asks the wrapped statement.
 func (st convertingStmt) ColumnConverter(i int) driver.ValueConverter {
 	var c driver.ValueConverter
-	//lint:ignore SA1019 what a driver has must go on working
 	if st.lease.call(func() { c = st.prepared.Converter().ColumnConverter(i) }) != nil {
 		return driver.DefaultParameterConverter
 	}
