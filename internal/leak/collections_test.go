@@ -79,9 +79,7 @@ func TestPoolsShareCollections(t *testing.T) {
 	done := make(chan struct{})
 	defer close(done)
 	cfg := Config{Threshold: time.Minute, Done: done}
-	for range 2 {
-		if New(cfg).gc != &process {
-			t.Error("pools have bounds of their own")
-		}
+	if first, second := New(cfg), New(cfg); first.gc != &process || second.gc != &process {
+		t.Error("pools have bounds of their own")
 	}
 }
