@@ -6,12 +6,12 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME = 10s
 
 .DEFAULT_GOAL := help
-.PHONY: help check fmt-check vet staticcheck test faults soak bench fuzz servers
+.PHONY: help check fmt-check vet staticcheck test versions faults soak bench fuzz servers
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-check: fmt-check vet staticcheck test ## everything that CI runs
+check: fmt-check vet staticcheck test versions ## everything that CI runs
 
 fmt-check: ## fail on Go files that gofmt would change
 	@files=$$(git ls-files -z '*.go' | xargs -0 gofmt -l) && \
@@ -29,6 +29,9 @@ test: servers ## install the servers that the tests run, then test everything wi
 	@go test -race -run '^$$' $(PACKAGES) >/dev/null 2>&1 || true
 	go test -race -p 1 $(PACKAGES)
 	go test -count=1 -run 'Allocations|NoReportForThoseInTime' ./internal/...
+
+versions: ## the short tests with other versions of Go, and with the newest libraries
+	@scripts/test-versions
 
 # Beside the faults: CANCELS queries that are cancelled, and 10,000 checkouts a second that are returned in time, for as
 # long as LEAKFREE says, of which none may be reported as a leak.

@@ -47,6 +47,7 @@ var mysqlEngine = &engine{
 	mark:     func(int) string { return "?" },
 	identity: "SELECT CONNECTION_ID()",
 	endless:  "SELECT SLEEP(60)",
+	stays:    true,
 	describe: func(err error) string {
 		var mysqlErr *mysql.MySQLError
 		if !errors.As(err, &mysqlErr) {
@@ -271,5 +272,47 @@ func TestMySQLKilled(t *testing.T) {
 		_, err = db.Exec("DO 1")
 		assert.NoError(t, err, w.name)
 		assert.NoError(t, db.Close())
+	}
+}
+
+// TestMySQLRejectReadOnly has ten idle connections to a server that no longer takes writes, and to which a ping is no
+// trouble. The driver answers driver.ErrBadConn before anything was done, and database/sql's last attempt needs a new
+// connection.
+func TestMySQLRejectReadOnly(t *testing.T) {
+	for _, w := range append([]way{plain}, wrapped...) {
+		for _, writers := range []int{1, 8} {
+			t.Run(fmt.Sprintf("%s/Writers=%d", w.name, writers), func(t *testing.T) {
+				db, err := w.open(mysqlEngine, withParam(mariatest.DSN(t), "rejectReadOnly=true"), 10)
+				require.NoError(t, err)
+				defer func() { assert.NoError(t, db.Close()) }()
+				_, err = db.Exec("CREATE TABLE ledger (id INT)")
+				require.NoError(t, err)
+				var conns [10]*sql.Conn
+				for i := range conns {
+					conns[i], err = db.Conn(t.Context())
+					require.NoError(t, err)
+					_, err = conns[i].ExecContext(t.Context(), "SET SESSION TRANSACTION READ ONLY")
+					require.NoError(t, err)
+				}
+				for _, c := range conns {
+					require.NoError(t, c.Close())
+				}
+				errs := make(chan error)
+				for g := range writers {
+					go func() {
+						for i := range 8 / writers {
+							_, err := db.Exec("INSERT INTO ledger VALUES (?)", g*8+i)
+							errs <- err
+						}
+					}()
+				}
+				for range 8 {
+					assert.NoError(t, <-errs)
+				}
+				var n int
+				require.NoError(t, db.QueryRow("SELECT COUNT(*) FROM ledger").Scan(&n))
+				assert.Equal(t, 8, n)
+			})
+		}
 	}
 }

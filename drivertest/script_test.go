@@ -50,84 +50,6 @@ func runAll(m *testing.M) int {
 // quiet keeps the pool's reports about dials that are meant to fail out of the test's output.
 var quiet = lifeguard.WithLogger(slog.New(slog.DiscardHandler))
 
-// An engine is a driver with a database behind it, and what its SQL looks like.
-type engine struct {
-	driverName string // as the driver registers itself
-	driver     func() driver.Driver
-	connector  func(dsn string) (driver.Connector, error)
-
-	database func(t *testing.T) (fresh func(t *testing.T) (dsn string)) // each call of fresh empties it
-	mark     func(n int) string                                         // a placeholder
-	describe func(error) string                                         // what the driver's error type holds; "" for other errors
-	identity string                                                     // a query for the number of the connection; "" where there is none
-	level    string                                                     // a query for the isolation level; "" where there is none
-	endless  string                                                     // a query that runs until it is cancelled
-
-	arguments []argument
-	failing   []string // statements that fail
-	scripts   []scenario
-}
-
-// An argument is a value and the expression to select it with, with the placeholder as %s.
-type argument struct {
-	expression string
-	value      any
-}
-
-// A way is one of the ways to open a handle.
-type way struct {
-	name string
-	open func(e *engine, dsn string, limit int) (*sql.DB, error)
-}
-
-var plain = way{"plain", func(e *engine, dsn string, limit int) (*sql.DB, error) {
-	db, err := sql.Open(e.driverName, dsn)
-	if err == nil {
-		db.SetMaxOpenConns(limit)
-		db.SetMaxIdleConns(limit)
-	}
-	return db, err
-}}
-
-// wrapped are the ways through lifeguard.
-var wrapped = []way{
-	{"Open", func(e *engine, dsn string, limit int) (*sql.DB, error) {
-		return lifeguard.Open(e.driverName, withLimit(dsn, limit), quiet)
-	}},
-	{"Register", func(e *engine, dsn string, limit int) (*sql.DB, error) {
-		return sql.Open(e.register(), withLimit(dsn, limit))
-	}},
-	{"OpenDB", func(e *engine, dsn string, limit int) (*sql.DB, error) {
-		c, err := e.connector(dsn)
-		if err != nil {
-			return nil, err
-		}
-		cfg := lifeguard.DefaultConfig()
-		cfg.ConnectionLimit, cfg.MaxIdleConnections = limit, limit
-		return lifeguard.OpenDB(c, lifeguard.WithConfig(cfg), quiet)
-	}},
-}
-
-func withLimit(dsn string, limit int) string {
-	return withParam(dsn, fmt.Sprint("connection_limit=", limit))
-}
-
-func withParam(dsn, param string) string {
-	if strings.Contains(dsn, "?") {
-		return dsn + "&" + param
-	}
-	return dsn + "?" + param
-}
-
-// registrations numbers drivers, whose names can be taken only once in a process.
-var registrations atomic.Int64
-
-func (e *engine) register() (name string) {
-	name = fmt.Sprintf("lifeguard-%s-%d", e.driverName, registrations.Add(1))
-	lifeguard.Register(name, e.driver(), quiet)
-	return name
-}
-
 // A scenario is a script and the number of connections it needs.
 type scenario struct {
 	name  string
@@ -152,6 +74,8 @@ var common = []scenario{
 	{"errors", 1, "", (*script).fail},
 	{"transactions", 1, "", (*script).transactions},
 	{"rollback by context", 1, "", (*script).rollbackByContext},
+	{"rollback by context on a conn", 1, "", (*script).rollbackByContextOnConn},
+	{"rollback after a cancel", 1, "", (*script).rollbackAfterCancel},
 	{"statements", 1, "", (*script).statements},
 	{"statements on many connections", 4, "", (*script).statementsOnManyConnections},
 	{"rows", 1, "", (*script).halfRead},
@@ -403,77 +327,6 @@ func (s *script) fail() {
 	s.failed("context over before", err)
 	s.query("SELECT * FROM parents")
 	s.failed("ping", s.PingContext(s.ctx))
-}
-
-func (s *script) transactions() {
-	s.exec("CREATE TABLE kept (id INT PRIMARY KEY, name VARCHAR(50))")
-	insert := "INSERT INTO kept VALUES (" + s.mark(1) + ", " + s.mark(2) + ")"
-	for level := sql.LevelDefault; level <= sql.LevelLinearizable+1; level++ {
-		for i, readOnly := range []bool{false, true} {
-			what := fmt.Sprintf("%v, read-only %t", level, readOnly)
-			tx, err := s.BeginTx(s.ctx, &sql.TxOptions{Isolation: level, ReadOnly: readOnly})
-			s.failed(what, err)
-			if err != nil {
-				continue
-			}
-			if s.level != "" {
-				rows, err := tx.Query(s.level)
-				s.rows(what, rows, err)
-			}
-			_, err = tx.Exec(insert, 10*int(level)+i, what)
-			s.failed(what+": insert", err)
-			s.failed(what+": commit", tx.Commit())
-			s.failed(what+": commit again", tx.Commit())
-			s.failed(what+": rollback after", tx.Rollback())
-		}
-	}
-	s.query("SELECT * FROM kept ORDER BY id")
-	tx, err := s.BeginTx(s.ctx, nil)
-	s.must(err)
-	_, err = tx.Exec("DELETE FROM kept")
-	s.must(err)
-	s.failed("rollback", tx.Rollback())
-	s.query("SELECT COUNT(*) FROM kept")
-
-	tx, err = s.BeginTx(s.ctx, nil)
-	s.must(err)
-	for i, statement := range []string{
-		"INSERT INTO kept VALUES (900, 'kept')", "SAVEPOINT a", "INSERT INTO kept VALUES (901, 'lost')", "ROLLBACK TO SAVEPOINT a",
-		"INSERT INTO kept VALUES (902, 'kept')", "RELEASE SAVEPOINT a", "INSERT INTO kept VALUES (900, 'twice')",
-	} {
-		_, err := tx.Exec(statement)
-		s.failed(fmt.Sprint(i, " ", statement), err)
-	}
-	s.failed("commit", tx.Commit())
-	s.query("SELECT * FROM kept WHERE id >= 900 ORDER BY id")
-}
-
-func (s *script) rollbackByContext() {
-	s.exec("CREATE TABLE kept (id INT PRIMARY KEY)")
-	for i := range 6 {
-		ctx, cancel := context.WithCancel(s.ctx)
-		tx, err := s.BeginTx(ctx, nil)
-		s.must(err)
-		_, err = tx.ExecContext(s.ctx, "INSERT INTO kept VALUES (1)")
-		s.must(err)
-		if i%2 == 0 {
-			go cancel()
-		} else {
-			cancel()
-		}
-		eventually(s.t, "the transaction ends", func() bool {
-			_, err := tx.ExecContext(s.ctx, "SELECT 1")
-			return errors.Is(err, sql.ErrTxDone)
-		})
-		err = tx.Commit()
-		s.note("commit refused: %t", errors.Is(err, context.Canceled) || errors.Is(err, sql.ErrTxDone))
-		s.query("SELECT COUNT(*) FROM kept")
-		cancel()
-	}
-	ctx, cancel := context.WithCancel(s.ctx)
-	cancel()
-	_, err := s.BeginTx(ctx, nil)
-	s.failed("context over before", err)
 }
 
 func (s *script) statements() {

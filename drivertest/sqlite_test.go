@@ -32,6 +32,7 @@ var sqliteEngine = &engine{
 	},
 	mark:    func(int) string { return "?" },
 	endless: "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT COUNT(*) FROM c",
+	stays:   true,
 	describe: func(err error) string {
 		var sqliteErr *sqlite.Error
 		if !errors.As(err, &sqliteErr) {

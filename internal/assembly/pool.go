@@ -19,6 +19,7 @@ import (
 	"github.com/go-lifeguard/lifeguard/internal/leak"
 	"github.com/go-lifeguard/lifeguard/internal/libpq"
 	"github.com/go-lifeguard/lifeguard/internal/observe"
+	"github.com/go-lifeguard/lifeguard/internal/pace"
 	"github.com/go-lifeguard/lifeguard/internal/pool"
 	"github.com/go-lifeguard/lifeguard/internal/session"
 	"github.com/go-lifeguard/lifeguard/internal/stmtcache"
@@ -60,10 +61,16 @@ type Pool struct {
 	statements *stmtcache.Shared
 	observer   *observe.Observer
 	janitor    *leak.Janitor // nil without a leak_threshold
-	handles    *handle.Shared
+	shared     *handle.Shared
 	done       context.Context // ends with the pool
 	stop       context.CancelFunc
 	over       atomic.Bool
+	warned     atomic.Bool // of a handle's own limit
+
+	handles struct {
+		sync.Mutex
+		list []*handle.Connector // guarded
+	}
 
 	logging struct {
 		sync.Mutex
@@ -95,20 +102,34 @@ func NewPool(cfg Config) *Pool {
 		Retryable: libpq.Retryable, Resize: p.opener.Resize,
 		Events: pool.Events{Waiting: p.janitor.Alert, DialFailed: p.dialFailed, Dialled: p.dialled},
 	})
-	p.handles = handle.NewShared(handle.Config{
-		Log:  cfg.Log,
-		Pool: p.pool, Observer: p.observer, Janitor: p.janitor, Now: cfg.Now, PoolTimeout: cfg.PoolTimeout,
-		Reclaims: cfg.ReclaimAfter > 0 && cfg.LeakThreshold > 0, WaitFailed: p.waitFailed, Closed: p.closed,
+	p.shared = handle.NewShared(handle.Config{
+
+		Pool: p.pool, Observer: p.observer, Janitor: p.janitor, Now: cfg.Now,
+		Reclaims: cfg.ReclaimAfter > 0 && cfg.LeakThreshold > 0, Ready: p.makeReady, WaitFailed: p.waitFailed, Closed: p.closed,
 	})
 	p.observer.Watch(p.counts)
 	return p
 }
 
 // Join makes the connector of another handle; nil if the pool is closed.
-func (p *Pool) Join(d driver.Driver) *handle.Connector { return p.handles.Join(d) }
+func (p *Pool) Join(d driver.Driver) *handle.Connector {
+	client := p.pool.Join()
+	if client == nil {
+		return nil
+	}
+	c := p.shared.Connector(client, d)
+	p.handles.Lock()
+	defer p.handles.Unlock()
+	p.handles.list = append(slices.DeleteFunc(p.handles.list, (*handle.Connector).Over), c)
+	return c
+}
 
-// Handles gives the connectors of the pool's handles.
-func (p *Pool) Handles() []*handle.Connector { return p.handles.All() }
+// Handles gives the connectors of the handles that have not closed, and of those that have and still hold connections.
+func (p *Pool) Handles() []*handle.Connector {
+	p.handles.Lock()
+	defer p.handles.Unlock()
+	return slices.Clone(p.handles.list)
+}
 
 // Closed says whether the last handle has left.
 func (p *Pool) Closed() bool { return p.over.Load() }
@@ -130,7 +151,7 @@ func (p *Pool) Reset() { p.pool.Reset() }
 // SetLimit changes the limits.
 func (p *Pool) SetLimit(limit, maxIdle int) {
 	p.pool.SetLimit(limit, maxIdle)
-	for _, c := range p.handles.All() {
+	for _, c := range p.Handles() {
 		c.KeepIdle(limit)
 	}
 }
@@ -148,7 +169,7 @@ type Stats struct {
 
 // Stats reads the counters.
 func (p *Pool) Stats() Stats {
-	st := Stats{Acquired: p.handles.Acquired(), SlowQueries: p.observer.SlowQueries()}
+	st := Stats{Acquired: p.shared.Acquired(), SlowQueries: p.observer.SlowQueries()}
 	st.Leaks, st.LostRows, st.LostLater, st.Reclaimed = p.janitor.Counts()
 	st.Hits, st.Misses, st.Retries = p.statements.Counts()
 	st.Stats = p.pool.Stats()
@@ -195,6 +216,7 @@ func (p *Pool) leases(yield func(leak.Lease) bool) {
 }
 
 func (p *Pool) waiting() (waiting, full, leased bool) {
+	p.lookAtSetters()
 	st := p.pool.Stats()
 	return st.Waiting > 0, st.Open+st.Closing >= st.Limit, st.InUse > 0
 }
@@ -212,9 +234,22 @@ func (p *Pool) waitFailed(err error) error {
 	return p.dialError(err)
 }
 
+// lookAtSetters warns once of a limit that a handle's own setter has put below the pool's: callers wait in database/sql
+// then, in no order and without a timeout.
+func (p *Pool) lookAtSetters() {
+	limit, _ := p.pool.Limit()
+	for _, c := range p.Handles() {
+		if set := c.MaxOpen(); set > 0 && set < limit && !p.warned.Swap(true) {
+			p.cfg.Log.Warn("lifeguard: SetMaxOpenConns of a handle is below connection_limit, so callers wait without pool_timeout: "+
+				"set connection_limit instead", slog.String("pool", p.cfg.Name),
+				slog.Int("SetMaxOpenConns", set), slog.Int("connection_limit", limit))
+		}
+	}
+}
+
 // dialError is an error of a dial as it may be shown.
 func (p *Pool) dialError(err error) error {
-	var unfinished *pool.UnfinishedError
+	var unfinished *pace.UnfinishedError
 	switch {
 	case err == nil:
 		return nil

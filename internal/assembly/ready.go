@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/go-lifeguard/lifeguard/internal/pool"
 	"github.com/go-lifeguard/lifeguard/internal/session"
@@ -68,8 +69,53 @@ func (p *Pool) visitFailed(err error) error {
 	if !errors.As(err, &timeout) {
 		return p.waitFailed(err)
 	}
-	if dial := p.dialError(timeout.Dial); dial != nil {
-		return errors.Join(timeout.Ended(), dial)
+	ended := timeout.Context
+	if ended == nil {
+		ended = errors.New("no connection within pool_timeout")
 	}
-	return timeout.Ended()
+	if dial := p.dialError(timeout.Dial); dial != nil {
+		return fmt.Errorf("%w: %w", ended, dial)
+	}
+	return ended
+}
+
+// makeReady makes a session that was acquired usable. False: it was not alive, and its slot is no longer the caller's.
+func (p *Pool) makeReady(ctx context.Context, s *pool.Slot[*session.Session], since int64) (ready bool) {
+	ours := true
+	defer func() {
+		if !ready && ours {
+			_ = recover() // a driver that panics in ResetSession has a dead connection, as far as the caller can know
+			s.Spoil()
+			s.Discard()
+		}
+	}()
+	now := p.cfg.Now()
+	if suspect := s.Suspect(); suspect || s.Restless(now) {
+		switch {
+		case s.Resource.CanPing():
+			if !s.Probe(ctx, p.patience(since, now)) {
+				ours = false
+				return false
+			}
+		case suspect:
+			return false
+		}
+	}
+	s.Resource.Takeover()
+	if s.Used() {
+		if err := s.Resource.Reset(ctx); err != nil {
+			s.Broke()
+			return false
+		}
+	}
+	return true
+}
+
+// patience is half of the time that is left to a caller: the other half is for what follows a connection that does not
+// answer.
+func (p *Pool) patience(since, now int64) time.Duration {
+	if p.cfg.PoolTimeout <= 0 {
+		return 0
+	}
+	return max(p.cfg.PoolTimeout-time.Duration(now-since), time.Millisecond) / 2
 }

@@ -10,7 +10,7 @@ import (
 const module = "github.com/go-lifeguard/lifeguard"
 
 // skipped are the packages, with those below them, that are never the application: they take a query from it and pass it
-// on.
+// on. Some stand between it and database/sql, others between that and lifeguard.
 var skipped = [...]string{
 	"database/sql",
 	"reflect",
@@ -19,6 +19,7 @@ var skipped = [...]string{
 	"sync",
 
 	"entgo.io",
+	"github.com/DataDog/dd-trace-go",
 	"github.com/Masterminds/squirrel",
 	"github.com/XSAM/otelsql",
 	"github.com/aarondl/sqlboiler",
@@ -29,12 +30,18 @@ var skipped = [...]string{
 	"github.com/gocraft/dbr",
 	"github.com/jinzhu/gorm",
 	"github.com/jmoiron/sqlx",
+	"github.com/luna-duclos/instrumentedsql",
 	"github.com/ngrok/sqlmw",
+	"github.com/qustavo/sqlhooks",
+	"github.com/simukti/sqldb-logger",
 	"github.com/stephenafamo/bob",
 	"github.com/stephenafamo/scan",
 	"github.com/upper/db",
 	"github.com/uptrace/bun",
+	"github.com/uptrace/opentelemetry-go-extra",
 	"github.com/volatiletech/sqlboiler",
+	"go.nhat.io/otelsql",
+	"gopkg.in/DataDog/dd-trace-go",
 	"gopkg.in/gorp",
 	"gorm.io",
 	"xorm.io",

@@ -77,6 +77,9 @@ func TestIsApplication(t *testing.T) {
 		{"github.com/volatiletech/sqlboiler/v4/queries.(*Query).Bind", "reflect.go", false},
 		{"github.com/aarondl/sqlboiler/v4/queries.(*Query).Bind", "reflect.go", false},
 		{"github.com/georgysavva/scany/v2/sqlscan.Select", "sqlscan.go", false},
+		{"go.nhat.io/otelsql.otDriver.Connect", "driver.go", false},
+		{"github.com/uptrace/opentelemetry-go-extra/otelsql.(*connector).Connect.func1", "driver.go", false},
+		{"gopkg.in/DataDog/dd-trace-go.v1/contrib/database/sql.(*tracedConnector).Connect", "sql.go", false},
 		{"github.com/ngrok/sqlmw.wrappedConn.QueryContext", "conn.go", false},
 
 		{"github.com/go-lifeguard/lifeguard.(*Pool).acquire", "pool.go", false},

@@ -2,9 +2,9 @@ package faultproxy
 
 import (
 	"os"
-	"syscall"
 	"time"
-	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // nearly is how far ahead of its time a Go timer is asked to wake a clock: an idle process waits for its timers in whole
@@ -32,17 +32,14 @@ func (c *clock) sleepUntil(t time.Time, done <-chan struct{}) bool {
 	if c.timer == nil && !c.open() {
 		return sleepUntil(t, done)
 	}
-	type timerSpec struct{ interval, value syscall.Timespec }
-	spec := timerSpec{value: syscall.NsecToTimespec(int64(wait))}
 	raw, err := c.timer.SyscallConn()
 	if err != nil {
 		return sleepUntil(t, done)
 	}
-	var errno syscall.Errno
-	err = raw.Control(func(fd uintptr) {
-		_, _, errno = syscall.Syscall6(syscall.SYS_TIMERFD_SETTIME, fd, 0, uintptr(unsafe.Pointer(&spec)), 0, 0, 0)
-	})
-	if err != nil || errno != 0 {
+	spec := unix.ItimerSpec{Value: unix.NsecToTimespec(int64(wait))}
+	var set error
+	err = raw.Control(func(fd uintptr) { set = unix.TimerfdSettime(int(fd), 0, &spec, nil) })
+	if err != nil || set != nil {
 		return sleepUntil(t, done)
 	}
 	var expirations [8]byte
@@ -59,12 +56,11 @@ func spinUntil(t time.Time) {
 }
 
 func (c *clock) open() bool {
-	const clockMonotonic = 1
-	fd, _, errno := syscall.Syscall(syscall.SYS_TIMERFD_CREATE, clockMonotonic, syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
-	if errno != 0 {
+	fd, err := unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC)
+	if err != nil {
 		return false // out of descriptors, say: less exact is better than not at all
 	}
-	c.timer = os.NewFile(fd, "timerfd")
+	c.timer = os.NewFile(uintptr(fd), "timerfd")
 	return true
 }
 

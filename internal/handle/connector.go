@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"io"
-	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,8 +21,6 @@ type Connector struct {
 
 	shut atomic.Bool // no lease may be given any more; set before the leases that there are are looked at
 
-	warned atomic.Bool // of the handle's own limit
-
 	mu sync.Mutex
 	db *sql.DB // guarded by mu; nil for handles that sql.Open made, which never shows them
 }
@@ -32,6 +29,9 @@ var (
 	_ driver.Connector = (*Connector)(nil)
 	_ io.Closer        = (*Connector)(nil)
 )
+
+// Over says whether the handle is closed and has nothing left.
+func (c *Connector) Over() bool { return c.shut.Load() && c.client.Out() == 0 }
 
 // Driver is what the handle shows as its driver.
 func (c *Connector) Driver() driver.Driver { return c.driver }
@@ -69,29 +69,19 @@ func (c *Connector) Close() error {
 	return err
 }
 
-// lookAtSetters warns once of a limit that the handle's own setter has put below the pool's: callers wait in database/sql
-// then, in no order and without a timeout.
-func (c *Connector) lookAtSetters() {
-	if c.warned.Load() {
-		return
-	}
+// MaxOpen is the limit that the handle's own setter has set; 0 for none, and where lifeguard does not hold the handle.
+func (c *Connector) MaxOpen() int {
 	c.mu.Lock()
-	db := c.db
-	c.mu.Unlock()
-	if db == nil {
-		return
+	defer c.mu.Unlock()
+	if c.db == nil {
+		return 0
 	}
-	limit, _ := c.pool.pool.Limit()
-	if set := db.Stats().MaxOpenConnections; set > 0 && set < limit && !c.warned.Swap(true) {
-		c.pool.cfg.Log.Warn("lifeguard: SetMaxOpenConns of the handle is below connection_limit, so callers wait without pool_timeout: "+
-			"set connection_limit instead", slog.Int("SetMaxOpenConns", set), slog.Int("connection_limit", limit))
-	}
+	return c.db.Stats().MaxOpenConnections
 }
 
 // Connect gives the handle a lease. All waiting happens here.
 func (c *Connector) Connect(ctx context.Context) (driver.Conn, error) {
 	p := c.pool
-	c.lookAtSetters()
 	began := p.cfg.Now()
 	l := &lease{conn: c}
 	turn := pool.Turn{Hint: func() { l.noteWhere(began) }}
@@ -102,7 +92,7 @@ func (c *Connector) Connect(ctx context.Context) (driver.Conn, error) {
 			p.connectEnded(ctx, time.Duration(p.cfg.Now()-began), err)
 			return nil, err
 		}
-		if !p.ready(ctx, s, turn.Since) {
+		if !p.cfg.Ready(ctx, s, turn.Since) {
 			continue // it was dead: the caller waits on, in its place
 		}
 		now := p.cfg.Now()

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -49,6 +50,7 @@ var floors = []string{
 	"internal/stmtcache",
 	"internal/fallback",
 	"internal/libpq",
+	"internal/pace",
 	"internal/waitq",
 	"internal/dsn",
 	"internal/callsite",
@@ -311,6 +313,9 @@ func refersTo(f *ast.File, pkg, name string) (found bool) {
 // Each package says in its doc.go what it does and what it refuses to know.
 func TestEveryPackageSaysWhatItRefuses(t *testing.T) {
 	for _, pkg := range floors {
+		if pkg != "." && !strings.HasPrefix(pkg, "internal/") {
+			continue // public ones say what a user needs
+		}
 		text, err := os.ReadFile(filepath.Join(top, pkg, "doc.go"))
 		if assert.NoError(t, err) {
 			assert.Regexp(t, `refuses to|[Rr]efuses`, string(text), pkg)
@@ -333,4 +338,53 @@ func TestRoot(t *testing.T) {
 	}
 	assert.LessOrEqual(t, len(all), maxRootFiles, "files in the root: %v", all)
 	assert.ElementsMatch(t, rootFiles, library)
+}
+
+// named finds what docs/architecture.md names in the code: `pool.Pool`, `lease.run`, `giveBack`, `pool/dial.go`.
+var named = regexp.MustCompile("`([A-Za-z]+(?:[./][A-Za-z]+)*(?:\\.go)?)`")
+
+// The page for maintainers names what there is.
+func TestArchitecturePage(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(top, "docs", "architecture.md"))
+	require.NoError(t, err)
+	page := string(text)
+	declared := map[string]bool{}
+	for _, f := range files(t) {
+		if !f.library() {
+			continue
+		}
+		declared[strings.TrimPrefix(f.name, "internal/")] = true
+		declared[path.Base(f.name)], declared[path.Base(f.pkg)] = true, true
+		ast.Inspect(f.ast, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.FuncDecl:
+				declared[n.Name.Name] = true
+			case *ast.TypeSpec:
+				declared[n.Name.Name] = true
+			case *ast.Field:
+				for _, name := range n.Names {
+					declared[name.Name] = true
+				}
+			}
+			return true
+		})
+	}
+	names := 0
+	for _, m := range named.FindAllStringSubmatch(page[strings.Index(page, "## The way of one query"):strings.Index(page, "## The packages")], -1) {
+		name := m[1]
+		if !strings.HasSuffix(name, ".go") {
+			name = name[strings.LastIndexByte(name, '.')+1:]
+		}
+		if slices.Contains([]string{"QueryContext", "Conn", "sql"}, name) {
+			continue // database/sql's
+		}
+		names++
+		assert.True(t, declared[name], "docs/architecture.md names %s, which the library does not have", m[1])
+	}
+	assert.Greater(t, names, 50)
+	for _, pkg := range floors {
+		if pkg != "." {
+			assert.Contains(t, page, "| `"+pkg+"` |", "docs/architecture.md lists the packages")
+		}
+	}
 }

@@ -45,14 +45,6 @@ type TimeoutError struct {
 
 func (e *TimeoutError) Error() string { return "pool: timeout" }
 
-// Ended is what ended the wait.
-func (e *TimeoutError) Ended() error {
-	if e.Context != nil {
-		return e.Context
-	}
-	return errTimeout
-}
-
 // SilentError says that a pool is full of connections that do not answer.
 type SilentError struct{ Open int }
 
@@ -236,7 +228,9 @@ func (p *Pool[R]) explainLocked(err error, turn *Turn, now int64) error {
 	e.Waited = time.Duration(now - turn.Since)
 	st := p.statsLocked()
 	e.Limit, e.InUse, e.Waiting = st.Limit, st.InUse, st.Waiting
-	e.Dial = p.dialling.troubleLocked(st.Open < p.limit, turn.Since, now)
+	if st.Open < p.limit { // else the pool was simply full
+		e.Dial = p.dialling.pace.Trouble(p.dialling.oldest(), turn.Since, now)
+	}
 	if e.Dial == nil && st.InUse > 0 && p.probing >= st.InUse {
 		e.Dial = &SilentError{Open: st.InUse} // nobody holds anything, so there is nobody to name
 	}

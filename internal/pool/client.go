@@ -80,8 +80,8 @@ func (c *Client[R]) Leave() (last bool, err error) {
 	if last {
 		p.closed = true
 		p.stop()
-		p.dialling.alarm.stopLocked()
-		p.upkeep.stopLocked()
+		p.dialling.alarm.Stop()
+		p.upkeep.Stop()
 	}
 	gone := c.refuseLocked()
 	p.mu.Unlock()

@@ -79,8 +79,8 @@ func New[R any](cfg Config[R]) *Pool[R] {
 	p := &Pool[R]{cfg: cfg, limit: cfg.Limit, maxIdle: cfg.MaxIdle, guard: cfg.Limit, clients: map[*Client[R]]struct{}{}}
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	p.waiters.New = func() any { return &waiter[R]{Value: request[R]{ready: make(chan grant[R], 1)}} }
-	p.dialling.pool, p.dialling.alarm.do = p, p.dialling.dialAgain
-	p.upkeep.pool, p.upkeep.do = p, p.upkeep.maintain
+	p.dialling.pool, p.dialling.alarm = p, newAlarm(p.dialling.dialAgain)
+	p.upkeep.pool, p.upkeep.alarm = p, newAlarm(p.upkeep.maintain)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.dialling.dialLocked(p.now())
@@ -299,7 +299,7 @@ func (p *Pool[R]) SetLimit(limit, maxIdle int) {
 	}
 	p.limit, p.maxIdle = limit, maxIdle
 	for _, s := range slices.Clone(p.slots) {
-		if !p.overLocked() {
+		if len(p.slots) <= limit && (maxIdle >= limit || p.idleLocked() <= maxIdle) {
 			break
 		}
 		if _, idle := s.idleSinceLocked(); idle && s.seizeLocked() {
@@ -308,11 +308,6 @@ func (p *Pool[R]) SetLimit(limit, maxIdle int) {
 		}
 	}
 	p.settleLocked(now)
-}
-
-// overLocked says whether an idle resource has to go.
-func (p *Pool[R]) overLocked() bool {
-	return len(p.slots) > p.limit || p.maxIdle < p.limit && p.idleLocked() > p.maxIdle
 }
 
 // Limit is the present limit, and MaxIdle how many resources are kept idle.
@@ -327,6 +322,11 @@ func (p *Pool[R]) Limit() (limit, maxIdle int) {
 func (p *Pool[R]) Reset() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.retireLocked()
+}
+
+// retireLocked has no resource that is open now lent again.
+func (p *Pool[R]) retireLocked() {
 	p.retired.Store(p.era.Add(1))
 	p.closeLater(p.recallLocked(func(Lease, *Client[R]) bool { return true }))
 }
@@ -336,5 +336,5 @@ func (p *Pool[R]) Reset() {
 func (p *Pool[R]) Patience() time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return max(minPatience, min(time.Duration(p.dialling.usual), probeTime))
+	return max(minPatience, min(p.dialling.pace.Usual(), probeTime))
 }

@@ -109,10 +109,11 @@ func TestPoolOfForeignHandle(t *testing.T) {
 
 func TestRegister(t *testing.T) {
 	srv := fakedriver.New()
-	lifeguard.Register("registered", srv.Driver(), pooltest.Quiet)
-	assert.Panics(t, func() { lifeguard.Register("registered", srv.Driver()) }, "as sql.Register")
+	name := fmt.Sprint("registered ", pooltest.Number())
+	lifeguard.Register(name, srv.Driver(), pooltest.Quiet)
+	assert.Panics(t, func() { lifeguard.Register(name, srv.Driver()) }, "as sql.Register")
 	assert.Panics(t, func() { lifeguard.Register("nil", nil) })
-	db, err := sql.Open("registered", "host=example connection_limit=3")
+	db, err := sql.Open(name, "host=example connection_limit=3")
 	require.NoError(t, err)
 	defer db.Close()
 	require.NoError(t, db.PingContext(t.Context()))
@@ -156,16 +157,17 @@ func TestOpenErrors(t *testing.T) {
 func TestSharedPools(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := fakedriver.New()
-		lifeguard.Register("shared", srv.Driver(), pooltest.Quiet)
+		name := fmt.Sprint("shared ", pooltest.Number())
+		lifeguard.Register(name, srv.Driver(), pooltest.Quiet)
 		const dsn = "host=a connection_limit=2 pool_name=shop"
-		one, err := sql.Open("shared", dsn)
+		one, err := sql.Open(name, dsn)
 		require.NoError(t, err)
-		two, err := sql.Open("shared", dsn)
+		two, err := sql.Open(name, dsn)
 		require.NoError(t, err)
 		p1, _ := lifeguard.PoolOf(one)
 		p2, _ := lifeguard.PoolOf(two)
 		assert.Same(t, p1, p2)
-		_, err = sql.Open("shared", "host=b password=hunter2 connection_limit=2 pool_name=shop")
+		_, err = sql.Open(name, "host=b password=hunter2 connection_limit=2 pool_name=shop")
 		require.ErrorContains(t, err, "pool_name=shop")
 		assert.ErrorContains(t, err, "another pool_name")
 		assert.NotContains(t, err.Error(), "hunter2")
@@ -194,7 +196,7 @@ func TestSharedPools(t *testing.T) {
 		assert.Zero(t, srv.Open())
 
 		// The name is free again.
-		three, err := sql.Open("shared", "host=c pool_name=shop")
+		three, err := sql.Open(name, "host=c pool_name=shop")
 		require.NoError(t, err)
 		assert.NoError(t, three.PingContext(t.Context()))
 		assert.NoError(t, three.Close())

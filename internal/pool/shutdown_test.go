@@ -262,11 +262,12 @@ func TestShutdownWithoutTime(t *testing.T) {
 func TestShutdownOfSharedPool(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := fakedriver.New()
-		lifeguard.Register("shutdown-shared", srv.Driver(), pooltest.Quiet)
+		name := fmt.Sprint("shutdown ", pooltest.Number())
+		lifeguard.Register(name, srv.Driver(), pooltest.Quiet)
 		const dsn = "host=a connection_limit=2 pool_name=shutdown"
-		one, err := sql.Open("shutdown-shared", dsn)
+		one, err := sql.Open(name, dsn)
 		require.NoError(t, err)
-		two, err := sql.Open("shutdown-shared", dsn)
+		two, err := sql.Open(name, dsn)
 		require.NoError(t, err)
 		a, b := pooltest.Take(t, one), pooltest.Take(t, two)
 		done := make(chan error, 1)

@@ -72,10 +72,10 @@ func (s *Slot[R]) Broke() {
 		return // others said so before
 	}
 	p.brokeAt = now
-	era := p.era.Add(1)
 	if again {
-		p.retired.Store(era)
-		p.closeLater(p.recallLocked(func(Lease, *Client[R]) bool { return true }))
+		p.retireLocked()
+	} else {
+		p.era.Add(1)
 	}
 }
 
@@ -115,13 +115,10 @@ func (s *Slot[R]) Demoted() {
 	p := s.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	now := p.now()
-	if s.opened < p.retired.Load() || p.demotedAt != 0 && now-p.demotedAt < demotedPause {
-		return
+	if now := p.now(); !s.Retired() && (p.demotedAt == 0 || now-p.demotedAt >= demotedPause) {
+		p.demotedAt = now
+		p.retireLocked()
 	}
-	p.demotedAt = now
-	p.retired.Store(p.era.Add(1))
-	p.closeLater(p.recallLocked(func(Lease, *Client[R]) bool { return true }))
 }
 
 // idleSinceLocked says since when nobody has used the resource.

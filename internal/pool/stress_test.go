@@ -322,25 +322,24 @@ func (s *storm) checkNothingLost() {
 func (s *storm) shutdown(rnd *rand.Rand) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(rnd.IntN(10))*time.Millisecond)
 	defer cancel()
-	if err := lifeguard.Shutdown(ctx, s.handles[0]); err != nil {
-		assert.ErrorIs(s.t, err, context.DeadlineExceeded)
-	}
+	// Errors are those of connections that did not close, and of holders that were too slow.
+	_ = lifeguard.Shutdown(ctx, s.handles[0])
 	assert.Error(s.t, s.handles[0].PingContext(context.Background()))
-	if err := s.pool.Shutdown(ctx); err != nil {
-		assert.ErrorIs(s.t, err, context.DeadlineExceeded)
-	}
+	_ = s.pool.Shutdown(ctx)
+	assert.ErrorIs(s.t, s.handles[1].PingContext(context.Background()), lifeguard.ErrPoolClosed)
 }
 
 func (s *storm) checkEnd() {
+	s.calm.Store(true)
 	for i, db := range s.handles {
 		assert.NoError(s.t, s.shared[i].Close())
 		assert.NoError(s.t, db.Close())
 	}
 	pooltest.Settled(s.t, s.pool)
-	pooltest.Eventually(s.t, "all connections are closed", func() bool { return s.srv.Open() == 0 })
-	st := s.pool.Stats()
-	assert.Zero(s.t, st.Open)
-	assert.Equal(s.t, st.Opened, st.Closed)
+	pooltest.Eventually(s.t, "all connections are closed", func() bool {
+		st := s.pool.Stats()
+		return s.srv.Open() == 0 && st.Open == 0 && st.Opened == st.Closed
+	})
 	assert.Zero(s.t, s.srv.Stmts())
 	assert.Zero(s.t, s.srv.OpenRows())
 	assert.Empty(s.t, s.srv.Violations())

@@ -138,7 +138,8 @@ func storm(t *testing.T, limit, workers int, seed uint64) {
 	wg.Wait()
 
 	setCalm(true)
-	time.Sleep(3 * time.Second)
+	time.Sleep(12 * time.Second) // longer than a dial that hangs, and than idle connections live: nothing is under way
+	synctest.Wait()
 	stats := pool.Stats()
 	assert.Zero(t, stats.InUse)
 	assert.Zero(t, stats.Waiting)

@@ -47,6 +47,8 @@ func (p *page) subjects() []subject {
 		{"lifeguard (no cache)", []report.Rivals{plain}},
 		// Making no spans at all is no way of making them faster.
 		{"lifeguard (trace=all)", []report.Rivals{wrapper}},
+		// On another driver that driver is the measure.
+		{"lifeguard over pgx", []report.Rivals{func(other string) bool { return other == "pgx stdlib" }}},
 	}
 }
 
@@ -417,7 +419,7 @@ func (p *page) writeCandidates(b *strings.Builder) {
 		fmt.Fprintf(b, "| %s | `%s` %s | %s |\n", c.Name(), c.Module(), version, c.Note())
 	}
 	b.WriteString("\n")
-	text := "All but pgx work over lib/pq " + p.machine.modules["github.com/lib/pq"] + ". The handles of all but lifeguard and " +
+	text := "All but the three with pgx in their name work over lib/pq " + p.machine.modules["github.com/lib/pq"] + ". The handles of all but lifeguard and " +
 		"pgxpool have the `SetMaxOpenConns` and `SetMaxIdleConns` of plain `database/sql`. In memory lifeguard is opened with " +
 		"`OpenDB`."
 	for _, a := range candidate.Absent() {

@@ -7,6 +7,7 @@ import (
 	"database/sql/driver"
 	"time"
 
+	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
 )
 
@@ -39,6 +40,7 @@ func All() []Candidate {
 		instrumentedsqlCandidate{},
 		sqldblogger{},
 		pgxStdlib{},
+		lifeguardPGX{},
 		pgxPool{},
 	}
 }
@@ -59,6 +61,8 @@ type Settings struct {
 	Statements int
 	// Tracing is what spans are made with; nil makes none.
 	Tracing trace.TracerProvider
+	// Metrics is what measurements are recorded with; nil records none.
+	Metrics metric.MeterProvider
 }
 
 // A Pool is an opened candidate. All methods but Close are safe for concurrent use.

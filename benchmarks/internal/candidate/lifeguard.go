@@ -7,8 +7,6 @@ import (
 	"net/url"
 	"strconv"
 
-	metricnoop "go.opentelemetry.io/otel/metric/noop"
-
 	"github.com/go-lifeguard/lifeguard"
 )
 
@@ -70,7 +68,7 @@ func (c lifeguardCandidate) over(connector driver.Connector, s Settings, cfg lif
 		cfg.StatementCacheSize = 0
 	}
 	return lifeguard.OpenDB(connector, lifeguard.WithConfig(cfg),
-		lifeguard.WithTracerProvider(s.provider()), lifeguard.WithMeterProvider(metricnoop.NewMeterProvider()))
+		lifeguard.WithTracerProvider(s.provider()), lifeguard.WithMeterProvider(s.meters()))
 }
 
 // lifeguardTraceAll makes a span for every operation, as the libraries for tracing do, instead of for the slow ones.

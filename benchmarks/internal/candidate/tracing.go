@@ -1,6 +1,8 @@
 package candidate
 
 import (
+	"go.opentelemetry.io/otel/metric"
+	metricnoop "go.opentelemetry.io/otel/metric/noop"
 	"go.opentelemetry.io/otel/trace"
 	"go.opentelemetry.io/otel/trace/noop"
 )
@@ -23,4 +25,12 @@ func (s Settings) provider() trace.TracerProvider {
 		return noop.NewTracerProvider()
 	}
 	return s.Tracing
+}
+
+// meters is what a library that always measures is given.
+func (s Settings) meters() metric.MeterProvider {
+	if s.Metrics == nil {
+		return metricnoop.NewMeterProvider()
+	}
+	return s.Metrics
 }

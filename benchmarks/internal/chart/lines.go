@@ -100,13 +100,29 @@ func (l *Lines) WriteSVG(w io.Writer) error {
 		c.straight(left, y(l.Mark), left+plotWidth, y(l.Mark), "mark")
 	}
 
+	lines := l.drawn(y)
 	// The most important lines are drawn last, above the others.
-	type drawn struct {
-		Line
-		class string
-		end   float64
+	for _, d := range slices.Backward(slices.SortedStableFunc(slices.Values(lines), func(a, b drawn) int {
+		return int(a.Tone) - int(b.Tone)
+	})) {
+		c.path(d, x, y)
 	}
-	var lines []drawn
+	var mark []name
+	if l.MarkName != "" {
+		mark = []name{{l.MarkName, "small", y(l.Mark) + 4}}
+	}
+	c.names(lines, mark, top+plotHeight+4, left+plotWidth+10)
+	return c.finish(w, l.Title, l.Description)
+}
+
+// drawn is a line with what can be drawn of it.
+type drawn struct {
+	Line
+	class string
+	end   float64
+}
+
+func (l *Lines) drawn(y func(float64) float64) (lines []drawn) {
 	for _, line := range l.Lines {
 		d := drawn{Line: line, class: line.Tone.class()}
 		d.Points = slices.DeleteFunc(slices.Clone(line.Points), func(p Point) bool {
@@ -117,34 +133,35 @@ func (l *Lines) WriteSVG(w io.Writer) error {
 			lines = append(lines, d)
 		}
 	}
-	for _, d := range slices.Backward(slices.SortedStableFunc(slices.Values(lines), func(a, b drawn) int {
-		return int(a.Tone) - int(b.Tone)
-	})) {
-		var path strings.Builder
-		for i, p := range d.Points {
-			verb := 'L'
-			if i == 0 {
-				verb = 'M'
-			}
-			fmt.Fprintf(&path, "%c%.1f %.1f", verb, x(p.X), y(p.Y))
-		}
-		fmt.Fprintf(c, `<path class="line %s" d="%s"/>`+"\n", d.class, path.String())
-	}
+	return lines
+}
 
-	// Names stand where their lines end, pushed apart where they would overlap. Those of a group are named once.
-	type name struct {
-		text, class string
-		y           float64
+func (c *canvas) path(d drawn, x, y func(float64) float64) {
+	var path strings.Builder
+	for i, p := range d.Points {
+		verb := 'L'
+		if i == 0 {
+			verb = 'M'
+		}
+		fmt.Fprintf(&path, "%c%.1f %.1f", verb, x(p.X), y(p.Y))
 	}
-	var names []name
+	fmt.Fprintf(c, `<path class="line %s" d="%s"/>`+"\n", d.class, path.String())
+}
+
+// name is a word beside the end of a line.
+type name struct {
+	text, class string
+	y           float64
+}
+
+// names writes the names where their lines end, pushed apart where they would overlap, and above lowest. Those of a group
+// are named once.
+func (c *canvas) names(lines []drawn, names []name, lowest, x float64) {
 	for _, d := range lines {
 		if d.Tone == Other && slices.ContainsFunc(names, func(n name) bool { return n.text == d.Name }) {
 			continue
 		}
 		names = append(names, name{d.Name, "f-" + d.class, d.end + 4})
-	}
-	if l.MarkName != "" {
-		names = append(names, name{l.MarkName, "small", y(l.Mark) + 4})
 	}
 	slices.SortFunc(names, func(a, b name) int { return int(math.Copysign(1, a.y-b.y)) })
 	const lineHeight = 17
@@ -154,7 +171,7 @@ func (l *Lines) WriteSVG(w io.Writer) error {
 		}
 	}
 	if n := len(names); n > 0 {
-		over := max(0, names[n-1].y-(top+plotHeight+4))
+		over := max(0, names[n-1].y-(lowest))
 		for i := n - 1; i >= 0 && over > 0; i-- {
 			names[i].y -= over
 			if i > 0 {
@@ -163,7 +180,6 @@ func (l *Lines) WriteSVG(w io.Writer) error {
 		}
 	}
 	for _, n := range names {
-		c.text(left+plotWidth+10, n.y, n.class, "start", n.text)
+		c.text(x, n.y, n.class, "start", n.text)
 	}
-	return c.finish(w, l.Title, l.Description)
 }

@@ -20,8 +20,6 @@ type contention struct{}
 const (
 	contenders            = 100
 	contendedConnections  = 5
-	contendedQuery        = "SELECT 1 FROM pg_sleep(0.005)"
-	contendedQueryTakes   = "5 ms"
 	contentionTail        = "p99 / p50"
 	contentionQueryColumn = "queries"
 )
@@ -34,24 +32,74 @@ var quantiles = []struct {
 	at   float64
 }{{"p50", 0.5}, {"p95", 0.95}, {"p99", 0.99}, {"p99.9", 0.999}, {"max", 1}}
 
+// contended are the times that a query takes the server.
+var contended = []time.Duration{5 * time.Millisecond, 20 * time.Millisecond}
+
 func (w contention) Run(ctx context.Context, r *Run) (*Section, error) {
-	table := &report.Table{Baseline: baseline}
-	for _, q := range quantiles {
-		table.Columns = append(table.Columns, report.Column{Name: q.name, Unit: report.Seconds, Better: report.Lower})
+	s := &Section{Title: "Contention: who waits how long", Cause: plainCause(w.cause)}
+	length := pick(r, 2500*time.Millisecond, time.Second, 200*time.Millisecond)
+	for i, takes := range contended {
+		table := w.table(takes)
+		list := r.few(table)
+		if i > 0 { // it takes its time, and those that leave the pool to database/sql differ in the first table, if anywhere
+			pools, others := r.pools()
+			if list = pools; r.Extent == Full {
+				leaveOutOthers(table, others)
+			}
+		}
+		pooled, err := w.measure(ctx, r, table, list, takes, length)
+		if err != nil {
+			return nil, err
+		}
+		s.Tables = append(s.Tables, table)
+		s.Headlines = append(s.Headlines, w.headline(table, takes, "p99", i == 0), w.headline(table, takes, "p50", false))
+		if i == 0 {
+			s.Pictures = []Picture{w.picture(list, pooled)}
+			s.Text = w.text(length, float64(len(pooled[list[0].Name()]))/float64(r.Rounds))
+		}
 	}
-	table.Columns = append(table.Columns,
+	return s, nil
+}
+
+func (contention) text(length time.Duration, perRound float64) string {
+	return fmt.Sprintf("%d goroutines share %d connections. Each runs a query that takes the server %s, or %s in the second table, and "+
+		"the next one as soon as it has its answer, for %s after a warm-up. The latency is what a caller sees: "+
+		"waiting for a connection and the query. Everybody is served in turn where p99 is close to p50. The loop is "+
+		"closed: who waits long asks less often, as those do who wait for an answer before they ask again; "+
+		"[Overload](#overload-requests-that-come-anyway) has those who do not. Of a round's queries, about %s in the first table, "+
+		"p99.9 is the slowest few; the picture is of all rounds of that one together.",
+		contenders, contendedConnections, report.Duration(contended[0]), report.Duration(contended[1]), report.Duration(length),
+		report.Count.Format(math.Round(perRound/100)*100))
+}
+
+func (contention) headline(t *report.Table, takes time.Duration, column string, front bool) Headline {
+	return Headline{
+		Text:  fmt.Sprintf("%d goroutines on %d connections, %s each: %s", contenders, contendedConnections, report.Duration(takes), column),
+		Table: t, Front: front, Row: report.Row{Candidate: "lifeguard"}, Column: column,
+	}
+}
+
+func (contention) table(takes time.Duration) *report.Table {
+	t := &report.Table{Title: "Queries of " + report.Duration(takes), Baseline: baseline}
+	for _, q := range quantiles {
+		t.Columns = append(t.Columns, report.Column{Name: q.name, Unit: report.Seconds, Better: report.Lower})
+	}
+	t.Columns = append(t.Columns,
 		report.Column{Name: contentionTail, Unit: report.Count},
 		report.Column{Name: contentionQueryColumn, Unit: report.PerSecond, Better: report.Higher})
+	return t
+}
 
-	list := r.few(table)
-	length := pick(r, 2500*time.Millisecond, time.Second, 200*time.Millisecond)
+// measure fills a table, and returns the latencies of all rounds by candidate.
+func (w contention) measure(ctx context.Context, r *Run, table *report.Table, list []candidate.Candidate, takes, length time.Duration) (map[string][]float64, error) {
+	query := fmt.Sprintf("SELECT 1 FROM pg_sleep(%g)", takes.Seconds())
 	pooled := map[string][]float64{}
 	for round := range r.Rounds {
-		for _, c := range r.order(w.Name(), round, list) {
+		for _, c := range r.order(w.Name()+takes.String(), round, list) {
 			var latencies []float64
 			var rate float64
 			err := withPool(ctx, c, r.DSN, candidate.Settings{Connections: contendedConnections}, func(pool candidate.Pool) (err error) {
-				latencies, rate, err = contend(ctx, pool, length)
+				latencies, rate, err = contend(ctx, pool, query, length)
 				return err
 			})
 			if err != nil {
@@ -65,43 +113,19 @@ func (w contention) Run(ctx context.Context, r *Run) (*Section, error) {
 			table.Add(row, contentionTail, stats.Percentile(latencies, 0.99)/stats.Percentile(latencies, 0.5))
 			table.Add(row, contentionQueryColumn, rate)
 			pooled[c.Name()] = append(pooled[c.Name()], latencies...)
-			r.logf("contention, round %d: %-22s p50 %s, p99 %s, max %s, %.0f/s", round+1, c.Name(),
+			r.logf("contention of %s, round %d: %-22s p50 %s, p99 %s, max %s, %.0f/s", report.Duration(takes), round+1, c.Name(),
 				report.Unit.Format(report.Seconds, stats.Percentile(latencies, 0.5)),
 				report.Unit.Format(report.Seconds, stats.Percentile(latencies, 0.99)),
 				report.Unit.Format(report.Seconds, stats.Percentile(latencies, 1)), rate)
 		}
 	}
 	table.Sort(nil, r.names())
-	perRound := float64(len(pooled[list[0].Name()])) / float64(r.Rounds)
-	return &Section{
-		Title: "Contention: who waits how long",
-		Text: fmt.Sprintf("%d goroutines share %d connections. Each runs a query that takes the server %s (`%s`), and "+
-			"the next one as soon as it has its answer, for %s after a warm-up. The latency is what a caller sees: "+
-			"waiting for a connection and the query. Everybody is served in turn where p99 is close to p50. The loop is "+
-			"closed: who waits long asks less often, as those do who wait for an answer before they ask again; "+
-			"[Overload](#overload-requests-that-come-anyway) has those who do not. Of a round's queries, about %s, "+
-			"p99.9 is the slowest few; the picture is of all rounds together.",
-			contenders, contendedConnections, contendedQueryTakes, contendedQuery, report.Duration(length),
-			report.Count.Format(math.Round(perRound/100)*100)),
-		Tables:   []*report.Table{table},
-		Pictures: []Picture{w.picture(list, pooled)},
-		Cause:    plainCause(w.cause),
-		Headlines: []Headline{
-			{
-				Text: "100 goroutines on 5 connections: p99", Table: table, Front: true,
-				Row: report.Row{Candidate: "lifeguard"}, Column: quantiles[2].name,
-			},
-			{
-				Text: "100 goroutines on 5 connections: p50", Table: table,
-				Row: report.Row{Candidate: "lifeguard"}, Column: quantiles[0].name,
-			},
-		},
-	}, nil
+	return pooled, nil
 }
 
 // contend returns the latencies of all queries that began in the time measured, in seconds, and how many were answered
 // per second of it.
-func contend(ctx context.Context, pool candidate.Pool, length time.Duration) (latencies []float64, rate float64, err error) {
+func contend(ctx context.Context, pool candidate.Pool, query string, length time.Duration) (latencies []float64, rate float64, err error) {
 	if err := fill(ctx, pool, contendedConnections); err != nil {
 		return nil, 0, err
 	}
@@ -124,7 +148,7 @@ func contend(ctx context.Context, pool candidate.Pool, length time.Duration) (la
 				if !asked.Before(end) {
 					break
 				}
-				if _, failure = pool.Int(ctx, contendedQuery); failure != nil {
+				if _, failure = pool.Int(ctx, query); failure != nil {
 					break
 				}
 				now := time.Now()
@@ -195,8 +219,8 @@ func (contention) cause(t *report.Table, loss report.Loss) string {
 	switch {
 	case IsPGX(loss.To) && !behindBaseline(t, loss):
 		return "Both serve in turn. A change of hands takes lifeguard longer than it takes pgxpool: the handle of " +
-			"`database/sql` makes a new connection of its own for each, and everybody waits for all changes before " +
-			"his own."
+			"`database/sql` closes a lease and opens another for each, and everybody waits for all changes before " +
+			"their own."
 	case loss.Column == quantiles[0].name || loss.Column == quantiles[1].name:
 		return "In turn, everybody waits about as long as everybody else. Served at random, many are lucky, at the price " +
 			"of those who are not: p99 and the maximum show them."

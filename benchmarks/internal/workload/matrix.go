@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"runtime"
 	"slices"
@@ -35,9 +36,13 @@ type acquirer interface {
 // puddleName is the pool under pgxpool, which works without PostgreSQL.
 const puddleName = "puddle"
 
+// heldFor is how long a connection is held where it is not given back at once: a query of that time.
+const heldFor = 100 * time.Microsecond
+
 func (w matrix) Run(ctx context.Context, r *Run) (*Section, error) {
 	sizes := pick(r, []int{8, 64, 512}, []int{8, 64}, []int{8})
 	crowds := pick(r, []int{8, 32, 128, 512, 2048, 8192}, []int{8, 512, 8192}, []int{8, 128})
+	heldCrowds := pick(r, []int{8, 512}, []int{512}, []int{128})
 
 	pools, others := r.pools()
 	names := candidateNames(pools)
@@ -45,15 +50,11 @@ func (w matrix) Run(ctx context.Context, r *Run) (*Section, error) {
 	if i := slices.Index(names, "pgxpool"); i >= 0 {
 		names[i] = puddleName
 	}
-	table := &report.Table{Baseline: baseline, Variants: "pool"}
-	leaveOutOthers(table, others)
-	for _, n := range crowds {
-		table.Columns = append(table.Columns, report.Column{Name: crowdColumn(n), Unit: report.Seconds, Better: report.Lower})
-	}
+	nothing, held := w.table("Given back at once", crowds), w.table(heldTitle, heldCrowds)
+	leaveOutOthers(nothing, others)
 	var variants []string
 	for _, size := range sizes {
-		variant := strconv.Itoa(size) + " connections"
-		variants = append(variants, variant)
+		variants = append(variants, strconv.Itoa(size)+" connections")
 		opened := map[string]acquirer{}
 		for _, name := range names {
 			a, err := openAcquirer(ctx, name, size)
@@ -63,44 +64,71 @@ func (w matrix) Run(ctx context.Context, r *Run) (*Section, error) {
 			defer a.close()
 			opened[name] = a
 		}
-		for round := range r.Rounds {
-			for _, crowd := range crowds {
-				for _, i := range r.rng(fmt.Sprint("matrix", size, crowd), round).Perm(len(names)) {
-					perOp, err := w.measure(ctx, r, opened[names[i]], crowd)
-					if err != nil {
-						return nil, fmt.Errorf("%s: %w", names[i], err)
-					}
-					table.Add(report.Row{Variant: variant, Candidate: names[i]}, crowdColumn(crowd), perOp)
-				}
+		if err := w.fill(ctx, r, nothing, opened, size, crowds, 0); err != nil {
+			return nil, err
+		}
+		if size == sizes[0] {
+			if err := w.fill(ctx, r, held, opened, size, heldCrowds, heldFor); err != nil {
+				return nil, err
 			}
 		}
-		r.logf("matrix, pool of %s measured", variant)
+		r.logf("matrix, pool of %d connections measured", size)
 	}
-	table.Sort(variants, names)
+	nothing.Sort(variants, names)
+	held.Sort(variants, names)
 	return &Section{
 		Title: "Acquire and release, by size of pool and crowd",
-		Text: "Goroutines take a connection of a driver in memory, let the others run once, and give it back. The figure is " +
-			"the time from one such round to the next, whoever does it, so that less is more throughput. With no more " +
-			"goroutines than connections nobody waits. puddle is the pool under pgxpool.",
-		Tables: []*report.Table{table},
+		Text: fmt.Sprintf("Goroutines take a connection of a driver in memory, let the others run once, and give it back; in the "+
+			"second table they sleep for %s in between, as if for a query. The figure is the time from one such round to the "+
+			"next, whoever does it, so that less is more throughput. With no more goroutines than connections nobody waits. "+
+			"puddle is the pool under pgxpool.", report.Duration(heldFor)),
+		Tables: []*report.Table{nothing, held},
 		Cause:  plainCause(w.cause),
 		Headlines: []Headline{
-			w.headline(table, variants, crowds, len(crowds)/2),
+			w.headline(nothing, variants, crowds[len(crowds)/2], ""),
+			w.headline(held, variants, heldCrowds[len(heldCrowds)-1], ", held for "+report.Duration(heldFor)),
 		},
 	}, nil
 }
 
+var heldTitle = "Held for " + report.Duration(heldFor)
+
+func (matrix) table(title string, crowds []int) *report.Table {
+	t := &report.Table{Title: title, Baseline: baseline, Variants: "pool"}
+	for _, n := range crowds {
+		t.Columns = append(t.Columns, report.Column{Name: crowdColumn(n), Unit: report.Seconds, Better: report.Lower})
+	}
+	return t
+}
+
+// fill measures the rows of a size of pool.
+func (w matrix) fill(ctx context.Context, r *Run, t *report.Table, opened map[string]acquirer, size int, crowds []int, held time.Duration) error {
+	names := slices.Sorted(maps.Keys(opened))
+	for round := range r.Rounds {
+		for _, crowd := range crowds {
+			for _, i := range r.rng(fmt.Sprint("matrix", size, crowd, held), round).Perm(len(names)) {
+				perOp, err := w.measure(ctx, r, opened[names[i]], crowd, held)
+				if err != nil {
+					return fmt.Errorf("%s: %w", names[i], err)
+				}
+				t.Add(report.Row{Variant: strconv.Itoa(size) + " connections", Candidate: names[i]}, crowdColumn(crowd), perOp)
+			}
+		}
+	}
+	return nil
+}
+
 // headline is a figure of the smallest pool.
-func (matrix) headline(t *report.Table, variants []string, crowds []int, crowd int) Headline {
+func (matrix) headline(t *report.Table, variants []string, crowd int, more string) Headline {
 	return Headline{
-		Text: fmt.Sprintf("acquire and release, %s on %s", crowdColumn(crowds[crowd]), variants[0]), Table: t,
-		Row: report.Row{Variant: variants[0], Candidate: "lifeguard"}, Column: crowdColumn(crowds[crowd]), Peer: puddleName,
+		Text: fmt.Sprintf("acquire and release, %s on %s%s", crowdColumn(crowd), variants[0], more), Table: t,
+		Row: report.Row{Variant: variants[0], Candidate: "lifeguard"}, Column: crowdColumn(crowd), Peer: puddleName,
 	}
 }
 
 func crowdColumn(n int) string { return fmt.Sprintf("%s goroutines", report.Count.Format(float64(n))) }
 
-func (matrix) measure(ctx context.Context, r *Run, a acquirer, crowd int) (perOp float64, err error) {
+func (matrix) measure(ctx context.Context, r *Run, a acquirer, crowd int, held time.Duration) (perOp float64, err error) {
 	warm := pick(r, 40*time.Millisecond, 30*time.Millisecond, 5*time.Millisecond)
 	length := pick(r, 100*time.Millisecond, 60*time.Millisecond, 10*time.Millisecond)
 	settle()
@@ -124,9 +152,13 @@ func (matrix) measure(ctx context.Context, r *Run, a acquirer, crowd int) (perOp
 					mu.Unlock()
 					return
 				}
-				// Otherwise a goroutine would run until it is preempted, and hardly ever meet another one that has a
-				// connection: two processors would see two in use.
-				runtime.Gosched()
+				if held > 0 {
+					time.Sleep(held)
+				} else {
+					// Otherwise a goroutine would run until it is preempted, and hardly ever meet another one that has a
+					// connection: two processors would see two in use.
+					runtime.Gosched()
+				}
 				release()
 				done[i*spacing].Add(1)
 			}
@@ -224,10 +256,10 @@ func (matrix) cause(t *report.Table, loss report.Loss) string {
 		return "With a connection for everybody, a checkout costs what plain `database/sql` takes and lifeguard's account of " +
 			"who has which, and there is no other work to see."
 	case loss.To == puddleName:
-		return "When somebody waits for longer than 10 ms, lifeguard's handle of `database/sql` makes a new connection of its " +
-			"own at each change of hands, where puddle passes on what it has."
+		return "When somebody waits, lifeguard's handle of `database/sql` closes a lease and opens another at each change of hands, " +
+			"where puddle passes on what it has."
 	default:
-		return "When somebody waits, the one whose turn it is has to be woken, and when he waits for longer than 10 ms, the handle " +
-			"makes a new connection of its own at each change of hands; plain `database/sql` passes on what it has, to anyone."
+		return "When somebody waits, the one whose turn it is has to be woken, and the handle closes a lease and opens another at each " +
+			"change of hands; plain `database/sql` passes on what it has, to anyone."
 	}
 }

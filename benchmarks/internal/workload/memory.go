@@ -150,7 +150,7 @@ func (memory) waiting(ctx context.Context, r *Run, c candidate.Candidate, n int)
 }
 
 // keepers prepare what they run by themselves.
-var keepers = []string{"lifeguard", "pgx stdlib", "pgxpool"}
+var keepers = []string{"lifeguard", overPGX, "pgx stdlib", "pgxpool"}
 
 func (w memory) statements(ctx context.Context, r *Run, c candidate.Candidate, n int) (here, there float64, err error) {
 	if c.Name() == "lifeguard (no cache)" {

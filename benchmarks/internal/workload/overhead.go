@@ -5,10 +5,11 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"math"
 	"runtime"
+	"slices"
 	"time"
 
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
 	"github.com/go-lifeguard/lifeguard/benchmarks/internal/candidate"
@@ -23,6 +24,8 @@ type overhead struct{}
 
 // traceAll is the name of lifeguard making a span for everything.
 const traceAll = "lifeguard (trace=all)"
+
+const everythingOn = "on, sampled, with metrics"
 
 const (
 	overheadConnections = 10
@@ -85,12 +88,14 @@ var operations = []operation{
 type tracing struct {
 	name    string
 	sampler sdktrace.Sampler // nil without an SDK
+	metrics bool             // an SDK collects metrics besides, which only lifeguard is asked for
 }
 
 var tracings = []tracing{
 	{name: "off"},
 	{name: "on, not sampled", sampler: sdktrace.NeverSample()},
 	{name: "on, sampled", sampler: sdktrace.AlwaysSample()},
+	{name: everythingOn, sampler: sdktrace.AlwaysSample(), metrics: true},
 }
 
 func (overhead) Name() string { return "overhead" }
@@ -123,13 +128,15 @@ func (w overhead) Run(ctx context.Context, r *Run) (*Section, error) {
 		}
 	}
 	for _, t := range []*report.Table{times, allocations} {
-		t.LeaveOut(silent, "with tracing on they are not repeated, because they make no OpenTelemetry spans")
+		t.LeaveOut(silent, "with tracing on they are not repeated, because they make no OpenTelemetry spans; with metrics only "+
+			"lifeguard is held against "+baseline)
 	}
 	return &Section{
 		Title: "Overhead: what a library costs by itself",
 		Text: "One goroutine, on one processor (`GOMAXPROCS=1`), on a driver in memory that does next to nothing, so that `database/sql` and the library " +
 			"are all there is to measure. With tracing on, an OpenTelemetry SDK is installed, the caller has a span, " +
-			"and what was recorded is dropped without being exported. Metrics are off everywhere. By default " +
+			"and what was recorded is dropped without being exported. Metrics are off but in the last block, where an SDK collects " +
+			"lifeguard's as well. By default " +
 			"lifeguard makes spans only for operations that were slow or failed; `trace=all` has it make one for " +
 			"each, as the others do. A round is the fastest of several passes of a hundredth of a second, each after a " +
 			"warm-up and a collection of garbage; allocations are those of its first pass. What garbage costs beyond " +
@@ -142,8 +149,17 @@ func (w overhead) Run(ctx context.Context, r *Run) (*Section, error) {
 				Text: "QueryRow in memory", Table: times, Peer: "ngrok/sqlmw", Front: true,
 				Row: report.Row{Variant: tracings[0].name, Candidate: "lifeguard"}, Column: overheadShown,
 			},
+			everything(times, "QueryRow in memory, everything on", overheadShown),
+			everything(times, "Exec in memory, everything on", "Exec"),
+			everything(allocations, "allocations of QueryRow, everything on", overheadShown),
+			everything(allocations, "allocations of Exec, everything on", "Exec"),
 		},
 	}, nil
+}
+
+// everything is a figure of lifeguard with all that it records.
+func everything(t *report.Table, text, column string) Headline {
+	return Headline{Text: text, Table: t, Row: report.Row{Variant: everythingOn, Candidate: "lifeguard"}, Column: column, Peer: "ngrok/sqlmw"}
 }
 
 // added is what lifeguard adds to an operation without tracing, in seconds; 0 if that was not measured.
@@ -178,6 +194,11 @@ func (t tracing) contestants(r *Run) []candidate.Candidate {
 	if t.sampler == nil {
 		return r.Candidates
 	}
+	if t.metrics {
+		return slices.DeleteFunc(slices.Clone(r.Candidates), func(c candidate.Candidate) bool {
+			return c.Name() != baseline && c.Name() != "lifeguard"
+		})
+	}
 	var list []candidate.Candidate
 	asked := map[string]bool{}
 	for _, c := range r.Candidates {
@@ -201,6 +222,11 @@ func (w overhead) runTraced(ctx context.Context, r *Run, t tracing, times, alloc
 		provider := sdktrace.NewTracerProvider(sdktrace.WithSampler(t.sampler), sdktrace.WithSpanProcessor(dropped{}))
 		defer func() { err = errors.Join(err, provider.Shutdown(ctx)) }()
 		settings.Tracing = provider
+	}
+	if t.metrics {
+		provider := sdkmetric.NewMeterProvider(sdkmetric.WithReader(sdkmetric.NewManualReader()))
+		defer func() { err = errors.Join(err, provider.Shutdown(ctx)) }()
+		settings.Metrics = provider
 	}
 	var list []candidate.Candidate
 	opened := map[string]*sql.DB{}
@@ -332,44 +358,3 @@ func (overhead) picture(r *Run, times *report.Table) Picture {
 	}
 	return Picture{File: "bench-overhead.svg", Alt: "Time of a QueryRow on a driver in memory", Chart: bars}
 }
-
-func (overhead) cause(t *report.Table, loss report.Loss) (text, note string) {
-	if loss.Row.Candidate == traceAll {
-		return traceAllCost, ""
-	}
-	if t.Title == overheadAllocations {
-		return "Something is allocated for each operation that " + loss.To + " does not need.", ""
-	}
-	// The range over everything, so that the text is the same for each figure.
-	lowest, highest, perRow := math.Inf(1), 0.0, 0.0
-	for _, tracing := range tracings {
-		for _, name := range []string{"lifeguard", "lifeguard (no cache)"} {
-			for _, c := range t.Columns {
-				added := stats.Median(t.Values(report.Row{Variant: tracing.name, Candidate: name}, c.Name)) -
-					stats.Median(t.Values(report.Row{Variant: tracing.name, Candidate: baseline}, c.Name))
-				switch {
-				case !(added > 0): // or not known
-				case c.Name == overheadRows:
-					perRow = max(perRow, added/100)
-				default:
-					lowest, highest = min(lowest, added), max(highest, added)
-				}
-			}
-		}
-	}
-	text = "For the limit, the order of waiters, leaks and slow queries lifeguard keeps account of every checkout and " +
-		"operation: who has the connection, since when, with what and from where. Libraries that only pass calls on have " +
-		"none of it."
-	if highest > 0 {
-		text += fmt.Sprintf(" It adds %s to %s to an operation here", report.Seconds.Format(lowest), report.Seconds.Format(highest))
-		if perRow > 0 {
-			text += fmt.Sprintf(", and up to %s to a row", report.Seconds.Format(perRow))
-		}
-		text += "."
-	}
-	return text, ""
-}
-
-// traceAllCost is where the time of a span goes.
-const traceAllCost = "A span of lifeguard's names the place in the code that the query came from, which those of the " +
-	"others do not: the stack has to be taken for it and the application's frame found."

@@ -2,16 +2,12 @@ package workload
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"math"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/go-lifeguard/lifeguard"
 	"github.com/go-lifeguard/lifeguard/benchmarks/internal/candidate"
 	"github.com/go-lifeguard/lifeguard/benchmarks/internal/chart"
 	"github.com/go-lifeguard/lifeguard/benchmarks/internal/report"
@@ -90,19 +86,7 @@ func (w overload) Run(ctx context.Context, r *Run) (*Section, error) {
 		if r.Extent == Smoke {
 			patiences[i] = p.shortened(10)
 		}
-		tables[p.name] = &report.Table{
-			Title: p.title, Baseline: baseline, Variants: "load",
-			Columns: []report.Column{
-				{Name: overloadAnswered, Unit: report.PerSecond, Better: report.Higher},
-				{Name: overloadPossible, Unit: report.Percent},
-				{Name: overloadMedian, Unit: report.Seconds, Better: report.Lower},
-				{Name: overloadP99, Unit: report.Seconds, Better: report.Lower},
-				{Name: overloadLate, Unit: report.Percent},
-				{Name: overloadTimeout, Unit: report.Percent},
-				{Name: overloadAfter, Unit: report.Seconds},
-				{Name: overloadError, Unit: report.Percent},
-			},
-		}
+		tables[p.name] = overloadTable(p.title)
 		leaveOutOthers(tables[p.name], others)
 	}
 	loadsOf := map[string][]float64{}
@@ -126,37 +110,74 @@ func (w overload) Run(ctx context.Context, r *Run) (*Section, error) {
 		r.logf("overload, round %d: capacity %.0f/s", round+1, capacity)
 		for _, p := range patiences {
 			for _, load := range loadsOf[p.name] {
-				for _, c := range r.order(w.Name()+p.name+variantOf(load), round, pools) {
-					arrivals := arrivals{
-						rng:      r.rng(fmt.Sprintf("arrivals %s %v", p.name, load), round),
-						rate:     load * capacity,
-						warm:     p.inTime + pick(r, settling, settling, 0),
-						window:   window,
-						patience: p,
-					}
-					if load > 1 {
-						// What would be waiting already if it had been so for long; without it the time measured would
-						// show how the queue grows.
-						arrivals.backlog = int(capacity * p.inTime.Seconds())
-					}
-					var o outcome
-					s := candidate.Settings{Connections: overloadConnections, PoolTimeout: p.poolTimeout}
-					err := withPool(ctx, c, r.DSN, s, func(pool candidate.Pool) (err error) {
-						o, err = arrivals.offer(ctx, pool)
-						return err
-					})
-					if err != nil {
-						return nil, err
-					}
-					o.add(tables[p.name], report.Row{Variant: variantOf(load), Candidate: c.Name()}, capacity)
-					r.logf("overload, round %d, %s, %.1f × capacity: %-22s %.0f/s in time, median %s; %s", round+1, p.name, load,
-						c.Name(), o.answeredPerSecond(), report.Seconds.Format(o.quantile(0.5)), o.rest())
+				if err := w.offer(ctx, r, round, p, load, capacity, window, tables[p.name]); err != nil {
+					return nil, err
 				}
 			}
 		}
 	}
 
-	s := &Section{
+	s := w.section(stats.Median(capacities), window)
+	for _, p := range patiences {
+		t := tables[p.name]
+		t.Sort(variants, r.names())
+		s.Tables = append(s.Tables, t)
+		s.Headlines = append(s.Headlines, w.headlines(p, t, loadsOf[p.name])...)
+		s.Pictures = append(s.Pictures, w.picture(pools, p, t, loadsOf[p.name], stats.Median(capacities)))
+	}
+	return s, nil
+}
+
+func overloadTable(title string) *report.Table {
+	return &report.Table{
+		Title: title, Baseline: baseline, Variants: "load",
+		Columns: []report.Column{
+			{Name: overloadAnswered, Unit: report.PerSecond, Better: report.Higher},
+			{Name: overloadPossible, Unit: report.Percent},
+			{Name: overloadMedian, Unit: report.Seconds, Better: report.Lower},
+			{Name: overloadP99, Unit: report.Seconds, Better: report.Lower},
+			{Name: overloadLate, Unit: report.Percent},
+			{Name: overloadTimeout, Unit: report.Percent},
+			{Name: overloadAfter, Unit: report.Seconds},
+			{Name: overloadError, Unit: report.Percent},
+		},
+	}
+}
+
+// offer offers one load to all candidates, with the same arrivals.
+func (w overload) offer(ctx context.Context, r *Run, round int, p patience, load, capacity float64, window time.Duration, to *report.Table) error {
+	pools, _ := r.pools()
+	for _, c := range r.order(w.Name()+p.name+variantOf(load), round, pools) {
+		arrivals := arrivals{
+			rng:      r.rng(fmt.Sprintf("arrivals %s %v", p.name, load), round),
+			rate:     load * capacity,
+			warm:     p.inTime + pick(r, settling, settling, 0),
+			window:   window,
+			patience: p,
+		}
+		if load > 1 {
+			// What would be waiting already if it had been so for long; without it the time measured would
+			// show how the queue grows.
+			arrivals.backlog = int(capacity * p.inTime.Seconds())
+		}
+		var o outcome
+		s := candidate.Settings{Connections: overloadConnections, PoolTimeout: p.poolTimeout}
+		err := withPool(ctx, c, r.DSN, s, func(pool candidate.Pool) (err error) {
+			o, err = arrivals.offer(ctx, pool)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		o.add(to, report.Row{Variant: variantOf(load), Candidate: c.Name()}, capacity)
+		r.logf("overload, round %d, %s, %.1f × capacity: %-22s %.0f/s in time, median %s; %s", round+1, p.name, load,
+			c.Name(), o.answeredPerSecond(), report.Seconds.Format(o.quantile(0.5)), o.rest())
+	}
+	return nil
+}
+
+func (w overload) section(capacity float64, window time.Duration) *Section {
+	return &Section{
 		Title: "Overload: requests that come anyway",
 		Text: fmt.Sprintf("Requests arrive as a Poisson process, whether or not earlier ones have been answered, on a "+
 			"pool of %d connections; each runs a query of 20 ms (`%s`). The load is relative to the capacity, which "+
@@ -167,18 +188,10 @@ func (w overload) Run(ctx context.Context, r *Run) (*Section, error) {
 			"load had been there for long. The median and the p99 are of those who were answered in time, and not given "+
 			"for fewer than %d and %d of them; a candidate that answers few can have a good one. The rest were answered "+
 			"late, timed out (after which time is their median), or got another error.",
-			overloadConnections, overloadQuery, baseline, report.Count.Format(stats.Median(capacities)), report.Duration(window),
+			overloadConnections, overloadQuery, baseline, report.Count.Format(capacity), report.Duration(window),
 			enoughForMedian, enoughForP99),
 		Cause: plainCause(w.cause),
 	}
-	for _, p := range patiences {
-		t := tables[p.name]
-		t.Sort(variants, r.names())
-		s.Tables = append(s.Tables, t)
-		s.Headlines = append(s.Headlines, w.headlines(p, t, loadsOf[p.name])...)
-		s.Pictures = append(s.Pictures, w.picture(pools, p, t, loadsOf[p.name], stats.Median(capacities)))
-	}
-	return s, nil
 }
 
 // headlines are the figures for the highest load.
@@ -264,144 +277,6 @@ func (overload) capacity(ctx context.Context, r *Run) (perSecond float64, err er
 		return nil
 	})
 	return perSecond, err
-}
-
-// arrivals is an open loop.
-type arrivals struct {
-	rng          *rand.Rand
-	rate         float64 // per second
-	backlog      int     // arrive at once at the beginning
-	warm, window time.Duration
-	patience     patience
-}
-
-// outcome is what became of the requests that were to arrive during the window.
-type outcome struct {
-	window   time.Duration
-	offered  int
-	inTime   []float64 // latencies, in seconds
-	late     int
-	timeouts []float64 // when they ended, in seconds after the arrival
-	errors   []error
-}
-
-// offer lets requests arrive. The load goes on until each request of the window has had its time; what is unanswered
-// then is late.
-func (a *arrivals) offer(ctx context.Context, pool candidate.Pool) (outcome, error) {
-	if err := fill(ctx, pool, overloadConnections); err != nil {
-		return outcome{}, err
-	}
-	settle()
-	base, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var (
-		o        = outcome{window: a.window}
-		mu       sync.Mutex // guards o
-		requests sync.WaitGroup
-		begin    = time.Now()
-		end      = a.warm + a.window + a.patience.inTime
-	)
-	arrive := func(at time.Duration) {
-		counted := at >= a.warm && at < a.warm+a.window
-		requests.Go(func() {
-			ctx := base
-			if a.patience.deadline > 0 {
-				var cancel context.CancelFunc
-				ctx, cancel = context.WithDeadline(base, begin.Add(at+a.patience.deadline))
-				defer cancel()
-			}
-			_, err := pool.Int(ctx, overloadQuery)
-			latency := time.Since(begin) - at
-			if !counted {
-				return
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			o.count(latency, err, base.Err() != nil, a.patience.inTime)
-		})
-	}
-	for range a.backlog {
-		arrive(0)
-	}
-	var err error
-	for at := a.next(0); at < end && err == nil; at = a.next(at) {
-		if err = sleep(ctx, at-time.Since(begin)); err == nil {
-			arrive(at)
-		}
-	}
-	if err == nil {
-		err = sleep(ctx, end-time.Since(begin))
-	}
-	cancel()
-	requests.Wait()
-	return o, err
-}
-
-// next is when the request after the one at t arrives.
-func (a *arrivals) next(t time.Duration) time.Duration {
-	return t + time.Duration(a.rng.ExpFloat64()/a.rate*float64(time.Second))
-}
-
-// count counts a request. over says that it was ended because everything ends.
-func (o *outcome) count(latency time.Duration, err error, over bool, inTime time.Duration) {
-	o.offered++
-	switch {
-	case err == nil && latency <= inTime:
-		o.inTime = append(o.inTime, latency.Seconds())
-	case err == nil || over:
-		o.late++
-	case errors.Is(err, context.DeadlineExceeded) || errors.Is(err, lifeguard.ErrPoolTimeout) || canceledByServer(err):
-		o.timeouts = append(o.timeouts, latency.Seconds())
-	default:
-		o.errors = append(o.errors, err)
-	}
-}
-
-// canceledByServer is how a query ends that was cancelled while it ran: SQLSTATE 57014.
-func canceledByServer(err error) bool {
-	var e interface{ SQLState() string }
-	return errors.As(err, &e) && e.SQLState() == "57014"
-}
-
-func (o *outcome) answeredPerSecond() float64 { return float64(len(o.inTime)) / o.window.Seconds() }
-
-// From how many answers on their quantiles say something.
-const (
-	enoughForMedian = 20
-	enoughForP99    = 100
-)
-
-// quantile is that of the answers in time.
-func (o *outcome) quantile(p float64) float64 {
-	return stats.Percentile(slices.Sorted(slices.Values(o.inTime)), p)
-}
-
-func (o *outcome) part(n int) float64 { return float64(n) / float64(o.offered) }
-
-func (o *outcome) rest() string {
-	text := fmt.Sprintf("%.0f %% late, %.0f %% timed out", 100*o.part(o.late), 100*o.part(len(o.timeouts)))
-	if len(o.errors) > 0 {
-		text += fmt.Sprintf(", %d other errors such as %v", len(o.errors), o.errors[0])
-	}
-	return text
-}
-
-func (o *outcome) add(t *report.Table, row report.Row, capacity float64) {
-	t.Add(row, overloadAnswered, o.answeredPerSecond())
-	t.Add(row, overloadPossible, o.answeredPerSecond()/min(capacity, float64(o.offered)/o.window.Seconds()))
-	median, p99 := math.NaN(), math.NaN()
-	if len(o.inTime) >= enoughForMedian {
-		median = o.quantile(0.5)
-	}
-	if len(o.inTime) >= enoughForP99 {
-		p99 = o.quantile(0.99)
-	}
-	t.Add(row, overloadMedian, median)
-	t.Add(row, overloadP99, p99)
-	t.Add(row, overloadLate, o.part(o.late))
-	t.Add(row, overloadTimeout, o.part(len(o.timeouts)))
-	t.Add(row, overloadAfter, stats.Percentile(slices.Sorted(slices.Values(o.timeouts)), 0.5))
-	t.Add(row, overloadError, o.part(len(o.errors)))
 }
 
 func (overload) picture(pools []candidate.Candidate, p patience, t *report.Table, loads []float64, capacity float64) Picture {

@@ -86,19 +86,30 @@ func (w spike) Run(ctx context.Context, r *Run) (_ *Section, err error) {
 		Tables: []*report.Table{table},
 		Cause:  plainCause(w.cause),
 		Headlines: []Headline{
-			{
-				Text: "spike on a cold pool: all served after", Table: table, Front: true,
-				Row: report.Row{Variant: spikeVariant(0), Candidate: "lifeguard"}, Column: spikeServed,
-			},
+			w.headline(table, 0, "spike on a cold pool: ", spikeServed, true),
+			w.headline(table, 5, "spike on 5 open connections: ", spikeServed, false),
+			w.headline(table, 5, "spike on 5 open connections: ", spikeOpened, false),
 		},
 	}, nil
+}
+
+func (spike) headline(t *report.Table, open int, text, column string, front bool) Headline {
+	return Headline{
+		Text: text + column, Table: t, Front: front, Row: report.Row{Variant: spikeVariant(open), Candidate: "lifeguard"}, Column: column,
+	}
 }
 
 func spikeVariant(open int) string { return fmt.Sprintf("%d connections", open) }
 
 // burst has n goroutines run the query at the same time, and returns their latencies in seconds.
 func burst(ctx context.Context, pool candidate.Pool, n int, query string) ([]float64, error) {
-	latencies, failures := make([]float64, n), make([]error, n)
+	latencies, failures := crowd(ctx, pool, n, query)
+	return latencies, errors.Join(failures...)
+}
+
+// crowd is burst for queries that may fail.
+func crowd(ctx context.Context, pool candidate.Pool, n int, query string) (latencies []float64, failures []error) {
+	latencies, failures = make([]float64, n), make([]error, n)
 	var all sync.WaitGroup
 	start := make(chan struct{})
 	var began time.Time
@@ -112,7 +123,7 @@ func burst(ctx context.Context, pool candidate.Pool, n int, query string) ([]flo
 	began = time.Now()
 	close(start)
 	all.Wait()
-	return latencies, errors.Join(failures...)
+	return latencies, failures
 }
 
 func (spike) cause(t *report.Table, loss report.Loss) string {

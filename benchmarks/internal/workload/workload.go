@@ -35,6 +35,7 @@ func All() []Workload {
 		contention{},
 		overload{},
 		spike{},
+		slowDials{},
 		churn{},
 		matrix{},
 		memory{},
@@ -247,7 +248,7 @@ func tone(c candidate.Candidate) chart.Tone {
 	switch c.Name() {
 	case "lifeguard":
 		return chart.Subject
-	case "lifeguard (no cache)", traceAll:
+	case "lifeguard (no cache)", overPGX, traceAll:
 		return chart.Sibling
 	case baseline:
 		return chart.Baseline
