@@ -188,6 +188,9 @@ func (l *lease) IsValid() bool {
 	p := l.conn.pool
 	l.mu.Lock()
 	before, last := l.state, l.last
+	if before == held {
+		l.state = running // the driver is asked, and may not be while another goroutine takes the connection back
+	}
 	l.mu.Unlock()
 	switch before {
 	case idle:
@@ -227,7 +230,7 @@ func (l *lease) giveBack(valid, stay bool) bool {
 	}
 	l.last = max(l.last, l.closedAt)
 	ctx, since, hold := l.ctx, l.since, l.last-l.since
-	stay = stay && !l.doomed
+	valid, stay = valid && !l.doomed, stay && !l.doomed
 	if stay {
 		l.state, l.ctx, l.query = idle, nil, "" // neither context nor query outlives its use
 		l.stack.Clear()

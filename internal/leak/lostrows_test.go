@@ -263,6 +263,7 @@ func TestClosedRowsAreNotLost(t *testing.T) {
 	stop()
 	assert.EqualValues(t, 1200, done.Load())
 	// Findings are worked off in no order, but all of them together: once this one is counted, the others were.
+	time.Sleep(20 * time.Millisecond) // stacks are taken again, after so many checkouts: the proof of the loss
 	loseRows(t, db)
 	assert.Eventually(t, func() bool { runtime.GC(); return pool.Stats().LostRows > 0 }, 10*time.Second, time.Millisecond)
 	assert.EqualValues(t, 1, pool.Stats().LostRows)

@@ -265,6 +265,42 @@ func TestReclaimNeverCutsWhatRuns(t *testing.T) {
 	}
 }
 
+// The driver is asked for its opinion at a return, which may take long as well.
+func TestReclaimNeverCutsReturn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := fakedriver.New()
+		db, pool, _ := openReportedOn(t, srv, validatedConnector{srv.Connector(), func() { time.Sleep(10 * time.Minute) }},
+			reclaiming(2, time.Second, 2*time.Second))
+		require.NoError(t, pooltest.Take(t, db).Close())
+		assert.Zero(t, pool.Stats().Reclaimed)
+		assert.Equal(t, 1, pool.Stats().Idle)
+	})
+}
+
+// validatedConnector opens connections that call ask when they are asked whether they are valid.
+type validatedConnector struct {
+	driver.Connector
+	ask func()
+}
+
+func (c validatedConnector) Connect(ctx context.Context) (driver.Conn, error) {
+	conn, err := c.Connector.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return validatedConn{conn.(*fakedriver.Conn), c.ask}, nil
+}
+
+type validatedConn struct {
+	*fakedriver.Conn
+	ask func()
+}
+
+func (c validatedConn) IsValid() bool {
+	c.ask()
+	return c.Conn.IsValid()
+}
+
 // A holder that does something now and then keeps the connection, though it is reported.
 func TestReclaimLeavesTheLiving(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

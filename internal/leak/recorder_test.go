@@ -3,6 +3,7 @@ package leak_test
 import (
 	"bytes"
 	"database/sql"
+	"database/sql/driver"
 	"log/slog"
 	"slices"
 	"strings"
@@ -72,13 +73,19 @@ func (r *leakReports) options() []lifeguard.Option {
 // openReported is openFake for tests that read the reports.
 func openReported(t *testing.T, srv *fakedriver.Server, set func(*lifeguard.Config), opts ...lifeguard.Option) (*sql.DB, *lifeguard.Pool, *leakReports) {
 	t.Helper()
+	return openReportedOn(t, srv, srv.Connector(), set, opts...)
+}
+
+// openReportedOn is openReported for a connector that wraps the server's.
+func openReportedOn(t *testing.T, srv *fakedriver.Server, connector driver.Connector, set func(*lifeguard.Config), opts ...lifeguard.Option) (*sql.DB, *lifeguard.Pool, *leakReports) {
+	t.Helper()
 	cfg := lifeguard.DefaultConfig()
 	cfg.PoolName = "fake"
 	if set != nil {
 		set(&cfg)
 	}
 	r := &leakReports{}
-	db, err := lifeguard.OpenDB(srv.Connector(), append(append(r.options(), lifeguard.WithConfig(cfg)), opts...)...)
+	db, err := lifeguard.OpenDB(connector, append(append(r.options(), lifeguard.WithConfig(cfg)), opts...)...)
 	require.NoError(t, err)
 	pool, ok := lifeguard.PoolOf(db)
 	require.True(t, ok)
