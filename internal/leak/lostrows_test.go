@@ -103,7 +103,7 @@ func TestManyLosses(t *testing.T) {
 	srv := fakedriver.New()
 	db, pool, _ := openReported(t, srv, pooltest.Limit(2))
 	defer collecting()()
-	rounds := 200
+	rounds := 100
 	if testing.Short() || pooltest.RaceEnabled {
 		rounds = 50
 	}

@@ -358,9 +358,9 @@ func TestUnwrappedIsNotReclaimed(t *testing.T) {
 func TestReclaimAtTheVeryMoment(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
-	rounds := 10_000
+	rounds := 5000
 	if testing.Short() {
-		rounds = 3000
+		rounds = 2000
 	}
 	const workers, threshold = 40, 2 * time.Millisecond
 	srv := fakedriver.New()

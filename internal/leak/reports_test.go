@@ -212,7 +212,7 @@ func testLeakReport(t *testing.T, kind holdKind, threshold time.Duration) {
 
 // Ten workers, each taking a connection for half a threshold at most, 10,000 times a second together.
 func TestNoReportForThoseInTime(t *testing.T) {
-	length := 20 * time.Second
+	length := 10 * time.Second
 	if pooltest.RaceEnabled || testing.Short() {
 		length = 5 * time.Second
 	}
