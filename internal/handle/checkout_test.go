@@ -57,7 +57,7 @@ func TestCheckoutTakesNoPoolLock(t *testing.T) {
 	var stop atomic.Bool // the next reading of the clock stops, and whoever reads it
 	stopped, goOn := make(chan struct{}), make(chan struct{})
 	p := assembly.NewPool(assembly.Config{
-		Name: "lock", Limit: 2, MaxIdle: 2, MaxLifetime: time.Hour, MaxIdleTime: time.Hour, PoolTimeout: time.Minute, LeakThreshold: time.Hour,
+		Name: "lock", Limit: 2, MaxIdle: 2, MaxLifetime: time.Hour, MaxIdleTime: time.Hour, PoolTimeout: time.Minute, // no janitor: it reads the clock too
 		Parent: fakedriver.Fast(), Log: slog.New(slog.DiscardHandler),
 		Now: func() int64 {
 			if stop.CompareAndSwap(true, false) {
