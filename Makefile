@@ -27,7 +27,7 @@ staticcheck: ## staticcheck (needs Go 1.26)
 # What does not build is reported by the second command. The third is what the race detector changes.
 test: servers ## install the servers that the tests run, then test everything with the race detector
 	@go test -race -run '^$$' $(PACKAGES) >/dev/null 2>&1 || true
-	go test -race -p 1 $(PACKAGES)
+	go test -race -p 1 -timeout 30m $(PACKAGES)
 	go test -count=1 -run 'Allocations|NoReportForThoseInTime' ./internal/...
 
 versions: ## the short tests with other versions of Go, and with the newest libraries

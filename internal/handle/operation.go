@@ -114,7 +114,7 @@ func (l *lease) judge(ctx context.Context, err error) {
 		l.slot.Answered()
 	case l.s.Judge(ctx, err):
 		l.slot.Broke()
-	case !l.readOnly && l.s.Demoted(err):
+	case !l.readOnly && l.s.Demoted(ctx, err):
 		l.slot.Demoted()
 	}
 	if l.s.Spoiled() {

@@ -74,6 +74,7 @@ func (s *Session) CloseResult(ctx context.Context, r *Result) error {
 
 // Explain says what an error of reading rows means if socket_timeout caused it.
 func (s *Session) Explain(r *Result, err error) error {
+	_ = s.cache.Explain(err) // which notes that an operation failed
 	err, _ = r.bound.explain(err)
 	return err
 }
@@ -110,13 +111,17 @@ func (s *Session) query(ctx context.Context, query string, args []driver.NamedVa
 	return nil, nil, err
 }
 
-// explainDirect explains an error of a text with arguments: lib/pq runs it on a statement without a name, which a pooler
-// can lose as well.
+// explainDirect has the cache look at an error. That of a text with arguments it explains: lib/pq runs it on a statement
+// without a name, which a pooler can lose as well.
 func (s *Session) explainDirect(err error, args []driver.NamedValue) error {
-	if err == nil || len(args) == 0 {
+	if err == nil {
+		return nil
+	}
+	explained := s.cache.Explain(err)
+	if len(args) == 0 {
 		return err
 	}
-	return s.cache.Explain(err)
+	return explained
 }
 
 // watch has the canceller look after ctx.

@@ -174,8 +174,28 @@ func (s *Session) Judge(ctx context.Context, err error) (broke bool) {
 	return false
 }
 
-// Demoted says whether an error outside of read-only transactions means that the server has become read-only.
-func (s *Session) Demoted(err error) bool { return !s.cfg.standby && libpq.ReadOnly(err) }
+// Demoted says whether an error outside of read-only transactions means that the server has become read-only. PostgreSQL
+// gives the same error where a program has set its session so; it is asked, which a failed transaction does not allow.
+func (s *Session) Demoted(ctx context.Context, err error) bool {
+	if s.cfg.standby || !libpq.ReadOnly(err) {
+		return false
+	}
+	if libpq.Code(err) != "25006" {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	rows, err := s.queryDirect(ctx, "SELECT pg_is_in_recovery()", nil)
+	if err != nil {
+		return false
+	}
+	value := make([]driver.Value, 1)
+	err = rows.Next(value)
+	if e := rows.Close(); err == nil {
+		err = e
+	}
+	return err == nil && value[0] == true
+}
 
 func (s *Session) silence() { s.spoiled, s.silenced = true, true }
 

@@ -49,6 +49,7 @@ type Cache struct {
 	ddl            bool   // so was what all sessions see
 	late           effect // of a query whose result is open
 	forgot         bool   // the server was told to forget statements
+	failed         bool   // an operation failed, perhaps with its transaction: the next Prepare asks the server
 
 	seen []uint64 // see worth
 }
@@ -114,7 +115,7 @@ func (c *Cache) Prepare(ctx context.Context, query string) (*Statement, error) {
 		return &Statement{cache: c, text: query, parent: st, refs: 1}, nil
 	}
 	var does effect
-	if c.size > 0 && c.open == 0 {
+	if c.size > 0 && c.open == 0 && !c.failed {
 		k, e, err := c.find(ctx, query)
 		if k != nil {
 			k.refs++
@@ -130,6 +131,7 @@ func (c *Cache) Prepare(ctx context.Context, query string) (*Statement, error) {
 	if err != nil {
 		return nil, c.Explain(err)
 	}
+	c.failed = false
 	k := &Statement{cache: c, text: query, parent: parent, refs: 1, does: does}
 	if c.kind == libpq.LibPQ && parent.NumInput() < 0 {
 		k.copying = true

@@ -261,7 +261,8 @@ func (r *reader) name(name string) {
 		switch {
 		case name[i]|0x20 == 't' && startsWith(name[i:], "timetz"):
 			r.keep = false // the zone of such a literal depends on the day
-		case name[i]|0x20 == 's' && len(name) == len("set_config") && startsWith(name, "set_config"):
+		case name[i]|0x20 == 'p' && len(name) == len("pg_settings") && startsWith(name, "pg_settings"), // an UPDATE sets
+			name[i]|0x20 == 's' && len(name) == len("set_config") && startsWith(name, "set_config"):
 			r.effect |= session
 		}
 	}
