@@ -85,10 +85,10 @@ func compare(t *testing.T, full bool, list []recorder.Sets, script func(*play)) 
 	}
 }
 
-// some are every seventh of a long list under the race detector, which takes ten times as long and finds no more in all:
-// what runs beside what is the same for every set.
+// some are every seventh of a long list with -short, and under the race detector, which takes ten times as long and finds
+// no more in all: what runs beside what is the same for every set.
 func some(list []recorder.Sets) []recorder.Sets {
-	if !pooltest.RaceEnabled || len(list) < 8 {
+	if !pooltest.RaceEnabled && !testing.Short() || len(list) < 8 {
 		return list
 	}
 	var seventh []recorder.Sets

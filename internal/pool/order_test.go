@@ -72,6 +72,9 @@ func load(t *testing.T, db *sql.DB, rate float64, length, deadline time.Duration
 
 // Five connections and queries of 20 ms make 250 a second. In virtual time the figures are exact up to the seed.
 func TestOverload(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes long")
+	}
 	const capacity = 250.0
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,6 +18,13 @@ import (
 	"github.com/go-lifeguard/lifeguard"
 	"github.com/go-lifeguard/lifeguard/internal/fakedriver"
 )
+
+// long are the scenarios that take seconds of real time, which -short leaves out.
+var long = []string{
+	"a long outage is logged again and again, and ever more rarely",
+	"twice the capacity",
+	"four times the capacity",
+}
 
 // TestScenarios plays the scenarios in testdata, which say in data what a pool does. See testdata/README.md.
 func TestScenarios(t *testing.T) {
@@ -33,6 +41,9 @@ func TestScenarios(t *testing.T) {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
 			for _, s := range scenarios {
 				t.Run(s.title, func(t *testing.T) {
+					if testing.Short() && slices.Contains(long, s.title) {
+						t.Skip("it takes long")
+					}
 					synctest.Test(t, func(t *testing.T) {
 						for _, p := range s.play() {
 							t.Errorf("%s:%d: %s", s.file, p.line, p.text)

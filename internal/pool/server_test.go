@@ -27,6 +27,9 @@ import (
 // TestFairnessOnServer reports latencies of 100 goroutines on 5 connections. Figures from a machine that does other
 // things too are for reading; what is asserted about order is asserted in virtual time.
 func TestFairnessOnServer(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes long")
+	}
 	dsn := pgtest.DSN(t)
 	for _, driverName := range []string{"postgres", "lifeguard"} {
 		c := pooltest.OpenPostgres(t, driverName, dsn, 5)
@@ -65,6 +68,9 @@ func TestFairnessOnServer(t *testing.T) {
 
 // TestTooManyConnectionsOnServer has another pool hold nearly all connections that the server allows.
 func TestTooManyConnectionsOnServer(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes long")
+	}
 	const room = 2
 	dsn := pgtest.Start(t, "max_connections=10").DSN()
 	others := pooltest.OpenPostgres(t, "postgres", dsn, 10)

@@ -264,7 +264,11 @@ func TestKeepable(t *testing.T) {
 	random := rand.New(rand.NewPCG(seed, 0))
 	s := newKeepableServer(t)
 	counts := map[string]int{}
-	for range *texts {
+	n := *texts
+	if testing.Short() {
+		n /= 20
+	}
+	for range n {
 		data := make([]byte, 64)
 		for i := range data {
 			data[i] = byte(random.Uint32())
