@@ -92,7 +92,7 @@ const poolerHint = "; prepared statements do not survive a pooler in transaction
 // Explain adds to an error by which the server says that it does not know a statement, or knows another by its name, what
 // may be the cause. lib/pq's errors keep their type.
 func (c *Cache) Explain(err error) error {
-	c.failed = c.failed || err != nil
+	c.failed = c.failed || err != nil && err != driver.ErrSkip // by which MySQL's driver asks for a statement
 	if err == nil || c.forgot || c.kind != libpq.LibPQ && c.kind != libpq.PgxStdlib {
 		return err
 	}
