@@ -174,7 +174,8 @@ func (c *Cache) keep(ctx context.Context, query string) (*Statement, error) {
 	if old != nil {
 		c.drop(old)
 	}
-	for len(c.byText) >= c.size || c.overBudget(0) {
+	c.survey(ctx)
+	for len(c.byText) >= c.size || c.shared.full(0) {
 		if !c.dropOldest() {
 			return nil, nil
 		}
@@ -192,8 +193,8 @@ func (c *Cache) keep(ctx context.Context, query string) (*Statement, error) {
 	if old != nil {
 		k.misplanned, k.checked = old.misplanned, old.checked
 	}
-	if c.overBudget(0) {
-		return k, nil // the server had no room, and the budget is smaller now
+	if c.shared.full(0) {
+		return k, nil // the server had no room
 	}
 	if c.byText == nil {
 		c.byText = make(map[string]*Statement)
@@ -210,7 +211,7 @@ var textSeed = maphash.MakeSeed()
 // closed for it, it is: to prepare it is what the driver does anyway. Otherwise it must have been met before within this
 // generation and period, so that a text that is made up for one query pushes out nothing.
 func (c *Cache) worth(query string, k *Statement) bool {
-	if k == nil && len(c.byText) < c.size && !c.overBudget(0) {
+	if k == nil && len(c.byText) < c.size && !c.shared.full(0) {
 		return true
 	}
 	if c.seen == nil {
@@ -232,8 +233,7 @@ func (c *Cache) follow() {
 		c.seenGeneration = moved
 		c.generation++
 	}
-	if c.overBudget(1) {
-		c.dropOldest()
+	for c.shared.full(1) && c.dropOldest() {
 	}
 }
 

@@ -20,20 +20,11 @@ import (
 // old it is: what is prepared again there is not prepared anew. So nothing is kept behind a pooler.
 //
 // PostgreSQL tells each client the number of its process, for cancelling queries, and a pooler has to tell another.
-// MySQL tells how many statements all its clients may prepare: the pool keeps a quarter at most.
 func (c *Cache) trust(ctx context.Context) bool {
 	switch {
 	case c.trusted:
 		return true
 	case c.kind == libpq.GoMySQL:
-		if c.shared.budget.Load() == 0 {
-			most, err := c.ask(ctx, "SELECT @@max_prepared_stmt_count")
-			if err != nil {
-				return false
-			}
-			c.shared.budget.CompareAndSwap(0, max(1, most/4))
-		}
-		c.trusted = true
 		return true
 	}
 	told, ok := libpq.BackendPID(c.raw)
@@ -57,12 +48,6 @@ func (c *Cache) trust(ctx context.Context) bool {
 	return true
 }
 
-// overBudget says whether the pool keeps the statements that it may have on a MySQL server, and as many more.
-func (c *Cache) overBudget(more int64) bool {
-	budget := c.shared.budget.Load() // 0 with PostgreSQL
-	return budget > 0 && c.shared.kept.Load() >= budget+more
-}
-
 // unprepared gives the stand-in for a statement that must not be prepared by name, nil if it may be. lib/pq's COPY has no name.
 func (c *Cache) unprepared(query string) *directStmt {
 	if !c.shared.PgBouncer || c.kind != libpq.LibPQ && c.kind != libpq.PgxStdlib {
@@ -74,16 +59,13 @@ func (c *Cache) unprepared(query string) *directStmt {
 	return &directStmt{conn: c.conn, text: query}
 }
 
-// prepare prepares query on the driver. If MySQL has no room for it, the session's own statements make some.
+// prepare prepares query on the driver.
 func (c *Cache) prepare(ctx context.Context, query string) (driver.Stmt, error) {
 	st, err := c.conn.Prepare(ctx, query)
-	if err == nil || c.kind != libpq.GoMySQL || c.open > 0 || libpq.Code(err) != "1461" {
-		return st, err
+	if err != nil && c.kind == libpq.GoMySQL && c.open == 0 && libpq.Code(err) == "1461" {
+		return c.makeRoom(ctx, query, err)
 	}
-	c.shared.shrink()
-	for c.dropOldest() {
-	}
-	return c.conn.Prepare(ctx, query)
+	return st, err
 }
 
 const poolerHint = "; prepared statements do not survive a pooler in transaction mode: " +

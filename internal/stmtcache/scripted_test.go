@@ -47,8 +47,14 @@ func newRig(t *testing.T, kind libpq.Kind, size int) *rig {
 }
 
 func newScripted(t *testing.T) *scripted {
-	return &scripted{t: t, now: int64(time.Hour), fail: map[string][]error{}, numbers: map[string]int64{"SELECT @@max_prepared_stmt_count": 1 << 14}, alive: map[int]string{}}
+	return &scripted{t: t, now: int64(time.Hour), fail: map[string][]error{}, numbers: map[string]int64{mostPrepared: 1 << 14}, alive: map[int]string{}}
 }
+
+// What the cache asks MySQL.
+const (
+	mostPrepared = "SELECT @@max_prepared_stmt_count"
+	nowPrepared  = "SHOW GLOBAL STATUS LIKE 'Prepared_stmt_count'"
+)
 
 func (s *scripted) note(operation, text string) error {
 	s.log = append(s.log, operation+" "+text)
@@ -84,7 +90,7 @@ func (s *scripted) Query(_ context.Context, query string, _ []driver.NamedValue)
 	if err := s.note("query", query); err != nil {
 		return nil, err
 	}
-	return &oneRow{value: s.numbers[query]}, nil
+	return &oneRow{value: s.numbers[query], named: query == nowPrepared}, nil
 }
 
 func (s *scripted) Exec(_ context.Context, query string, _ []driver.NamedValue) (driver.Result, error) {
@@ -129,17 +135,24 @@ func (st *scriptedStmt) QueryContext(context.Context, []driver.NamedValue) (driv
 
 type oneRow struct {
 	value int64
+	named bool // a name stands before it
 	read  bool
 }
 
-func (r *oneRow) Columns() []string { return []string{"n"} }
-func (r *oneRow) Close() error      { return nil }
+func (r *oneRow) Columns() []string {
+	if r.named {
+		return []string{"name", "n"}
+	}
+	return []string{"n"}
+}
+
+func (r *oneRow) Close() error { return nil }
 
 func (r *oneRow) Next(dest []driver.Value) error {
 	if r.read {
 		return io.EOF
 	}
-	r.read, dest[0] = true, r.value
+	r.read, dest[len(dest)-1] = true, r.value
 	return nil
 }
 

@@ -4,7 +4,6 @@ import (
 	"database/sql/driver"
 	"log/slog"
 	"sync/atomic"
-	"time"
 
 	"github.com/go-lifeguard/lifeguard/internal/libpq"
 )
@@ -29,14 +28,11 @@ type Shared struct {
 	hits, misses, retries atomic.Uint64
 	warned                atomic.Bool
 
-	// MySQL bounds the prepared statements of all its clients together.
-	kept   atomic.Int64 // statements that the pool's sessions keep
-	budget atomic.Int64 // how many they may keep; 0: the server has not been asked
-	shrunk atomic.Int64 // when budget was lowered last
+	room
 }
 
 // NewShared returns what the caches of a pool are made from.
-func NewShared(c Config) *Shared { return &Shared{Config: c} }
+func NewShared(c Config) *Shared { return &Shared{Config: c, room: room{now: c.Now}} }
 
 // Counts returns how many operations found their statement kept, how many had it prepared to be kept, and how many ran once
 // more because their statement was stale. None of the three ever goes down.
@@ -53,13 +49,4 @@ func (s *Shared) New(kind libpq.Kind, raw driver.Conn, conn Conn, binaryParamete
 		c.seenGeneration = s.generation.Load()
 	}
 	return c
-}
-
-// shrink lowers the budget to half of what is kept, at most once in a second: sessions that meet a full server together are
-// one reason to do it.
-func (s *Shared) shrink() {
-	now, last := s.Now(), s.shrunk.Load()
-	if (last == 0 || now-last >= int64(time.Second)) && s.shrunk.CompareAndSwap(last, now) {
-		s.budget.Store(max(1, s.kept.Load()/2))
-	}
 }

@@ -125,7 +125,7 @@ func (c *Cache) retyped(ctx context.Context, text string) bool {
 	return err == nil && n == 1
 }
 
-// ask runs a query of the cache's own that gives a number.
+// ask runs a query of the cache's own that gives a number in the last column of its only row.
 func (c *Cache) ask(ctx context.Context, query string, args ...driver.Value) (int64, error) {
 	named := make([]driver.NamedValue, len(args))
 	for i, a := range args {
@@ -136,9 +136,9 @@ func (c *Cache) ask(ctx context.Context, query string, args ...driver.Value) (in
 		return 0, err
 	}
 	var n sql.NullInt64
-	value := make([]driver.Value, 1)
-	if err = rows.Next(value); err == nil {
-		err = n.Scan(value[0])
+	values := make([]driver.Value, len(rows.Columns()))
+	if err = rows.Next(values); err == nil {
+		err = n.Scan(values[len(values)-1])
 	}
 	return n.Int64, errors.Join(err, rows.Close())
 }

@@ -206,9 +206,10 @@ func TestNameTaken(t *testing.T) {
 	r.took(q, "prepare %")
 }
 
-func TestMySQLBudget(t *testing.T) {
-	r := newRig(t, libpq.GoMySQL, 10)
-	r.numbers["SELECT @@max_prepared_stmt_count"] = 32
+// TestMySQLRoom is a server with 64 places: half of them are not the pools'.
+func TestMySQLRoom(t *testing.T) {
+	r := newRig(t, libpq.GoMySQL, 30)
+	r.numbers[mostPrepared] = 64
 	other := r.shared.New(libpq.GoMySQL, nil, r.scripted, false)
 	use := func(c *Cache, text string) {
 		k, err := c.Prepare(t.Context(), text)
@@ -217,50 +218,87 @@ func TestMySQLBudget(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, k.Close())
 	}
-	for i := range 20 {
-		use(r.Cache, fmt.Sprintf("SELECT %d", i))
-		use(other, fmt.Sprintf("SELECT %d", i))
-		require.LessOrEqual(t, r.shared.kept.Load(), int64(8), "a quarter")
-		require.LessOrEqual(t, len(r.alive), 8)
+	round := func() {
+		for i := range 30 {
+			r.numbers[nowPrepared] = int64(len(r.alive))
+			use(r.Cache, fmt.Sprintf("SELECT %d", i))
+			use(other, fmt.Sprintf("SELECT %d", i))
+		}
 	}
+	round()
+	require.EqualValues(t, 8, r.shared.kept.Load(), "a quarter of what is left")
+	require.Len(t, r.alive, 8)
 	require.EqualValues(t, len(r.byText)+len(other.byText), r.shared.kept.Load())
-
-	// The server is full all the same: this session gives its own up, the query runs, and the pool keeps less.
-	const text = "SELECT full"
-	own := len(r.byText)
-	require.Positive(t, own)
-	r.fail["prepare "+text] = []error{&MySQLError{1461}}
-	use(r.Cache, text)
-	require.EqualValues(t, 4, r.shared.budget.Load())
-	for range 20 {
-		use(other, "SELECT 1")
+	for range 9 {
+		r.now += int64(time.Second)
+		round()
 	}
-	require.LessOrEqual(t, r.shared.kept.Load(), int64(5))
-	r.fail["prepare "+text] = []error{&MySQLError{1461}, &MySQLError{1461}}
-	r.now++
-	_, err := r.Cache.Prepare(t.Context(), text)
-	require.Equal(t, &MySQLError{1461}, err)
-	require.EqualValues(t, 4, r.shared.budget.Load(), "once in a second")
+	require.Greater(t, r.shared.kept.Load(), int64(24))
+	require.LessOrEqual(t, r.shared.kept.Load(), int64(32), "half of all")
+
+	// Others fill the server: the pool gives back its part of what is above the half.
+	before := r.shared.kept.Load()
 	r.now += int64(time.Second)
-	r.fail["prepare "+text] = []error{&MySQLError{1461}}
-	use(r.Cache, text)
-	require.EqualValues(t, max(1, r.shared.kept.Load()/2), r.shared.budget.Load())
+	r.numbers[nowPrepared] = 64
+	for range 2 { // a text that is met once pushes out nothing
+		use(r.Cache, "SELECT one more")
+		use(other, "SELECT one more")
+	}
+	require.InDelta(t, before/2, r.shared.kept.Load(), 1)
+	require.EqualValues(t, len(r.byText)+len(other.byText), r.shared.kept.Load())
 }
 
-func TestMySQLBudgetUnknown(t *testing.T) {
+// TestMySQLFull is a server that has no place left, between two looks at it.
+func TestMySQLFull(t *testing.T) {
 	r := newRig(t, libpq.GoMySQL, 10)
-	r.fail["query SELECT @@max_prepared_stmt_count"] = []error{&MySQLError{1227}}
-	k, err := r.Cache.Prepare(t.Context(), q)
-	require.NoError(t, err)
-	require.False(t, k.kept)
+	other := r.shared.New(libpq.GoMySQL, nil, r.scripted, false)
+	prepare := func(c *Cache, text string) error {
+		k, err := c.Prepare(t.Context(), text)
+		if err == nil {
+			require.NoError(t, k.Close())
+		}
+		return err
+	}
+	for i := range 5 {
+		require.NoError(t, prepare(r.Cache, fmt.Sprintf("SELECT %d", i)))
+		require.NoError(t, prepare(other, fmt.Sprintf("SELECT %d", i)))
+	}
+	const text = "SELECT full"
+	full := &MySQLError{1461}
+	r.fail["prepare "+text] = []error{full, full, full}
+	require.NoError(t, prepare(r.Cache, text), "in the end there is a place")
+	require.Empty(t, r.byText)
+	require.Len(t, other.byText, 5)
+	require.NoError(t, prepare(other, "SELECT 1"))
+	require.Empty(t, other.byText, "the others give theirs up, too")
+	require.Empty(t, r.alive)
+	r.fail["prepare "+text] = []error{full, full}
+	require.Equal(t, full, prepare(r.Cache, text), "the pool keeps nothing: waiting frees no place")
+	r.now += int64(time.Second)
+	require.NoError(t, prepare(other, "SELECT 1"))
+	require.Len(t, other.byText, 1, "a second later the server is asked again")
 }
 
-// Sessions share counters, the generation and MySQL's budget.
+func TestMySQLSaysNothing(t *testing.T) {
+	for _, question := range []string{mostPrepared, nowPrepared} {
+		r := newRig(t, libpq.GoMySQL, 10)
+		r.fail["query "+question] = []error{&MySQLError{1227}}
+		for _, kept := range []bool{false, false, true} {
+			k, err := r.Cache.Prepare(t.Context(), q)
+			require.NoError(t, err)
+			require.Equal(t, kept, k.kept)
+			require.NoError(t, k.Close())
+			r.now += int64(time.Second)
+		}
+	}
+}
+
+// Sessions share counters, the generation and the room on a MySQL server.
 func TestSharedStress(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	var now atomic.Int64
-	s := NewShared(Config{Size: 8, Now: func() int64 { return now.Add(int64(time.Millisecond)) }})
+	s := NewShared(Config{Size: 8, Now: func() int64 { return now.Add(int64(10 * time.Millisecond)) }})
 	var wg sync.WaitGroup
 	for i := range 8 {
 		wg.Go(func() { sessionStress(t, s, rand.New(rand.NewPCG(seed, uint64(i)))) })
@@ -285,17 +323,17 @@ func TestSharedStress(t *testing.T) {
 
 func sessionStress(t *testing.T, s *Shared, random *rand.Rand) {
 	conn := newScripted(t)
-	conn.numbers["SELECT @@max_prepared_stmt_count"] = 100
+	conn.numbers[mostPrepared] = 100
 	for range 20 {
 		c := s.New(libpq.GoMySQL, nil, conn, false)
 		for range 100 {
 			text := fmt.Sprintf("SELECT %d", random.IntN(12))
-			switch random.IntN(50) {
-			case 0:
+			switch n := random.IntN(1000); {
+			case n < 1:
 				conn.fail["prepare "+text] = []error{&MySQLError{1461}}
-			case 1, 2, 3:
+			case n < 60:
 				conn.fail["run "+text] = []error{&MySQLError{1615}}
-			case 4:
+			case n < 80:
 				text = "ALTER TABLE x ADD y int"
 			}
 			k, err := c.Prepare(t.Context(), text)
