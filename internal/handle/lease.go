@@ -189,7 +189,8 @@ func (l *lease) IsValid() bool {
 	l.mu.Lock()
 	before, last := l.state, l.last
 	if before == held {
-		l.state = running // the driver is asked, and may not be while another goroutine takes the connection back
+		// The driver is asked, and may not be while another goroutine takes the connection back.
+		l.state, l.returning = running, true
 	}
 	l.mu.Unlock()
 	switch before {

@@ -161,7 +161,7 @@ func (l *lease) enter() error {
 		l.mu.Unlock()
 		return l.refuse()
 	}
-	l.state, l.last = running, now
+	l.state, l.began, l.last = running, now, now
 	l.mu.Unlock()
 	return nil
 }

@@ -35,7 +35,7 @@ type record struct {
 
 	// Of the present checkout. Times are of the pool clock.
 	since      int64
-	began      int64 // of the last operation; since if there was none
+	began      int64 // of the last call into the driver; since if there was none
 	last       int64 // end of the last operation; since if there was none
 	operations int
 	query      string          // of the last operation that had one
@@ -45,6 +45,7 @@ type record struct {
 	raw        bool // the driver's connection was unwrapped, and its use cannot be seen
 	endless    bool // the last operation was a query whose context never ends: rows it left open may be lost
 	leaked     bool // it was reported
+	returning  bool // it is being returned, which is no operation of the holder's
 
 	// stirred is set by the reading of rows, which takes no lock, and cleared by who looks at the record.
 	stirred atomic.Bool
@@ -57,7 +58,7 @@ type record struct {
 func (r *record) beginLocked(ctx context.Context, checkout uint64, now int64, next state) {
 	r.state, r.checkout = next, checkout
 	r.since, r.began, r.last, r.operations = now, now, now, 0
-	r.ctx, r.inTx, r.raw, r.endless, r.leaked = ctx, false, false, false, false
+	r.ctx, r.inTx, r.raw, r.endless, r.leaked, r.returning = ctx, false, false, false, false, false
 }
 
 // settle ends a call into the driver: the time of a connection that lies unused counts from now. False: the lease is
@@ -139,6 +140,9 @@ func (r *record) hold(now int64) (leak.Hold, bool) {
 		Checkout: r.checkout, Since: r.since, Began: r.began, Touched: r.last, Operations: r.operations, Query: r.query,
 		Running: r.state == running, InTx: r.inTx, Raw: r.raw, Endless: r.endless, Leaked: r.leaked,
 		Stack: slices.Clone(r.stack.PCs()),
+	}
+	if r.returning {
+		h.Began = now // not slow: it has just begun, and ends the checkout
 	}
 	if r.ctx != nil {
 		h.Span = trace.SpanContextFromContext(r.ctx)

@@ -68,11 +68,10 @@ func (st *stmt) Close() error {
 		l.mu.Unlock()
 		return nil
 	}
+	l.state, l.began = running, l.now()
 	if before == idle {
-		l.since = l.now() // a report must not take it for the checkout before
-		l.began = l.since
+		l.since = l.began // a report must not take it for the checkout before
 	}
-	l.state = running
 	l.mu.Unlock()
 	ok := false
 	defer l.guard(&ok)

@@ -181,11 +181,16 @@ func TestStatementsNotPushedOutBySingleUses(t *testing.T) {
 func TestStatementsLeastRecentlyUsedGoFirst(t *testing.T) {
 	db := pooltest.OpenPostgres(t, "lifeguard", pgtest.DSN(t), 1, "statement_cache_size=3")
 	const a, b, c, d = "SELECT $1::int AS a", "SELECT $1::int AS b", "SELECT $1::int AS c", "SELECT $1::int AS d"
-	for _, text := range []string{a, b, c, a, d} {
-		require.NoError(t, db.QueryRow(text, 1).Scan(new(int)))
+	run := func(texts ...string) {
+		for _, text := range texts {
+			require.NoError(t, db.QueryRow(text, 1).Scan(new(int)))
+		}
 	}
+	run(a, b, c, a, d)
+	assert.ElementsMatch(t, []string{a, b, c}, keptOn(t, db), "a text that was met once pushes out nothing")
+	run(d)
 	assert.ElementsMatch(t, []string{a, c, d}, keptOn(t, db))
-	require.NoError(t, db.QueryRow(b, 1).Scan(new(int)))
+	run(b, b)
 	assert.ElementsMatch(t, []string{a, d, b}, keptOn(t, db))
 }
 
@@ -213,7 +218,12 @@ func TestStatementsInUseStay(t *testing.T) {
 	for _, st := range open {
 		require.NoError(t, st.Close())
 	}
-	rows, err := conn.QueryContext(ctx, "SELECT generate_series(1, $1::int)", 5000)
+	const series = "SELECT generate_series(1, $1::int)"
+	for range 2 { // now it is kept
+		_, err = conn.ExecContext(ctx, series, 1)
+		require.NoError(t, err)
+	}
+	rows, err := conn.QueryContext(ctx, series, 5000)
 	require.NoError(t, err)
 	require.True(t, rows.Next())
 	for i := range 5 { // nothing of this can run, and nothing is prepared or closed for it
@@ -269,7 +279,15 @@ func TestStatementsCounted(t *testing.T) {
 	expect("not kept", 0, 0)
 	st, err := db.Prepare("SELECT $1::int")
 	require.NoError(t, err)
+	expect("Prepare after an error asks the server", 0, 0)
+	require.NoError(t, st.Close())
+	st, err = db.Prepare("SELECT $1::int")
+	require.NoError(t, err)
+	expect("after a verb that the cache does not know, it is prepared again", 0, 1)
+	st2, err := db.Prepare("SELECT $1::int")
+	require.NoError(t, err)
 	expect("Prepare of a kept one", 1, 0)
+	require.NoError(t, st2.Close())
 	for range 3 {
 		_, err := st.Exec(2)
 		require.NoError(t, err)
@@ -277,8 +295,13 @@ func TestStatementsCounted(t *testing.T) {
 	expect("of the handle's own", 0, 0)
 	require.NoError(t, st.Close())
 	query("SELECT $1::text", "b")
+	expect("one more", 0, 1)
 	query("SELECT $1::bool", true)
-	expect("two more", 0, 2)
+	expect("one too many, met once", 0, 0)
+	query("SELECT $1::bool", true)
+	query("SELECT $1::text", "b")
+	expect("met twice, it pushes out the oldest", 1, 1)
+	query("SELECT $1::int", 1)
 	query("SELECT $1::int", 1)
 	expect("pushed out", 0, 1)
 	tx, err := db.Begin()
@@ -300,7 +323,10 @@ func TestStatementsCounted(t *testing.T) {
 
 // What is turned off leaves no trace on the server.
 func TestStatementsTurnedOff(t *testing.T) {
-	for _, off := range []string{"statement_cache_size=0", "pgbouncer=true"} {
+	for off, prepared := range map[string][]string{
+		"statement_cache_size=0": {"1"}, // what the program prepares is prepared
+		"pgbouncer=true":         nil,
+	} {
 		t.Run(off, func(t *testing.T) {
 			p := pooltest.NewTap(t, pgtest.DSN(t))
 			db := pooltest.OpenPostgres(t, "lifeguard", p.DSN, 2, off)
@@ -321,7 +347,7 @@ func TestStatementsTurnedOff(t *testing.T) {
 			require.NoError(t, st.Close())
 			require.Empty(t, keptOn(t, db))
 			_, named, _ := p.Take()
-			assert.Empty(t, named)
+			assert.Equal(t, prepared, named)
 			stats := pooltest.PoolOf(t, db.DB).Stats()
 			assert.Zero(t, stats.StatementHits+stats.StatementMisses)
 		})
