@@ -126,7 +126,7 @@ func newStage(t testing.TB, target *target, dsn, prefix string) *stage {
 		config, err := mysql.ParseDSN(dsn)
 		require.NoError(t, err)
 		s.database = config.DBName
-		dsn = withParam(dsn, "multiStatements=true")
+		dsn = withParam(withParam(dsn, "multiStatements=true"), "lock_wait_timeout=5")
 	} else {
 		u, err := url.Parse(dsn)
 		require.NoError(t, err)

@@ -112,6 +112,7 @@ var postgresVocabulary = &vocabulary{
 }
 
 var mariaVocabulary = &vocabulary{
+	params: []string{"lock_wait_timeout=5", "innodb_lock_wait_timeout=5"},
 	setup: []string{
 		"CREATE TABLE items (id INT PRIMARY KEY, n INT, s VARCHAR(20), at TIMESTAMP NULL, m ENUM('sad', 'ok'))",
 		"INSERT INTO items VALUES (1, 10, 'one', '2026-01-01 12:00:00', 'ok'), (2, 20, 'two', NULL, 'sad'), (3, NULL, NULL, NULL, NULL)",
