@@ -231,6 +231,9 @@ func (c *Conn) ResetSession(ctx context.Context) error {
 
 func (c *Conn) IsValid() bool {
 	defer c.enter("IsValid")()
+	if f := c.server.onValid.load(); f != nil {
+		f(c)
+	}
 	return c.usable("IsValid") == nil
 }
 

@@ -34,6 +34,7 @@ type Server struct {
 	onRollback script[func(*Conn) error]
 	onPing     script[func(context.Context, *Conn) error]
 	onReset    script[func(context.Context, *Conn) error]
+	onValid    script[func(*Conn)]
 	onClose    script[func(*Conn) error]
 
 	rows atomic.Int64
@@ -100,6 +101,9 @@ func (s *Server) OnPing(f func(ctx context.Context, c *Conn) error) { s.onPing.s
 
 // OnReset scripts ResetSession.
 func (s *Server) OnReset(f func(ctx context.Context, c *Conn) error) { s.onReset.set(f) }
+
+// OnValid scripts IsValid, which answers after it.
+func (s *Server) OnValid(f func(c *Conn)) { s.onValid.set(f) }
 
 // OnClose scripts the closing of a connection, which is closed also when the
 // script fails.

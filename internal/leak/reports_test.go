@@ -210,6 +210,26 @@ func testLeakReport(t *testing.T, kind holdKind, threshold time.Duration) {
 	assert.Empty(t, log)
 }
 
+// TestReturnIsNotSlow: a look that falls into the return of a connection does not take it for an operation that has run
+// since the checkout.
+func TestReturnIsNotSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := fakedriver.New()
+		server.OnValid(func(*fakedriver.Conn) { time.Sleep(1500 * time.Millisecond) }) // a look comes each second
+		db, _, reports := openReported(t, server, func(c *lifeguard.Config) { c.LeakThreshold = time.Minute })
+		giveBack := holdConn(t, t.Context(), db)
+		time.Sleep(5*time.Minute + time.Second)
+		reports.take()
+		giveBack()
+		time.Sleep(3 * time.Second)
+		synctest.Wait()
+		leaks, log := reports.take()
+		require.Len(t, leaks, 1)
+		assert.True(t, leaks[0].Returned)
+		assert.Len(t, log, 1)
+	})
+}
+
 // Ten workers, each taking a connection for half a threshold at most, 10,000 times a second together.
 func TestNoReportForThoseInTime(t *testing.T) {
 	length := 10 * time.Second
