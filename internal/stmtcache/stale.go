@@ -121,17 +121,13 @@ func (c *Cache) announce(k *Statement) {
 func (c *Cache) retyped(ctx context.Context, text string) bool {
 	// It says 1 only if there are two statements, of which one was just prepared.
 	n, err := c.ask(ctx, "SELECT count(*) FROM (SELECT 1 FROM pg_catalog.pg_prepared_statements WHERE statement = $1 AND NOT from_sql"+
-		" HAVING count(*) = 2 AND count(DISTINCT parameter_types::pg_catalog.oid[]) = 2) differ", text)
+		" HAVING count(*) = 2 AND count(DISTINCT parameter_types::pg_catalog.oid[]) = 2) differ", driver.NamedValue{Ordinal: 1, Value: text})
 	return err == nil && n == 1
 }
 
 // ask runs a query of the cache's own that gives a number in the last column of its only row.
-func (c *Cache) ask(ctx context.Context, query string, args ...driver.Value) (int64, error) {
-	named := make([]driver.NamedValue, len(args))
-	for i, a := range args {
-		named[i] = driver.NamedValue{Ordinal: i + 1, Value: a}
-	}
-	rows, err := c.conn.Query(ctx, query, named)
+func (c *Cache) ask(ctx context.Context, query string, args ...driver.NamedValue) (int64, error) {
+	rows, err := c.conn.Query(ctx, query, args)
 	if err != nil {
 		return 0, err
 	}
