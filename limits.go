@@ -41,7 +41,7 @@ type Config struct {
 	SocketTimeout time.Duration
 
 	// StatementCacheSize is how many prepared statements are kept on each connection, from 0 to 65535. 0 means no
-	// cache, and through lib/pq no named statement at all. Default: 100. DSN: statement_cache_size.
+	// cache: the driver prepares what the program prepares. Default: 100. DSN: statement_cache_size.
 	StatementCacheSize int
 
 	// PgBouncer says that a pooler in transaction mode stands before the server. Nothing that outlives a transaction

@@ -9,8 +9,6 @@ import (
 	"github.com/go-lifeguard/lifeguard/benchmarks/internal/stats"
 )
 
-// again is by what factor a query that is prepared anew each time is slower, at the least: it takes a second round trip.
-const again = 1.7
 
 func (w postgres) cause(r *Run, t *report.Table, loss report.Loss) (text, note string) {
 	clients := 0
@@ -25,9 +23,6 @@ func (w postgres) cause(r *Run, t *report.Table, loss report.Loss) (text, note s
 				"processor time is less. With " + loss.To + " plain lib/pq is behind too.", ""
 		}
 		return pgxIsLighter, ""
-	case loss.Row.Candidate == "lifeguard (no cache)" && strings.HasPrefix(t.Title, preparedTitle) && loss.Factor > again:
-		return "With `statement_cache_size=0` nothing is named on the server, so that each execution of a statement of " +
-			"`db.Prepare` takes lib/pq's two round trips, as if it had not been prepared.", ""
 	case strings.HasPrefix(t.Title, preparedTitle) && loss.Row.Candidate == "lifeguard" && clients > fewIdle:
 		return "A caller that waits gets a new lease of the handle's, and so does one that finds none of the two that the handle " +
 			"keeps idle with `sql.Open`: `database/sql` prepares a statement of `db.Prepare` on it again. lifeguard answers " +
