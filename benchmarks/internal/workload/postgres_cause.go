@@ -9,7 +9,6 @@ import (
 	"github.com/go-lifeguard/lifeguard/benchmarks/internal/stats"
 )
 
-
 func (w postgres) cause(r *Run, t *report.Table, loss report.Loss) (text, note string) {
 	clients := 0
 	_, _ = fmt.Sscanf(loss.Column, "%d", &clients)
