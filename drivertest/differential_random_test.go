@@ -21,13 +21,28 @@ func checkRandom(t *testing.T, target *target, n int, seed uint64) {
 			text := compose(words, rand.New(rand.NewPCG(seed, uint64(i))), i)
 			scripts, err := parseScripts(fmt.Sprintf("-seed %d", seed), text)
 			if err != nil {
-				t.Fatalf("script %d cannot be read: %v\n%s", i, err, text)
+				t.Errorf("script %d cannot be read: %v\n%s", i, err, text)
+				return
 			}
 			if scripts[0].random = true; !yield(scripts[0]) {
 				return
 			}
 		}
 	})
+}
+
+// TestComposedScriptsCanBeRead composes many more scripts than are run.
+func TestComposedScriptsCanBeRead(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	for i := range 20000 {
+		for _, words := range []*vocabulary{postgresVocabulary, mariaVocabulary} {
+			text := compose(words, rand.New(rand.NewPCG(seed, uint64(i))), i)
+			if _, err := parseScripts("composed", text); err != nil {
+				t.Fatalf("%v\n%s", err, text)
+			}
+		}
+	}
 }
 
 // A composer writes one random script, in the format of testdata/scripts.
