@@ -222,7 +222,11 @@ func (r *report) write(out io.Writer) error {
 			fmt.Fprintf(w, "%s\t%s\n", s.Name, s.Value)
 		}
 	}
-	if r.System != sqlite {
+	switch {
+	case r.System == sqlite:
+	case len(r.Connections) == 0:
+		fmt.Fprintln(w, "\nno other connections")
+	default:
 		fmt.Fprint(w, "\nUSER\tAPPLICATION\tCONNECTIONS\tACTIVE\n")
 		for _, u := range r.Connections {
 			fmt.Fprintf(w, "%s\t%s\t%d\t%d\n", u.User, u.Application, u.Connections, u.Active)

@@ -64,14 +64,11 @@ func shown(v any) string {
 // period writes a duration as people do: 30m, not 30m0s.
 func period(d time.Duration) string {
 	text := d.String()
-	if d >= time.Minute {
+	if strings.HasSuffix(text, "m0s") {
 		text = strings.TrimSuffix(text, "0s")
 	}
-	if d >= time.Hour {
+	if strings.HasSuffix(text, "h0m") {
 		text = strings.TrimSuffix(text, "0m")
-	}
-	if d >= time.Minute && text == "" {
-		return d.String()
 	}
 	return text
 }
