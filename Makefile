@@ -23,12 +23,18 @@ vet: ## go vet
 staticcheck: ## staticcheck (needs Go 1.26)
 	go run $(STATICCHECK) $(PACKAGES)
 
-# Everything is built first, on all cores; then one package is tested at a time, because tests measure latencies.
-# What does not build is reported by the second command. The third is what the race detector changes.
+# Tests of these packages measure latencies, so each has the machine to itself.
+ALONE = go-lifeguard/lifeguard$$|/internal/(handle|leak|pool|session)$$|/benchmarks/
+
+# Everything is built first, on all cores. What does not build is reported by the commands after it. The last of them is what
+# the race detector changes.
 test: servers ## install the servers that the tests run, then test everything with the race detector
 	@go test -race -run '^$$' $(PACKAGES) >/dev/null 2>&1 || true
-	go test -race -p 1 -timeout 30m $(PACKAGES)
-	go test -count=1 -run 'Allocations|NoReportForThoseInTime' ./internal/...
+	@failed=; run() { echo "$$@"; "$$@" || failed=1; }; \
+	run go test -race -p 1 -timeout 30m $$(go list $(PACKAGES) | grep -E '$(ALONE)'); \
+	run go test -race -p 2 -timeout 30m $$(go list $(PACKAGES) | grep -vE '$(ALONE)'); \
+	run go test -count=1 -run 'Allocations|NoReportForThoseInTime' ./internal/...; \
+	test -z "$$failed"
 
 versions: ## the short tests with other versions of Go, and with the newest libraries
 	@scripts/test-versions
