@@ -174,7 +174,9 @@ func (c *Cache) keep(ctx context.Context, query string) (*Statement, error) {
 	if old != nil {
 		c.drop(old)
 	}
-	c.survey(ctx)
+	if c.kind == libpq.GoMySQL {
+		c.shared.survey(ctx, c)
+	}
 	for len(c.byText) >= c.size || c.shared.full(0) {
 		if !c.dropOldest() {
 			return nil, nil

@@ -83,7 +83,7 @@ func (d *directStmt) QueryContext(ctx context.Context, args []driver.NamedValue)
 func (c *Cache) prepare(ctx context.Context, query string) (driver.Stmt, error) {
 	st, err := c.conn.Prepare(ctx, query)
 	if err != nil && c.kind == libpq.GoMySQL && c.open == 0 && libpq.Code(err) == "1461" {
-		return c.makeRoom(ctx, query, err)
+		return c.shared.clear(ctx, c, query, err)
 	}
 	return st, err
 }

@@ -45,27 +45,23 @@ func (r *room) set(has, most int64) {
 	}
 }
 
-// survey asks the server how full it is, if that is due. If it does not say, nothing more is kept.
-func (c *Cache) survey(ctx context.Context) {
-	if c.kind != libpq.GoMySQL || !c.shared.due() {
+// survey has c ask the server how full it is, if that is due. If it does not say, nothing more is kept.
+func (r *room) survey(ctx context.Context, c *Cache) {
+	if !r.due() {
 		return
 	}
 	most, err := c.ask(ctx, "SELECT @@max_prepared_stmt_count")
-	if err == nil {
-		var has int64
-		if has, err = c.ask(ctx, "SHOW GLOBAL STATUS LIKE 'Prepared_stmt_count'"); err == nil {
-			c.shared.set(has, most)
-		}
+	has, err2 := c.ask(ctx, "SHOW GLOBAL STATUS LIKE 'Prepared_stmt_count'")
+	if err != nil || err2 != nil {
+		r.budget.Store(0)
+		return
 	}
-	if err != nil {
-		c.shared.budget.Store(0)
-	}
+	r.set(has, most)
 }
 
-// makeRoom prepares query, after MySQL had no room for it. The pool gives up what it keeps: this session at once, the others at
+// clear prepares query on c, after MySQL had no room for it. The pool gives up what it keeps: this session at once, the others at
 // their next operations, for which it waits as long as that frees a place, for a second at most.
-func (c *Cache) makeRoom(ctx context.Context, query string, full error) (driver.Stmt, error) {
-	r := &c.shared.room
+func (r *room) clear(ctx context.Context, c *Cache, query string, full error) (driver.Stmt, error) {
 	r.asked.Store(r.now())
 	r.budget.Store(0)
 	for c.dropOldest() {
