@@ -93,11 +93,16 @@ func wrappedFor(name, text string, opts []Option) (*wrappedDriver, error) {
 	if err := db.Close(); err != nil {
 		return nil, fmt.Errorf("lifeguard: closing the handle that was opened to find driver %q: %w", name, err)
 	}
-	switch parent.(type) {
+	return &wrappedDriver{name: name, parent: known(parent), options: o}, nil
+}
+
+// known is a driver as lifeguard has it: in the place of lib/pq's stands its own way to it.
+func known(d driver.Driver) driver.Driver {
+	switch d.(type) {
 	case pq.Driver, *pq.Driver:
-		parent = pqDriver{}
+		return pqDriver{}
 	}
-	return &wrappedDriver{name: name, parent: parent, options: o}, nil
+	return d
 }
 
 // OpenDB opens a handle on a connector, for drivers that are configured in code. c's Close, if it has one, is called
@@ -122,7 +127,8 @@ func OpenDB(c driver.Connector, opts ...Option) (*sql.DB, error) {
 		cfg.PoolName = fmt.Sprintf("%T", c.Driver())
 	}
 	p := newPool(c, cfg.PoolName, t, "", cfg, o)
-	return p.join(nil, c.Driver()).Handle(), nil
+	further := &wrappedDriver{name: driverPackage(c.Driver()), parent: known(c.Driver()), options: o}
+	return p.join(further, c.Driver()).Handle(), nil
 }
 
 // driverPackage is the import path of a driver's package, from which the kind of database can be known; lib/pq's is
@@ -260,13 +266,13 @@ func (d *wrappedDriver) connector(driverDSN string, cfg Config) (driver.Connecto
 	}
 	c, err := open(driverDSN) // also with a hook: a DSN that is wrong is told at sql.Open
 	if err == nil && d.options.beforeConnect != nil {
-		return d.hooked(driverDSN, open)
+		return d.hooked(driverDSN, cfg, open)
 	}
 	return c, err
 }
 
 // hooked is a connector that asks WithBeforeConnect for the DSN of each connection.
-func (d *wrappedDriver) hooked(driverDSN string, open func(string) (driver.Connector, error)) (driver.Connector, error) {
+func (d *wrappedDriver) hooked(driverDSN string, cfg Config, open func(string) (driver.Connector, error)) (driver.Connector, error) {
 	if strings.HasPrefix(driverDSN, "registeredConnConfig") {
 		return nil, errors.New("lifeguard: WithBeforeConnect needs a DSN, and this is a name of pgx's RegisterConnConfig: " +
 			"use pgx's own BeforeConnect")
@@ -284,8 +290,9 @@ func (d *wrappedDriver) hooked(driverDSN string, open func(string) (driver.Conne
 			}
 			return answer, nil
 		},
-		Open:   open,
-		Redact: func(answer string, err error) error { return dsn.NewRedactor(answer).Error(err) },
+		Open:     open,
+		Patience: cfg.PoolTimeout,
+		Redact:   func(answer string, err error) error { return dsn.NewRedactor(answer).Error(err) },
 	}, nil
 }
 
@@ -304,7 +311,7 @@ type poolDriver struct {
 	driver.Driver
 	handle *handle.Connector
 	pool   *Pool
-	of     *wrappedDriver // nil for OpenDB
+	of     *wrappedDriver
 
 	forcing sync.Mutex
 	late    error // guarded by forcing; of the shutdown that had to end before all was back
@@ -314,13 +321,7 @@ var _ driver.DriverContext = (*poolDriver)(nil)
 
 // OpenConnector opens another handle with the same options.
 func (d *poolDriver) OpenConnector(dsn string) (driver.Connector, error) {
-	if d.of != nil {
-		return d.of.OpenConnector(dsn)
-	}
-	if parent, ok := d.Driver.(driver.DriverContext); ok {
-		return parent.OpenConnector(dsn)
-	}
-	return dsnConnector{dsn: dsn, driver: d.Driver}, nil
+	return d.of.OpenConnector(dsn)
 }
 
 // connectorOf gives the connector behind a handle, nil for a handle of somebody else's.

@@ -345,6 +345,9 @@ func TestParameterDocumentation(t *testing.T) {
 	var rows [][]string
 	for line := range strings.Lines(string(text)) {
 		line, isRow := strings.CutPrefix(strings.TrimSpace(line), "| ")
+		if rows != nil && !strings.HasPrefix(line, "|") && !isRow {
+			break // other tables follow
+		}
 		if !isRow {
 			continue
 		}

@@ -3,6 +3,7 @@ package lifeguardtest_test
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"strings"
@@ -199,5 +200,26 @@ func TestConfigInCode(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "lifeguard.Open(") || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%s under lifeguard: %v", dsn, err)
 		}
+	}
+}
+
+// TestDriverOfHandleOpensPools: libraries take the driver from a handle and open another handle on it.
+func TestDriverOfHandleOpensPools(t *testing.T) {
+	first, err := lifeguard.OpenDB(fakedriver.New().Connector(), lifeguard.WithConnectionLimit(3))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	for dsn, limit := range map[string]int{"somewhere": 3, "somewhere?connection_limit=2": 2} {
+		c, err := first.Driver().(driver.DriverContext).OpenConnector(dsn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		db := sql.OpenDB(c)
+		pool, ok := lifeguard.PoolOf(db)
+		if !ok || pool.Config().ConnectionLimit != limit {
+			t.Errorf("%s bypasses the pool, or has another limit than %d", dsn, limit)
+		}
+		_ = db.Close()
 	}
 }

@@ -89,6 +89,7 @@ func NewPool(cfg Config) *Pool {
 	p.opener = session.NewOpener(session.Config{
 		Parent: cfg.Parent, Interceptors: cfg.Interceptors, SocketTimeout: cfg.SocketTimeout, Statements: p.statements,
 		DSN: cfg.DSN, Name: cfg.Name, Log: cfg.Log, AtMostOnce: cfg.AtMostOnce, AfterConnect: cfg.AfterConnect,
+		Patience: cfg.PoolTimeout,
 	}, cfg.Limit)
 	p.janitor = leak.New(leak.Config{
 		Threshold: cfg.LeakThreshold, ReclaimAfter: cfg.ReclaimAfter, Now: cfg.Now,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql/driver"
 	"fmt"
+	"time"
 )
 
 // BeforeConnect is a connector that asks for the DSN of each connection.
@@ -12,6 +13,8 @@ type BeforeConnect struct {
 	DSN    func(ctx context.Context) (string, error) // the user's hook
 	Open   func(dsn string) (driver.Connector, error)
 	Redact func(dsn string, err error) error // withholds the secrets of an answer
+
+	Patience time.Duration // of callers; 0: none
 }
 
 // Driver gives the wrapped driver.
@@ -24,11 +27,14 @@ func (c BeforeConnect) Connect(ctx context.Context) (driver.Conn, error) {
 		dsn string
 		err error
 	}
+	limit := hookTime(c.Patience)
+	bounded, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
 	answered := make(chan answer, 1)
 	go func() { // ends with the hook
 		var a answer
 		a.err = contain("ran the hook of WithBeforeConnect", func() (err error) {
-			a.dsn, err = c.DSN(ctx)
+			a.dsn, err = c.DSN(bounded)
 			return err
 		})
 		answered <- a
@@ -47,7 +53,7 @@ func (c BeforeConnect) Connect(ctx context.Context) (driver.Conn, error) {
 			return nil, c.Redact(a.dsn, err)
 		}
 		return conn, nil
-	case <-ctx.Done():
-		return nil, fmt.Errorf("lifeguard: the hook of WithBeforeConnect has not returned: %w", ctx.Err())
+	case <-bounded.Done():
+		return nil, hangs("WithBeforeConnect", limit, ctx)
 	}
 }

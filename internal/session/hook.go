@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/go-lifeguard/lifeguard/internal/fallback"
 )
@@ -18,7 +19,10 @@ type AfterConnect func(ctx context.Context, conn *sql.Conn) error
 // run runs the hook on a new session, and says why the session must not be used. The hook gets a *sql.Conn of a
 // throw-away *sql.DB: that of the inner one could not be closed while the hook has rows open. The connection under it is
 // cut off when the hook returns, panics or has no time left, so that nothing it keeps can reach the session.
-func (hook AfterConnect) run(ctx context.Context, s *Session) error {
+func (hook AfterConnect) run(ctx context.Context, s *Session, patience time.Duration) error {
+	limit := hookTime(patience)
+	bounded, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
 	cut := &detachable{session: s}
 	db := sql.OpenDB(cut)
 	db.SetMaxOpenConns(1)
@@ -36,15 +40,15 @@ func (hook AfterConnect) run(ctx context.Context, s *Session) error {
 			}
 			ended <- err
 		}()
-		err = hook(ctx, conn)
+		err = hook(bounded, conn)
 	}()
 	select {
 	case err = <-ended:
 		if err != nil {
 			err = fmt.Errorf("lifeguard: the hook of WithAfterConnect failed: %w", err)
 		}
-	case <-ctx.Done():
-		err = fmt.Errorf("lifeguard: the hook of WithAfterConnect has not returned: %w", ctx.Err())
+	case <-bounded.Done():
+		err = hangs("WithAfterConnect", limit, ctx)
 		s.Cut() // ends what it runs
 	}
 	if open := cut.detach(); err == nil && open != "" {
@@ -54,6 +58,23 @@ func (hook AfterConnect) run(ctx context.Context, s *Session) error {
 		err = conn.Close()
 	}
 	return err
+}
+
+// hookTime is how long a hook may take. Its error has to reach the caller before pool_timeout ends the wait.
+func hookTime(patience time.Duration) time.Duration {
+	if patience <= 0 {
+		return time.Minute
+	}
+	return patience - patience/10
+}
+
+// hangs is the error for a hook that did not return. It matches no end of a context, unless the dial was given up: another
+// dial would not mend it.
+func hangs(hook string, limit time.Duration, dial context.Context) error {
+	if err := dial.Err(); err != nil {
+		return fmt.Errorf("lifeguard: the hook of %s has not returned: %w", hook, err)
+	}
+	return fmt.Errorf("lifeguard: the hook of %s has not returned within %v", hook, limit)
 }
 
 // detachable is a session as the throw-away *sql.DB has it.

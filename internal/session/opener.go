@@ -25,10 +25,11 @@ type Config struct {
 	AtMostOnce    bool                // a statement is not sent twice
 	SocketTimeout time.Duration       // bounds an operation; 0 for none
 	Statements    *stmtcache.Shared
-	AfterConnect  AfterConnect // nil for none
-	DSN           string       // for what the driver does not show
-	Target        string       // names the server in errors
-	Name          string       // of the pool, for the log
+	AfterConnect  AfterConnect  // nil for none
+	Patience      time.Duration // of callers; 0: none
+	DSN           string        // for what the driver does not show
+	Target        string        // names the server in errors
+	Name          string        // of the pool, for the log
 	Log           *slog.Logger
 
 	standby bool // the DSN asks for a server that is read-only
@@ -122,7 +123,7 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	}
 	s := newSession(cfg, conn, socket)
 	if cfg.AfterConnect != nil {
-		if err := cfg.AfterConnect.run(ctx, s); err != nil {
+		if err := cfg.AfterConnect.run(ctx, s, cfg.Patience); err != nil {
 			_ = s.Close()
 			return nil, err
 		}
