@@ -26,6 +26,8 @@ var (
 	timeOfDay  = regexp.MustCompile(`\b(\d\d:)?\d\d:\d\d\.\d+`) // what is left of a clock in another style
 	serverMade = regexp.MustCompile(`(?i)\b(oid|pid|process|transaction|relation|database|tuple \(\d+,\d+\) of relation) (\d+)\b`)
 	tempSchema = regexp.MustCompile(`\bpg_(toast_)?temp_\d+\b`)
+	tuple      = regexp.MustCompile(`\btuple \(\d+,\d+\) in relation\b`)
+	statement  = regexp.MustCompile(`(\bprepared statement \\*")\d+(\\*")`) // lib/pq numbers them
 )
 
 // settle gives an outcome in which these are replaced.
@@ -46,6 +48,8 @@ func (n numbers) settle(text string) string {
 		}
 		return kind + " " + n.of(strings.ToLower(kind), number)
 	})
+	text = tuple.ReplaceAllString(text, "tuple in relation")
+	text = statement.ReplaceAllString(text, "${1}n$2")
 	return tempSchema.ReplaceAllString(text, "pg_${1}temp")
 }
 
