@@ -1,6 +1,10 @@
 package lifeguard
 
-import "time"
+import (
+	"time"
+
+	"github.com/go-lifeguard/lifeguard/internal/look"
+)
 
 // Stats is a snapshot of a pool. The counters count since the pool was opened.
 type Stats struct {
@@ -26,3 +30,6 @@ type Stats struct {
 	StatementRetries uint64        // operations that ran once more because a kept statement was out of date
 	WaitDuration     time.Duration // sum of all waits
 }
+
+// Look is for package poolpage: it has the handle's driver, and no more of this package than its public API.
+func (d *poolDriver) Look() *look.Pool { return d.pool.pool.Look() }

@@ -18,6 +18,7 @@ import (
 	"github.com/go-lifeguard/lifeguard/internal/handle"
 	"github.com/go-lifeguard/lifeguard/internal/leak"
 	"github.com/go-lifeguard/lifeguard/internal/libpq"
+	"github.com/go-lifeguard/lifeguard/internal/look"
 	"github.com/go-lifeguard/lifeguard/internal/observe"
 	"github.com/go-lifeguard/lifeguard/internal/pace"
 	"github.com/go-lifeguard/lifeguard/internal/pool"
@@ -62,6 +63,7 @@ type Pool struct {
 	observer   *observe.Observer
 	janitor    *leak.Janitor // nil without a leak_threshold
 	shared     *handle.Shared
+	look       *look.Pool
 	done       context.Context // ends with the pool
 	stop       context.CancelFunc
 	over       atomic.Bool
@@ -83,6 +85,9 @@ func NewPool(cfg Config) *Pool {
 	p := &Pool{cfg: cfg}
 	p.done, p.stop = context.WithCancel(context.Background())
 	p.observer = observe.New(cfg.Observe)
+	p.look = look.New(look.Config{
+		Observer: p.observer, Dialect: cfg.Observe.Dialect, Skip: cfg.Observe.Skip, Now: cfg.Now, Done: p.done.Done(),
+	})
 	p.statements = stmtcache.NewShared(stmtcache.Config{
 		Size: cfg.StatementCacheSize, PgBouncer: cfg.PgBouncer, Name: cfg.Name, Log: cfg.Log, Now: cfg.Now,
 	})
@@ -93,7 +98,7 @@ func NewPool(cfg Config) *Pool {
 	}, cfg.Limit)
 	p.janitor = leak.New(leak.Config{
 		Threshold: cfg.LeakThreshold, ReclaimAfter: cfg.ReclaimAfter, Now: cfg.Now,
-		Leases: p.leases, Waiting: p.waiting, Owned: callsite.OwnedByDBQuery, Tell: cfg.Leaked, Panicked: p.panicked, Done: p.done.Done(),
+		Leases: p.leases, Waiting: p.waiting, Owned: callsite.OwnedByDBQuery, Tell: p.leaked, Panicked: p.panicked, Done: p.done.Done(),
 	})
 	p.pool = pool.New(pool.Config[*session.Session]{
 		Limit: cfg.Limit, MaxIdle: cfg.MaxIdle, MinOpen: cfg.MinOpen,
@@ -103,8 +108,8 @@ func NewPool(cfg Config) *Pool {
 		Retryable: libpq.Retryable, Resize: p.opener.Resize,
 		Events: pool.Events{Waiting: p.janitor.Alert, DialFailed: p.dialFailed, Dialled: p.dialled},
 	})
+	p.look.At(p.pool)
 	p.shared = handle.NewShared(handle.Config{
-
 		Pool: p.pool, Observer: p.observer, Janitor: p.janitor, Now: cfg.Now,
 		Reclaims: cfg.ReclaimAfter > 0 && cfg.LeakThreshold > 0, Ready: p.makeReady, WaitFailed: p.waitFailed, Closed: p.closed,
 	})
@@ -146,11 +151,19 @@ func (p *Pool) closed() error {
 	return p.opener.Close()
 }
 
+// Look is how the pool is looked at.
+func (p *Pool) Look() *look.Pool { return p.look }
+
 // Reset closes every connection that was opened before now instead of using it again.
-func (p *Pool) Reset() { p.pool.Reset() }
+func (p *Pool) Reset() {
+	p.look.Note(look.WasReset, "no connection opened before is used again")
+	p.pool.Reset()
+}
 
 // SetLimit changes the limits.
 func (p *Pool) SetLimit(limit, maxIdle int) {
+	before, _ := p.pool.Limit()
+	p.look.Note(look.LimitSet, fmt.Sprintf("connection_limit from %d to %d", before, limit))
 	p.pool.SetLimit(limit, maxIdle)
 	for _, c := range p.Handles() {
 		c.KeepIdle(limit)
@@ -201,7 +214,12 @@ func (p *Pool) Holds() []leak.Hold {
 	return holds
 }
 
-// leases, waiting and panicked are for the janitor.
+// leaked, leases, waiting and panicked are for the janitor.
+
+func (p *Pool) leaked(r leak.Report) {
+	p.look.Leaked(r)
+	p.cfg.Leaked(r)
+}
 
 func (p *Pool) panicked(value any, stack []byte) {
 	p.cfg.Log.Error("lifeguard: the leak handler panicked", slog.String("pool", p.cfg.Name),
@@ -277,6 +295,7 @@ func (e *connectError) Unwrap() error { return e.err }
 func (p *Pool) dialFailed(err error, since time.Duration) {
 	err = p.dialError(err)
 	p.observer.DialFailed(context.Background(), err)
+	p.look.Note(look.DialFailed, err.Error())
 	p.logging.Lock()
 	due := since >= p.logging.after
 	if due { // reminders come after 1, 2, 4, 8 s and so on
@@ -304,6 +323,7 @@ func (p *Pool) dialled(took, outage time.Duration) {
 	p.logging.after = 0
 	p.logging.Unlock()
 	if outage > 0 {
+		p.look.Note(look.Recovered, "after "+Readable(outage))
 		p.cfg.Log.Info("lifeguard: connecting works again", slog.String("pool", p.cfg.Name), slog.String("after", Readable(outage)))
 	}
 }

@@ -150,6 +150,13 @@ func (r *record) hold(now int64) (leak.Hold, bool) {
 	return h, true
 }
 
+// Caller copies the stack of whoever waits with the lease, or has it; nil if it was not captured.
+func (r *record) Caller() []uintptr {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.stack.PCs())
+}
+
 // MarkLeaked notes that a checkout was reported.
 func (r *record) MarkLeaked(checkout uint64) {
 	r.mu.Lock()

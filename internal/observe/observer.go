@@ -75,6 +75,7 @@ type Observer struct {
 	memory
 	errorTypes
 	queryLog
+	tallies tallies
 	metrics metrics
 	tracer  trace.Tracer
 
@@ -174,9 +175,10 @@ func (o *Observer) show(ctx context.Context, op *Operation) {
 		o.slowQueries.Add(1)
 	}
 	o.measure(ctx, op, failed)
+	counted := op.Kind != Connect && (slow || failed.typ != "")
 	withSpan := o.trace == TraceAll || o.trace == TraceSlow && (slow || failed.typ != "")
 	withLine := o.log == LogAll || o.log == LogSlow && slow
-	if !withSpan && !withLine {
+	if !withSpan && !withLine && !counted {
 		return
 	}
 	if op.At.IsZero() {
@@ -187,6 +189,9 @@ func (o *Observer) show(ctx context.Context, op *Operation) {
 	}
 	s := o.shapeOfOperation(op)
 	op.Caller = o.caller(s, op)
+	if counted {
+		o.tallies.count(op, s, slow, failed)
+	}
 	if withSpan {
 		o.span(ctx, op, s, failed)
 	}
@@ -197,6 +202,9 @@ func (o *Observer) show(ctx context.Context, op *Operation) {
 
 // SlowQueries is how many operations were slow. Waits for connections do not count.
 func (o *Observer) SlowQueries() uint64 { return o.slowQueries.Load() }
+
+// Tallies are the queries that were slow or failed, the longest sum first.
+func (o *Observer) Tallies() []Tally { return o.tallies.list() }
 
 // contain is deferred where foreign code is called: the logger's, an exporter's, an error's methods.
 //

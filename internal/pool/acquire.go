@@ -177,6 +177,7 @@ func (c *Client[R]) wait(ctx context.Context, w *waiter[R], now, until int64, tu
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.counts.WaitTime += time.Duration(end - now)
+	p.waits.Add(time.Duration(end - now))
 	switch {
 	case g.err != nil:
 		c.leaveLocked()

@@ -249,14 +249,14 @@ func (d *dialling[R]) dialledLocked(r R, one *dial[R], now int64) {
 	p := d.pool
 	d.pace.Succeeded(now - one.started)
 	d.patience, d.down = 0, nil
-	s := &Slot[R]{Resource: r, pool: p, opened: p.era.Load(), answered: p.era.Load()}
+	p.counts.Opened++
+	s := &Slot[R]{Resource: r, pool: p, serial: p.counts.Opened, born: now, opened: p.era.Load(), answered: p.era.Load()}
 	if life := int64(p.cfg.MaxLifetime); life > 0 {
 		// Resources that were opened together must not all have to be replaced together.
 		s.expires = now + life - rand.Int64N(life/10+1)
 	}
 	p.open++
 	p.slots = append(p.slots, s)
-	p.counts.Opened++
 	if !p.keepLocked(s, now) {
 		go p.close(s) // ends with the resource's Close
 	}

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/go-lifeguard/lifeguard/internal/histogram"
 	"github.com/go-lifeguard/lifeguard/internal/waitq"
 )
 
@@ -72,6 +73,7 @@ type Pool[R any] struct {
 	demotedAt int64 // pool clock; when Demoted last retired
 	upkeep    upkeep[R]
 	counts    Counts
+	waits     histogram.Histogram // of all waits that have ended
 }
 
 // New makes a pool without clients. It opens MinOpen resources in the background.

@@ -11,8 +11,10 @@ type Slot[R any] struct {
 	Resource R
 
 	pool    *Pool[R]
-	opened  int64 // era in which it was opened
-	expires int64 // pool clock; 0 for never
+	serial  uint64 // 1 for the first that the pool opened
+	born    int64  // pool clock; when it was opened
+	opened  int64  // era in which it was opened
+	expires int64  // pool clock; 0 for never
 
 	// Guarded by pool.mu.
 	client  *Client[R] // nil while the pool owns the slot

@@ -1,6 +1,10 @@
 package pool
 
-import "time"
+import (
+	"time"
+
+	"github.com/go-lifeguard/lifeguard/internal/histogram"
+)
 
 // Counts count from the opening of the pool.
 type Counts struct {
@@ -43,4 +47,65 @@ func (p *Pool[R]) statsLocked() Stats {
 		st.LongestWait = time.Duration(p.now() - w.Since)
 	}
 	return st
+}
+
+// maxPictured is how many waiters a picture shows, the longest first: the lock must not be held for thousands.
+const maxPictured = 100
+
+// Picture is a pool at one moment, slot by slot. Times are of the pool clock.
+type Picture[R any] struct {
+	Stats
+	Slots   []Pictured[R]
+	Dials   []int64 // when each dial in flight began
+	Waiters []Waiter
+}
+
+// Pictured is a slot in a picture.
+type Pictured[R any] struct {
+	Resource     R // for what anybody may ask
+	Serial       uint64
+	Born, IdleAt int64 // opened, and last returned to the pool
+	Lease        Lease // nil while the pool has the slot
+	Idle         bool  // nobody uses it, here or in its handle
+}
+
+// Waiter is a caller in the queue.
+type Waiter struct {
+	Since, Deadline int64 // Deadline is 0 for never
+	Lease           Lease
+}
+
+// Picture takes the pool's lock for as long as it takes to look at each slot, and at the waiters that it shows.
+func (p *Pool[R]) Picture() Picture[R] {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	pic := Picture[R]{Stats: p.statsLocked(), Slots: make([]Pictured[R], 0, len(p.slots))}
+	here := make(map[*Slot[R]]bool, len(p.idle))
+	for _, s := range p.idle {
+		here[s] = true
+	}
+	for _, s := range p.slots {
+		one := Pictured[R]{Resource: s.Resource, Serial: s.serial, Born: s.born, IdleAt: s.idleAt, Lease: s.lease, Idle: here[s]}
+		if s.lease != nil {
+			one.IdleAt, one.Idle = s.lease.Idle()
+		}
+		pic.Slots = append(pic.Slots, one)
+	}
+	for _, d := range p.dialling.inFlight {
+		pic.Dials = append(pic.Dials, d.started)
+	}
+	for w := range p.queue.All() {
+		if len(pic.Waiters) == maxPictured {
+			break
+		}
+		pic.Waiters = append(pic.Waiters, Waiter{w.Since, w.Deadline, w.Value.lease})
+	}
+	return pic
+}
+
+// Waits is how long callers have waited, all waits that have ended. Stats are of the same moment.
+func (p *Pool[R]) Waits() (Stats, histogram.Histogram) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.statsLocked(), p.waits
 }

@@ -14,13 +14,14 @@ import (
 	"github.com/go-lifeguard/lifeguard/internal/stmtcache"
 )
 
-// Session is one physical connection. It has one owner at a time, who alone may call its methods, but for Cut.
+// Session is one physical connection. It has one owner at a time, who alone may call its methods, but for Cut and PID.
 type Session struct {
 	cfg    *Config
 	raw    driver.Conn // the wrapped driver's
 	socket net.Conn    // under it; nil where the driver opens its sockets itself
 	held   *sql.Conn   // the inner *sql.DB's hold, for life
 	kind   libpq.Kind
+	pid    int64 // of the server's process; 0 if it is not known
 	can    abilities
 	cache  *stmtcache.Cache
 	cancel *libpq.Canceller
@@ -54,6 +55,7 @@ var _ driver.Conn = (*Session)(nil) // of the inner *sql.DB, which runs nothing 
 
 func newSession(cfg *Config, conn driver.Conn, socket net.Conn) *Session {
 	s := &Session{cfg: cfg, raw: conn, socket: socket, kind: libpq.KindOf(conn)}
+	s.pid, _ = libpq.BackendPID(conn)
 	c := &s.can
 	c.pinger, _ = conn.(driver.Pinger)
 	c.execer, _ = conn.(driver.ExecerContext)
@@ -78,6 +80,9 @@ func newSession(cfg *Config, conn driver.Conn, socket net.Conn) *Session {
 	}
 	return s
 }
+
+// PID is the server's process behind the session; 0 if it is not known. It never changes, so anybody may ask.
+func (s *Session) PID() int64 { return s.pid }
 
 // Raw gives the wrapped driver's connection.
 func (s *Session) Raw() driver.Conn { return s.raw }
