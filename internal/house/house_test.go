@@ -39,8 +39,10 @@ const (
 // floors are the packages of the library. Each may import those below it, and no other.
 var floors = []string{
 	"lifeguardtest",
+	"poolpage",
 	".",
 	"internal/assembly",
+	"internal/look",
 	"internal/handle",
 	"internal/leak",
 	"internal/observe",
@@ -52,6 +54,8 @@ var floors = []string{
 	"internal/libpq",
 	"internal/pace",
 	"internal/waitq",
+	"internal/histogram",
+	"internal/activity",
 	"internal/dsn",
 	"internal/callsite",
 	"internal/sqltext/summary",

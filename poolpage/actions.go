@@ -1,0 +1,40 @@
+package poolpage
+
+import (
+	"net/http"
+	"net/url"
+	"path"
+	"strconv"
+)
+
+// act changes the limit, or resets the pool, and shows the page again.
+func (h *handler) act(w http.ResponseWriter, r *http.Request) {
+	if err := h.origin.Check(r); err != nil {
+		http.Error(w, "the request comes from another site: use the page itself", http.StatusForbidden)
+		return
+	}
+	r.Body = http.MaxBytesReader(w, r.Body, 4<<10)
+	of := h.chosen(r)
+	switch {
+	case of == nil:
+		http.Error(w, "no pool of that name is shown here", http.StatusNotFound)
+		return
+	case of.pool == nil:
+		http.Error(w, foreign, http.StatusConflict)
+		return
+	}
+	if path.Base(r.URL.Path) == "reset" {
+		of.pool.Reset()
+	} else {
+		n, err := strconv.Atoi(r.PostFormValue("limit"))
+		if err != nil {
+			http.Error(w, "the limit is not a number: write one from 1 to 65535, as in limit=20", http.StatusBadRequest)
+			return
+		}
+		if err := of.pool.SetConnectionLimit(n); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+	}
+	http.Redirect(w, r, "./?pool="+url.QueryEscape(of.name()), http.StatusSeeOther)
+}

@@ -1,0 +1,224 @@
+package poolpage
+
+import (
+	"encoding/json"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/go-lifeguard/lifeguard"
+	"github.com/go-lifeguard/lifeguard/internal/look"
+)
+
+const (
+	every = time.Second
+	// fresh is how old a look may be for a request: whoever reloads all the time costs no more than that.
+	fresh = 200 * time.Millisecond
+	// slowest is how long a client may take for one event. One that is gone without a word ends by it.
+	slowest = 10 * time.Second
+)
+
+const foreign = "This handle was not opened through lifeguard, so there is no pool to show. " +
+	`Open it with lifeguard.Open, or with sql.Open("lifeguard", dsn).`
+
+// watched is a pool that the page shows.
+type watched struct {
+	pool    *lifeguard.Pool // nil for a foreign handle, as at is
+	at      *look.Pool
+	past    ring
+	server  *serverView // nil if nobody asked for it
+	actions bool
+	others  []*watched // all that the handler shows
+
+	mu       sync.Mutex
+	watchers int           // guarded by mu
+	next     chan struct{} // guarded by mu; closed when a new frame is there
+	frame    *frame        // guarded by mu; the newest
+
+	rendering sync.Mutex // held by whoever makes a frame; before mu
+}
+
+// frame is a look as all watchers get it.
+type frame struct {
+	made   time.Time
+	number int
+	pool   Pool
+	panels []panel
+}
+
+// panel is a part of the page. since is the frame in which it last changed.
+type panel struct {
+	key, html string
+	since     int
+}
+
+func (w *watched) name() string {
+	if w.pool == nil {
+		return "not lifeguard's"
+	}
+	return w.pool.Config().PoolName
+}
+
+// tick looks at the pool and sets the next tick, until the pool is closed. Each runs on a goroutine of its timer.
+func (w *watched) tick() {
+	if w.pool == nil {
+		return
+	}
+	closed := w.at.Closed()
+	w.past.take(w.at, w.pool.Stats().Acquired, time.Now())
+	if !closed {
+		time.AfterFunc(every, w.tick)
+	}
+	w.mu.Lock()
+	idle := w.watchers == 0
+	w.mu.Unlock()
+	// A frame that takes longer than a second, because of the server, is not made twice.
+	if idle || !w.rendering.TryLock() {
+		return
+	}
+	defer w.rendering.Unlock()
+	w.render()
+}
+
+// latest gives a frame that is fresh.
+func (w *watched) latest() *frame {
+	w.rendering.Lock()
+	defer w.rendering.Unlock()
+	w.mu.Lock()
+	f := w.frame
+	w.mu.Unlock()
+	if f != nil && time.Since(f.made) < fresh {
+		return f
+	}
+	return w.render()
+}
+
+// render makes a frame and wakes all watchers. The caller holds rendering.
+func (w *watched) render() *frame {
+	f := &frame{number: 1}
+	if w.pool == nil {
+		f.pool = Pool{Name: w.name(), Error: foreign, Level: LevelTrouble, Verdict: foreign}
+	} else {
+		f.pool = report(w.pool, w.at, &w.past)
+		if w.server != nil {
+			f.pool.Server = w.server.lookAt(f.pool.Slots)
+		}
+	}
+	w.mu.Lock()
+	before := w.frame
+	w.mu.Unlock()
+	if before != nil {
+		f.number = before.number + 1
+	}
+	f.panels = w.renderPanels(f)
+	for i := range f.panels {
+		f.panels[i].since = f.number
+		if before != nil && before.panels[i].html == f.panels[i].html {
+			f.panels[i].since = before.panels[i].since
+		}
+	}
+	f.made = time.Now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.frame = f
+	close(w.next)
+	w.next = make(chan struct{})
+	return f
+}
+
+// join counts a watcher until leave.
+func (w *watched) join(n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.watchers += n
+}
+
+// newest is the frame to send, and what is closed when there is another.
+func (w *watched) newest() (*frame, <-chan struct{}) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.frame, w.next
+}
+
+// events sends the panels that have changed, at each look, until the client leaves, the server shuts down, or the pool
+// is closed. It runs on the request's goroutine and starts none.
+func (h *handler) events(rw http.ResponseWriter, r *http.Request) {
+	w := h.chosen(r)
+	if w == nil || w.pool == nil {
+		http.NotFound(rw, r)
+		return
+	}
+	w.join(1)
+	defer w.join(-1)
+	over := h.servers.shutdown(r)
+	out := http.NewResponseController(rw)
+	rw.Header().Set("Content-Type", "text/event-stream")
+	rw.Header().Set("X-Accel-Buffering", "no") // of nginx
+	w.latest()
+	for sent := 0; ; {
+		f, next := w.newest()
+		_ = out.SetWriteDeadline(time.Now().Add(slowest)) // servers that cannot have other ways to end
+		if writeEvent(rw, f, sent) != nil || out.Flush() != nil || f.pool.Level == LevelClosed {
+			return
+		}
+		sent = f.number
+		select {
+		case <-next:
+		case <-r.Context().Done():
+			return
+		case <-over:
+			return
+		}
+	}
+}
+
+// event is what the page's script gets.
+type event struct {
+	Title  string            `json:"title"`
+	Panels map[string]string `json:"panels"`
+}
+
+func writeEvent(rw http.ResponseWriter, f *frame, sent int) error {
+	e := event{Title: title(&f.pool), Panels: map[string]string{}}
+	for _, p := range f.panels {
+		if p.since > sent {
+			e.Panels[p.key] = p.html
+		}
+	}
+	if _, err := rw.Write([]byte("data: ")); err != nil {
+		return err
+	}
+	enc := json.NewEncoder(rw) // ends with a line break, and has no other
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(e); err != nil {
+		return err
+	}
+	_, err := rw.Write([]byte("\n"))
+	return err
+}
+
+// servers are those that the handler serves on, so that a watcher does not keep one from shutting down.
+type servers struct {
+	mu   sync.Mutex
+	over map[*http.Server]chan struct{} // guarded by mu
+}
+
+// shutdown gives what is closed when the request's server begins to shut down; nil, which is never, if it is not known.
+func (s *servers) shutdown(r *http.Request) <-chan struct{} {
+	server, ok := r.Context().Value(http.ServerContextKey).(*http.Server)
+	if !ok {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over == nil {
+		s.over = map[*http.Server]chan struct{}{}
+	}
+	over := s.over[server]
+	if over == nil {
+		over = make(chan struct{})
+		s.over[server] = over
+		server.RegisterOnShutdown(sync.OnceFunc(func() { close(over) }))
+	}
+	return over
+}
