@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/go-lifeguard/lifeguard/poolpage"
 )
 
 const (
@@ -36,6 +38,7 @@ func newHandler(d *database, log *slog.Logger) http.Handler {
 	mux.HandleFunc("POST /api/customers", s.answer(s.addCustomer))
 	mux.HandleFunc("GET /api/customers/{id}", s.answer(s.showCustomer))
 	mux.HandleFunc("GET /healthz", s.health)
+	mux.Handle("/debug/pool/", poolpage.Handler(d.DB)) // a real service serves it on an internal port
 	return mux
 }
 

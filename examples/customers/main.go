@@ -206,6 +206,7 @@ Try next:
   curl -i %[1]s/api/customers -d '{"name": "New Customer", "email": "new@example.com"}'
   curl %[1]s/healthz
   curl %[1]s/metrics
+  %[1]s/debug/pool/ in a browser shows the pool
   ab -n 1000 -c 100 %[1]s/api/customers
 `, base, where)
 }
