@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -60,6 +61,41 @@ func BenchmarkStatements(b *testing.B) {
 	far.SetShape(faultproxy.Both, faultproxy.Shape{})
 }
 
+// BenchmarkStatementsDuringDDL compares two pools of lifeguard's. In one of them, a table is altered every second. Its ratio of
+// throughputs is what that costs.
+//
+//	go test -run '^$' -bench 'DuringDDL$' -benchtime 20x ./internal/stmtcache
+func BenchmarkStatementsDuringDDL(b *testing.B) {
+	dsn := pgtest.DSN(b)
+	_, err := pooltest.OpenControl(b, dsn).Exec("CREATE TABLE customers (id int PRIMARY KEY, name text NOT NULL); CREATE TABLE others (n int);" +
+		"INSERT INTO customers SELECT g, 'customer ' || g FROM generate_series(1, 10000) g; ANALYZE customers")
+	require.NoError(b, err)
+	for _, clients := range []int{8, 64} {
+		b.Run(fmt.Sprintf("Clients=%d", clients), func(b *testing.B) {
+			quiet, altered := pooltest.OpenPostgres(b, "lifeguard", dsn, 10), pooltest.OpenPostgres(b, "lifeguard", dsn, 10)
+			ctx, cancel := context.WithCancel(b.Context())
+			var ddl sync.WaitGroup
+			ddl.Go(func() { // ends with the benchmark
+				for tick := time.NewTicker(time.Second); ; {
+					select {
+					case <-ctx.Done():
+						tick.Stop()
+						return
+					case <-tick.C:
+						if _, err := altered.Exec("ALTER TABLE others ALTER n SET DEFAULT 1"); err != nil {
+							b.Error(err)
+						}
+					}
+				}
+			})
+			runs := []func(int) error{direct(queryName)(b, quiet.DB), direct(queryName)(b, altered.DB)}
+			compareStatements(b, runs, clients, 8000/clients) // some of its batches meet the DDL
+			cancel()
+			ddl.Wait()
+		})
+	}
+}
+
 var statementOperations = []struct {
 	name            string
 	limit           int // connections
@@ -71,6 +107,14 @@ var statementOperations = []struct {
 	{"Exec", 10, direct(update), byHand(update)},
 	// Nobody has such an id: the server writes nothing.
 	{"ExecNoRow", 10, direct(updateNobody), byHand(updateNobody)},
+	// A program that makes up a text for each query.
+	{"NewTexts", 10, func(_ testing.TB, db *sql.DB) func(int) error {
+		var n atomic.Int64
+		return func(int) error {
+			var name string
+			return db.QueryRow(fmt.Sprintf("SELECT name FROM customers WHERE id = $1 AND visits > -%d", n.Add(1)), 1).Scan(&name)
+		}
+	}, nil},
 	{"Prepared", 4, func(tb testing.TB, db *sql.DB) func(int) error {
 		st, err := db.Prepare("SELECT name FROM customers WHERE id = $1 AND visits >= 0")
 		require.NoError(tb, err)
