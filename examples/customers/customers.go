@@ -4,21 +4,19 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"net/http"
 	"net/mail"
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/go-lifeguard/lifeguard/examples/internal/service"
 )
 
-// Bounds of what is stored, and of what is asked for at a time. An offset makes
-// the database walk over every row it skips, hence its bound.
+// Bounds of what is stored.
 const (
 	maxName  = 200 // characters
 	maxEmail = 254 // bytes, as SMTP has it
-
-	defaultLimit = 50
-	maxLimit     = 100
-	maxOffset    = 1_000_000
 )
 
 type customer struct {
@@ -28,8 +26,8 @@ type customer struct {
 }
 
 var (
-	errNoSuchCustomer = errors.New("no such customer")
-	errEmailTaken     = errors.New("email belongs to another customer")
+	errNoSuchCustomer = &service.Refusal{Status: http.StatusNotFound, Code: "not_found", Message: "there is no such customer"}
+	errEmailTaken     = &service.Refusal{Status: http.StatusConflict, Code: "email_taken", Message: "a customer with this email exists already"}
 )
 
 // customers is the table. Its statements run unchanged on PostgreSQL and SQLite.

@@ -6,29 +6,14 @@ import (
 	"errors"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
+	"github.com/go-lifeguard/lifeguard/examples/internal/service"
+	"github.com/go-lifeguard/lifeguard/examples/internal/servicetest"
 	"github.com/go-lifeguard/lifeguard/internal/pgtest"
 )
 
-// together runs f n times at the same moment and returns the errors.
-func together(n int, f func(i int) error) error {
-	errs := make([]error, n)
-	start := make(chan struct{})
-	var running sync.WaitGroup
-	for i := range n {
-		running.Go(func() {
-			<-start
-			errs[i] = f(i)
-		})
-	}
-	close(start)
-	running.Wait()
-	return errors.Join(errs...)
-}
-
-func count(t *testing.T, d *database) int {
+func count(t *testing.T, d *service.Database) int {
 	t.Helper()
 	var n int
 	if err := d.QueryRowContext(t.Context(), "SELECT count(*) FROM customers").Scan(&n); err != nil {
@@ -39,20 +24,20 @@ func count(t *testing.T, d *database) int {
 
 func TestInstancesStartTogether(t *testing.T) {
 	const instances = 8
-	for _, kind := range []databaseKind{sqlite, postgres} {
+	for _, kind := range []service.Kind{service.SQLite, service.Postgres} {
 		t.Run(string(kind), func(t *testing.T) {
-			var connectOne func() (*database, error)
-			if kind == sqlite {
+			var connectOne func() (*service.Database, error)
+			if kind == service.SQLite {
 				path := filepath.Join(t.TempDir(), "customers.db")
-				connectOne = func() (*database, error) {
-					db, err := openSQLite(path)
-					return &database{DB: db, kind: sqlite}, err
+				connectOne = func() (*service.Database, error) {
+					db, err := service.OpenSQLite(path)
+					return &service.Database{DB: db, Kind: service.SQLite}, err
 				}
 			} else {
 				dsn := pgtest.DSN(t)
-				connectOne = func() (*database, error) { return connect(dsn) }
+				connectOne = func() (*service.Database, error) { return app.Connect(dsn) }
 			}
-			all := make([]*database, instances)
+			all := make([]*service.Database, instances)
 			for i := range all {
 				var err error
 				if all[i], err = connectOne(); err != nil {
@@ -60,7 +45,7 @@ func TestInstancesStartTogether(t *testing.T) {
 				}
 				defer all[i].Close()
 			}
-			if err := together(instances, func(i int) error { return all[i].prepare(t.Context()) }); err != nil {
+			if err := servicetest.Together(instances, func(i int) error { return app.Prepare(t.Context(), all[i]) }); err != nil {
 				t.Fatal(err)
 			}
 			if n := count(t, all[0]); n != 100 {
@@ -71,11 +56,11 @@ func TestInstancesStartTogether(t *testing.T) {
 }
 
 func TestPrepareLeavesRowsAlone(t *testing.T) {
-	onEach(t, func(t *testing.T, d *database) {
+	onEach(t, func(t *testing.T, d *service.Database) {
 		if _, err := d.ExecContext(t.Context(), "DELETE FROM customers WHERE id > 1"); err != nil {
 			t.Fatal(err)
 		}
-		if err := d.prepare(t.Context()); err != nil {
+		if err := app.Prepare(t.Context(), d); err != nil {
 			t.Fatal(err)
 		}
 		if n := count(t, d); n != 1 {
@@ -89,10 +74,10 @@ func TestStartEndsWithItsContext(t *testing.T) {
 	t.Setenv("TMPDIR", dir)
 	over, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := openDatabase(over, ""); !errors.Is(err, context.Canceled) {
+	if _, err := app.OpenDatabase(over, ""); !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v, want context.Canceled", err)
 	}
-	if left := leftovers(t, dir); len(left) > 0 {
+	if left := servicetest.Leftovers(t, dir); len(left) > 0 {
 		t.Errorf("left behind: %q", left)
 	}
 }
@@ -112,7 +97,7 @@ func TestErrorsHideThePassword(t *testing.T) {
 		"wrong password":      strings.Replace(pgtest.DSN(t), ":secret@", ":hunter2@", 1),
 	} {
 		t.Run(name, func(t *testing.T) {
-			d, err := openDatabase(t.Context(), databaseURL)
+			d, err := app.OpenDatabase(t.Context(), databaseURL)
 			if err == nil {
 				d.Close()
 				t.Fatal("no error")
@@ -122,21 +107,6 @@ func TestErrorsHideThePassword(t *testing.T) {
 			}
 		})
 	}
-}
-
-// plain opens databaseURL with lib/pq alone: an observer that is in nobody's pool.
-func plain(t *testing.T, databaseURL string) *sql.DB {
-	t.Helper()
-	db, err := sql.Open("postgres", databaseURL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := db.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return db
 }
 
 // lockTable keeps everybody else from reading and writing the table until it

@@ -1,50 +1,30 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
+
+	"github.com/go-lifeguard/lifeguard/examples/internal/service"
+	"github.com/go-lifeguard/lifeguard/examples/internal/servicetest"
 )
 
-// call sends one request to the handler and returns the answer.
-func call(h http.Handler, method, target, body string) *httptest.ResponseRecorder {
-	w := httptest.NewRecorder()
-	h.ServeHTTP(w, httptest.NewRequest(method, target, strings.NewReader(body)))
-	return w
+func handlerOf(t *testing.T, d *service.Database) http.Handler {
+	return newHandler(d, logTo(t.Output()))
 }
-
-// decode reads a JSON answer of the expected status.
-func decode[T any](t *testing.T, w *httptest.ResponseRecorder, status int) T {
-	t.Helper()
-	if w.Code != status {
-		t.Fatalf("status %d, want %d: %s", w.Code, status, w.Body)
-	}
-	if got := w.Header().Get("Content-Type"); got != "application/json" {
-		t.Errorf("Content-Type %q", got)
-	}
-	var value T
-	if err := json.Unmarshal(w.Body.Bytes(), &value); err != nil {
-		t.Fatalf("%v in %s", err, w.Body)
-	}
-	return value
-}
-
-func handlerOf(t *testing.T, d *database) http.Handler { return newHandler(d, logTo(t.Output())) }
 
 func TestListCustomers(t *testing.T) {
-	onEach(t, func(t *testing.T, d *database) {
+	onEach(t, func(t *testing.T, d *service.Database) {
 		h := handlerOf(t, d)
-		if page := decode[[]customer](t, call(h, "GET", "/api/customers", ""), 200); len(page) != defaultLimit {
-			t.Errorf("%d customers, want %d", len(page), defaultLimit)
+		if page := servicetest.Decode[[]customer](t, servicetest.Call(h, "GET", "/api/customers", ""), 200); len(page) != service.DefaultLimit {
+			t.Errorf("%d customers, want %d", len(page), service.DefaultLimit)
 		}
 		var all []customer
 		for offset := 0; ; offset += 7 {
-			page := decode[[]customer](t, call(h, "GET", fmt.Sprintf("/api/customers?limit=7&offset=%d", offset), ""), 200)
+			page := servicetest.Decode[[]customer](t, servicetest.Call(h, "GET", fmt.Sprintf("/api/customers?limit=7&offset=%d", offset), ""), 200)
 			if len(page) == 0 {
 				break
 			}
@@ -61,14 +41,14 @@ func TestListCustomers(t *testing.T) {
 		if !slices.IsSortedFunc(all, func(a, b customer) int { return int(a.ID - b.ID) }) {
 			t.Error("not in the order of their ids")
 		}
-		if body := call(h, "GET", "/api/customers?offset=1000000", "").Body.String(); body != "[]\n" {
+		if body := servicetest.Call(h, "GET", "/api/customers?offset=1000000", "").Body.String(); body != "[]\n" {
 			t.Errorf("a page beyond the end is %q, want []", body)
 		}
 	})
 }
 
 func TestListRefuses(t *testing.T) {
-	onEach(t, func(t *testing.T, d *database) {
+	onEach(t, func(t *testing.T, d *service.Database) {
 		h := handlerOf(t, d)
 		for query, about := range map[string]string{
 			"limit=0":                    "limit",
@@ -83,7 +63,7 @@ func TestListRefuses(t *testing.T) {
 			"limit=%zz":                  "query string",
 			"limit=1;offset=2":           "query string",
 		} {
-			got := decode[refusal](t, call(h, "GET", "/api/customers?"+query, ""), 400)
+			got := servicetest.Decode[service.Refusal](t, servicetest.Call(h, "GET", "/api/customers?"+query, ""), 400)
 			if got.Code != "invalid_request" || !strings.Contains(got.Message, about) {
 				t.Errorf("%s is answered with %+v, want something about %s", query, got, about)
 			}
@@ -92,10 +72,10 @@ func TestListRefuses(t *testing.T) {
 }
 
 func TestAddCustomer(t *testing.T) {
-	onEach(t, func(t *testing.T, d *database) {
+	onEach(t, func(t *testing.T, d *service.Database) {
 		h := handlerOf(t, d)
-		w := call(h, "POST", "/api/customers", `{"name": "  Łódź & Søn ", "email": "New@Example.com"}`)
-		added := decode[customer](t, w, 201)
+		w := servicetest.Call(h, "POST", "/api/customers", `{"name": "  Łódź & Søn ", "email": "New@Example.com"}`)
+		added := servicetest.Decode[customer](t, w, 201)
 		if added.Name != "Łódź & Søn" || added.Email != "new@example.com" || added.ID <= 100 {
 			t.Errorf("added %+v", added)
 		}
@@ -103,10 +83,10 @@ func TestAddCustomer(t *testing.T) {
 		if want := fmt.Sprintf("/api/customers/%d", added.ID); location != want {
 			t.Fatalf("Location %q, want %q", location, want)
 		}
-		if found := decode[customer](t, call(h, "GET", location, ""), 200); found != added {
+		if found := servicetest.Decode[customer](t, servicetest.Call(h, "GET", location, ""), 200); found != added {
 			t.Errorf("found %+v, want %+v", found, added)
 		}
-		again := decode[refusal](t, call(h, "POST", "/api/customers", `{"name": "Another", "email": "NEW@example.com"}`), 409)
+		again := servicetest.Decode[service.Refusal](t, servicetest.Call(h, "POST", "/api/customers", `{"name": "Another", "email": "NEW@example.com"}`), 409)
 		if again.Code != "email_taken" {
 			t.Errorf("a duplicate is answered with %+v", again)
 		}
@@ -114,11 +94,11 @@ func TestAddCustomer(t *testing.T) {
 }
 
 func TestSameEmailTogether(t *testing.T) {
-	onEach(t, func(t *testing.T, d *database) {
+	onEach(t, func(t *testing.T, d *service.Database) {
 		h := handlerOf(t, d)
 		var created, taken atomic.Int32
-		err := together(20, func(int) error {
-			switch w := call(h, "POST", "/api/customers", `{"name": "New", "email": "new@example.com"}`); w.Code {
+		err := servicetest.Together(20, func(int) error {
+			switch w := servicetest.Call(h, "POST", "/api/customers", `{"name": "New", "email": "new@example.com"}`); w.Code {
 			case 201:
 				created.Add(1)
 			case 409:
@@ -135,7 +115,7 @@ func TestSameEmailTogether(t *testing.T) {
 }
 
 func TestAddRefuses(t *testing.T) {
-	onEach(t, func(t *testing.T, d *database) {
+	onEach(t, func(t *testing.T, d *service.Database) {
 		h := handlerOf(t, d)
 		valid := `{"name": "New", "email": "new@example.com"}`
 		for _, tt := range []struct {
@@ -167,11 +147,11 @@ func TestAddRefuses(t *testing.T) {
 			{"display name", `{"name": "New", "email": "New <new@example.com>"}`, 400, "email is not"},
 			{"NUL in email", `{"name": "New", "email": "a\u0000@example.com"}`, 400, "email is not"},
 			{"long email", `{"name": "New", "email": "` + strings.Repeat("a", 250) + `@b.de"}`, 400, "email is longer"},
-			{"too large", `{"name": "` + strings.Repeat("a", maxBody) + `"}`, 413, "larger than 8192 bytes"},
-			{"too much behind", valid + strings.Repeat(" ", maxBody), 413, "larger than 8192 bytes"},
+			{"too large", `{"name": "` + strings.Repeat("a", service.MaxBody) + `"}`, 413, "larger than 8192 bytes"},
+			{"too much behind", valid + strings.Repeat(" ", service.MaxBody), 413, "larger than 8192 bytes"},
 		} {
 			t.Run(tt.name, func(t *testing.T) {
-				got := decode[refusal](t, call(h, "POST", "/api/customers", tt.body), tt.status)
+				got := servicetest.Decode[service.Refusal](t, servicetest.Call(h, "POST", "/api/customers", tt.body), tt.status)
 				if !strings.Contains(got.Message, tt.about) {
 					t.Errorf("answered with %+v, want something about %q", got, tt.about)
 				}
@@ -183,24 +163,24 @@ func TestAddRefuses(t *testing.T) {
 		// The longest of everything is still accepted.
 		longest := fmt.Sprintf(`{"name": "%s", "email": "%s@b.de"}`,
 			strings.Repeat(`\ud83d\udc1f`, maxName), strings.Repeat(`\u0061`, maxEmail-len("@b.de")))
-		decode[customer](t, call(h, "POST", "/api/customers", longest), 201)
+		servicetest.Decode[customer](t, servicetest.Call(h, "POST", "/api/customers", longest), 201)
 	})
 }
 
 func TestShowRefuses(t *testing.T) {
-	onEach(t, func(t *testing.T, d *database) {
+	onEach(t, func(t *testing.T, d *service.Database) {
 		h := handlerOf(t, d)
 		for id, status := range map[string]int{
 			"0": 400, "-1": 400, "one": 400, "9223372036854775808": 400,
 			"9223372036854775807": 404, "101": 404,
 		} {
-			decode[refusal](t, call(h, "GET", "/api/customers/"+id, ""), status)
+			servicetest.Decode[service.Refusal](t, servicetest.Call(h, "GET", "/api/customers/"+id, ""), status)
 		}
 	})
 }
 
 func TestOtherMethodsAndPaths(t *testing.T) {
-	h := newHandler(&database{}, logTo(t.Output()))
+	h := newHandler(&service.Database{}, logTo(t.Output()))
 	for _, tt := range []struct {
 		method, path string
 		status       int
@@ -210,7 +190,7 @@ func TestOtherMethodsAndPaths(t *testing.T) {
 		{"GET", "/", 404},
 		{"GET", "/api/customers/1/", 404},
 	} {
-		w := call(h, tt.method, tt.path, "")
+		w := servicetest.Call(h, tt.method, tt.path, "")
 		if w.Code != tt.status {
 			t.Errorf("%s %s: status %d, want %d", tt.method, tt.path, w.Code, tt.status)
 		}
@@ -221,10 +201,10 @@ func TestOtherMethodsAndPaths(t *testing.T) {
 }
 
 func TestHealth(t *testing.T) {
-	onEach(t, func(t *testing.T, d *database) {
+	onEach(t, func(t *testing.T, d *service.Database) {
 		h := handlerOf(t, d)
-		got := decode[healthReport](t, call(h, "GET", "/healthz", ""), 200)
-		if got.Status != "ok" || got.Database != d.kind {
+		got := servicetest.Decode[service.HealthReport](t, servicetest.Call(h, "GET", "/healthz", ""), 200)
+		if got.Status != "ok" || got.Database != d.Kind {
 			t.Errorf("healthy, but %+v", got)
 		}
 		if got.Pool == nil || got.Pool.Limit != 10 || got.Pool.Open < 1 || got.Pool.Acquired < 1 || got.Pool.InUse != 0 {

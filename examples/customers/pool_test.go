@@ -14,11 +14,13 @@ import (
 	"github.com/lib/pq"
 
 	"github.com/go-lifeguard/lifeguard"
+	"github.com/go-lifeguard/lifeguard/examples/internal/service"
+	"github.com/go-lifeguard/lifeguard/examples/internal/servicetest"
 	"github.com/go-lifeguard/lifeguard/internal/pgtest"
 )
 
 // hold takes a connection out of the pool, as a slow transaction does.
-func hold(t *testing.T, d *database) (release func()) {
+func hold(t *testing.T, d *service.Database) (release func()) {
 	t.Helper()
 	tx, err := d.BeginTx(context.Background(), nil)
 	if err != nil {
@@ -34,7 +36,7 @@ func hold(t *testing.T, d *database) (release func()) {
 	}
 }
 
-func pool(t *testing.T, d *database) *lifeguard.Pool {
+func pool(t *testing.T, d *service.Database) *lifeguard.Pool {
 	t.Helper()
 	p, ok := lifeguard.PoolOf(d.DB)
 	if !ok {
@@ -44,8 +46,8 @@ func pool(t *testing.T, d *database) *lifeguard.Pool {
 }
 
 func TestPoolTimeout(t *testing.T) {
-	var log transcript
-	d := open(t, with(pgtest.DSN(t), "connection_limit", "1", "pool_timeout", "100ms"))
+	var log servicetest.Transcript
+	d := open(t, servicetest.With(pgtest.DSN(t), "connection_limit", "1", "pool_timeout", "100ms"))
 	h := newHandler(d, logTo(&log))
 	release := hold(t, d)
 
@@ -54,8 +56,8 @@ func TestPoolTimeout(t *testing.T) {
 		{"GET", "/api/customers/1", ""},
 		{"POST", "/api/customers", `{"name": "New", "email": "new@example.com"}`},
 	} {
-		w := call(h, request.method, request.path, request.body)
-		got := decode[refusal](t, w, http.StatusServiceUnavailable)
+		w := servicetest.Call(h, request.method, request.path, request.body)
+		got := servicetest.Decode[service.Refusal](t, w, http.StatusServiceUnavailable)
 		if got.Code != "pool_timeout" || !strings.Contains(got.Message, "try again") {
 			t.Errorf("%s %s is answered with %+v", request.method, request.path, got)
 		}
@@ -68,7 +70,7 @@ func TestPoolTimeout(t *testing.T) {
 			}
 		}
 	}
-	sick := decode[healthReport](t, call(h, "GET", "/healthz", ""), http.StatusServiceUnavailable)
+	sick := servicetest.Decode[service.HealthReport](t, servicetest.Call(h, "GET", "/healthz", ""), http.StatusServiceUnavailable)
 	if sick.Status != "pool_timeout" || sick.Pool == nil || sick.Pool.InUse != 1 || sick.Pool.Timeouts < 4 {
 		t.Errorf("health %+v, pool %+v", sick, sick.Pool)
 	}
@@ -77,27 +79,27 @@ func TestPoolTimeout(t *testing.T) {
 	}
 
 	release()
-	decode[[]customer](t, call(h, "GET", "/api/customers", ""), http.StatusOK)
-	decode[healthReport](t, call(h, "GET", "/healthz", ""), http.StatusOK)
+	servicetest.Decode[[]customer](t, servicetest.Call(h, "GET", "/api/customers", ""), http.StatusOK)
+	servicetest.Decode[service.HealthReport](t, servicetest.Call(h, "GET", "/healthz", ""), http.StatusOK)
 	if n := count(t, d); n != 100 {
 		t.Errorf("%d customers, want 100: a request that was turned away has been carried out", n)
 	}
 }
 
 func TestPoolClosedWhileWaiting(t *testing.T) {
-	d := open(t, with(pgtest.DSN(t), "connection_limit", "1"))
+	d := open(t, servicetest.With(pgtest.DSN(t), "connection_limit", "1"))
 	h := handlerOf(t, d)
 	release := hold(t, d)
 	defer release()
 
 	answer := make(chan *httptest.ResponseRecorder)
-	go func() { answer <- call(h, "GET", "/api/customers", "") }()
-	await(t, "the request to wait for a connection", func() bool { return pool(t, d).Stats().Waiting == 1 })
+	go func() { answer <- servicetest.Call(h, "GET", "/api/customers", "") }()
+	servicetest.Await(t, "the request to wait for a connection", func() bool { return pool(t, d).Stats().Waiting == 1 })
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
 	w := <-answer
-	got := decode[refusal](t, w, http.StatusServiceUnavailable)
+	got := servicetest.Decode[service.Refusal](t, w, http.StatusServiceUnavailable)
 	if got.Code != "pool_closed" || w.Header().Get("Retry-After") == "" {
 		t.Errorf("answered with %+v", got)
 	}
@@ -107,7 +109,7 @@ func TestPoolClosedWhileWaiting(t *testing.T) {
 // then the statement that runs on the server.
 func TestClientLeaves(t *testing.T) {
 	dsn := pgtest.DSN(t)
-	d := open(t, with(dsn, "connection_limit", "1"))
+	d := open(t, servicetest.With(dsn, "connection_limit", "1"))
 	server := httptest.NewServer(handlerOf(t, d))
 	defer server.Close()
 	leave := func(while string, begun func() bool) {
@@ -125,7 +127,7 @@ func TestClientLeaves(t *testing.T) {
 			}
 			failed <- err
 		}()
-		await(t, while, begun)
+		servicetest.Await(t, while, begun)
 		cancel()
 		if err := <-failed; !errors.Is(err, context.Canceled) {
 			t.Fatalf("error %v, want context.Canceled", err)
@@ -134,29 +136,29 @@ func TestClientLeaves(t *testing.T) {
 
 	release := hold(t, d)
 	leave("the request to wait for a connection", func() bool { return pool(t, d).Stats().Waiting == 1 })
-	await(t, "nobody to wait for a connection", func() bool { return pool(t, d).Stats().Waiting == 0 })
+	servicetest.Await(t, "nobody to wait for a connection", func() bool { return pool(t, d).Stats().Waiting == 0 })
 	release()
 
-	observer := plain(t, dsn)
+	observer := servicetest.Plain(t, dsn)
 	unlock := lockTable(t, observer)
 	leave("the query to run into the lock", func() bool { return blocked(t, observer) == 1 })
-	await(t, "the query to be cancelled", func() bool { return blocked(t, observer) == 0 })
+	servicetest.Await(t, "the query to be cancelled", func() bool { return blocked(t, observer) == 0 })
 	unlock()
-	decode[[]customer](t, call(handlerOf(t, d), "GET", "/api/customers", ""), http.StatusOK)
+	servicetest.Decode[[]customer](t, servicetest.Call(handlerOf(t, d), "GET", "/api/customers", ""), http.StatusOK)
 }
 
 func TestDatabaseAway(t *testing.T) {
 	server := pgtest.Start(t)
-	var log transcript
-	d := open(t, with(server.Database(t), "pool_timeout", "2s"))
+	var log servicetest.Transcript
+	d := open(t, servicetest.With(server.Database(t), "pool_timeout", "2s"))
 	h := newHandler(d, logTo(&log))
 	server.Stop(t, "fast")
 
-	w := call(h, "GET", "/api/customers", "")
-	if got := decode[refusal](t, w, http.StatusServiceUnavailable); got.Code != "database_unreachable" {
+	w := servicetest.Call(h, "GET", "/api/customers", "")
+	if got := servicetest.Decode[service.Refusal](t, w, http.StatusServiceUnavailable); got.Code != "database_unreachable" {
 		t.Errorf("answered with %+v; log:\n%s", got, &log)
 	}
-	sick := decode[healthReport](t, call(h, "GET", "/healthz", ""), http.StatusServiceUnavailable)
+	sick := servicetest.Decode[service.HealthReport](t, servicetest.Call(h, "GET", "/healthz", ""), http.StatusServiceUnavailable)
 	if sick.Status == "ok" {
 		t.Errorf("healthy without a database: %+v", sick)
 	}
@@ -164,7 +166,7 @@ func TestDatabaseAway(t *testing.T) {
 		t.Errorf("the log shows the password:\n%s", &log)
 	}
 	server.Start(t)
-	decode[[]customer](t, call(h, "GET", "/api/customers", ""), http.StatusOK)
+	servicetest.Decode[[]customer](t, servicetest.Call(h, "GET", "/api/customers", ""), http.StatusOK)
 }
 
 func TestRefusalFor(t *testing.T) {
@@ -186,9 +188,9 @@ func TestRefusalFor(t *testing.T) {
 		{errEmailTaken, 409, "email_taken"},
 		{errNoSuchCustomer, 404, "not_found"},
 	} {
-		got := refusalFor(tt.err)
-		if got.status != tt.status || got.Code != tt.code || strings.Contains(got.Message, "secret") {
-			t.Errorf("%v is answered with %d %+v, want %d %s", tt.err, got.status, got, tt.status, tt.code)
+		got := service.RefusalFor(tt.err)
+		if got.Status != tt.status || got.Code != tt.code || strings.Contains(got.Message, "secret") {
+			t.Errorf("%v is answered with %d %+v, want %d %s", tt.err, got.Status, got, tt.status, tt.code)
 		}
 	}
 }

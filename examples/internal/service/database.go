@@ -1,4 +1,4 @@
-package main
+package service
 
 import (
 	"context"
@@ -15,63 +15,66 @@ import (
 	driver "modernc.org/sqlite"
 )
 
-type databaseKind string
+// Kind says which database a service runs on.
+type Kind string
 
+// The values of Kind.
 const (
-	postgres databaseKind = "postgres"
-	sqlite   databaseKind = "sqlite"
+	Postgres Kind = "postgres"
+	SQLite   Kind = "sqlite"
 )
 
-// database is the handle the service works on, and what to clear away after it.
-type database struct {
+// Database is the handle the service works on, and what to clear away after it.
+type Database struct {
 	*sql.DB
-	kind databaseKind
+	Kind Kind
 	dir  string // SQLite's temporary folder; empty on PostgreSQL
 }
 
-// openDatabase opens the PostgreSQL at databaseURL, or a new SQLite in a
-// temporary folder if that is empty, and makes the table ready. ctx ends the
-// start early.
-func openDatabase(ctx context.Context, databaseURL string) (*database, error) {
-	d, err := connect(databaseURL)
+// OpenDatabase opens the PostgreSQL at databaseURL, or a new SQLite in a
+// temporary folder if that is empty, and makes the tables of s ready. ctx ends
+// the start early.
+func (s *Service) OpenDatabase(ctx context.Context, databaseURL string) (*Database, error) {
+	d, err := s.Connect(databaseURL)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	if err := d.prepare(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("preparing the table customers: %w", err), d.Close(), d.remove())
+	if err := s.Prepare(ctx, d); err != nil {
+		return nil, errors.Join(fmt.Errorf("preparing the tables: %w", err), d.Close(), d.Remove())
 	}
 	return d, nil
 }
 
-func connect(databaseURL string) (*database, error) {
+// Connect is OpenDatabase without the tables.
+func (s *Service) Connect(databaseURL string) (*Database, error) {
 	if databaseURL != "" {
-		db, err := openPostgres(databaseURL)
+		db, err := OpenPostgres(databaseURL)
 		if err != nil {
 			return nil, err
 		}
-		return &database{DB: db, kind: postgres}, nil
+		return &Database{DB: db, Kind: Postgres}, nil
 	}
-	dir, err := os.MkdirTemp("", "lifeguard-customers-")
+	dir, err := os.MkdirTemp("", "lifeguard-"+s.Name+"-")
 	if err != nil {
 		return nil, err
 	}
-	db, err := openSQLite(filepath.Join(dir, "customers.db"))
+	db, err := OpenSQLite(filepath.Join(dir, s.Name+".db"))
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	return &database{DB: db, kind: sqlite, dir: dir}, nil
+	return &Database{DB: db, Kind: SQLite, dir: dir}, nil
 }
 
-// openPostgres is what a service that was on plain database/sql changes:
+// OpenPostgres is what a service that was on plain database/sql changes:
 //
 //	db, err := sql.Open("postgres", dsn)   // before
 //	db, err := sql.Open("lifeguard", dsn)  // after
 //
 // The pool's settings, connection_limit and pool_timeout first of all, are
 // parameters of the DSN.
-func openPostgres(dsn string) (*sql.DB, error) {
+func OpenPostgres(dsn string) (*sql.DB, error) {
 	// Another database's URL would be taken for a list of keywords, and the
 	// error would quote it, password and all.
 	if scheme, _, isURL := strings.Cut(dsn, "://"); isURL && !strings.ContainsAny(scheme, "= ") &&
@@ -81,9 +84,9 @@ func openPostgres(dsn string) (*sql.DB, error) {
 	return sql.Open("lifeguard", dsn)
 }
 
-// openSQLite opens the SQLite file at path through lifeguard, which wraps any
+// OpenSQLite opens the SQLite file at path through lifeguard, which wraps any
 // driver that is registered with database/sql.
-func openSQLite(path string) (*sql.DB, error) {
+func OpenSQLite(path string) (*sql.DB, error) {
 	// With a write-ahead log readers do not stop the writer. Writers wait for
 	// each other for up to the busy timeout, and take the lock when their
 	// transaction begins: one that turned from reader to writer half way could
@@ -102,25 +105,19 @@ func openSQLite(path string) (*sql.DB, error) {
 	return lifeguard.Open("sqlite", dsn.String())
 }
 
-// remove deletes SQLite's temporary folder. The database is closed by then.
-func (d *database) remove() error {
+// Remove deletes SQLite's temporary folder. The database is closed by then.
+func (d *Database) Remove() error {
 	if d.dir == "" {
 		return nil
 	}
 	return os.RemoveAll(d.dir)
 }
 
-// initLock is the advisory lock that instances starting at the same time take
-// in turn. CREATE TABLE IF NOT EXISTS alone does not bear that on PostgreSQL:
-// two of them can both find no table, and one fails. The number is "customer"
-// in ASCII.
-const initLock = 0x637573746f6d6572
-
 // beginFirst begins the first transaction of an instance. The first connection
 // to a new SQLite file turns it to the write-ahead log, for which it needs the
 // file for itself; if others do the same it fails at once, whatever the busy
 // timeout, so it tries again.
-func (d *database) beginFirst(ctx context.Context) (*sql.Tx, error) {
+func (d *Database) beginFirst(ctx context.Context) (*sql.Tx, error) {
 	const patience, pause = 5 * time.Second, 10 * time.Millisecond
 	for start := time.Now(); ; {
 		tx, err := d.BeginTx(ctx, nil)
@@ -138,9 +135,9 @@ func (d *database) beginFirst(ctx context.Context) (*sql.Tx, error) {
 
 const busy = 5 // SQLITE_BUSY
 
-// prepare creates the table and fills it if it is empty. It can be run at any
-// time and by several instances at once.
-func (d *database) prepare(ctx context.Context) (err error) {
+// Prepare creates the tables of s and fills them if they are empty. It can be run
+// at any time and by several instances at once.
+func (s *Service) Prepare(ctx context.Context, d *Database) (err error) {
 	tx, err := d.beginFirst(ctx)
 	if err != nil {
 		return err
@@ -152,30 +149,21 @@ func (d *database) prepare(ctx context.Context) (err error) {
 	}()
 
 	// The key is the one thing for which the two databases share no words.
-	id := "INTEGER PRIMARY KEY AUTOINCREMENT"
-	if d.kind == postgres {
-		id = "BIGINT GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY"
-		// SQLite needs no such lock: its transactions here are immediate.
-		if _, err := tx.ExecContext(ctx, "SELECT pg_advisory_xact_lock($1)", int64(initLock)); err != nil {
+	key := "INTEGER PRIMARY KEY AUTOINCREMENT"
+	if d.Kind == Postgres {
+		key = "BIGINT GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY"
+		// Instances that start at the same time take this lock in turn. CREATE
+		// TABLE IF NOT EXISTS alone does not bear that on PostgreSQL: two of them
+		// can both find no table, and one fails. SQLite needs no such lock: its
+		// transactions here are immediate.
+		if _, err := tx.ExecContext(ctx, "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", "prepare "+s.Name); err != nil {
 			return err
 		}
 	}
-	if _, err := tx.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS customers (
-		id    `+id+`,
-		name  TEXT NOT NULL,
-		email TEXT NOT NULL UNIQUE
-	)`); err != nil {
-		return err
-	}
-	if _, err := tx.ExecContext(ctx, `INSERT INTO customers (name, email)
-		WITH RECURSIVE numbers (n) AS (
-			SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 100
-		)
-		SELECT 'Customer ' || n, 'customer' || n || '@example.com'
-		FROM numbers
-		WHERE NOT EXISTS (SELECT 1 FROM customers)
-		ORDER BY n`); err != nil {
-		return err
+	for _, statement := range s.Tables(key) {
+		if _, err := tx.ExecContext(ctx, statement); err != nil {
+			return err
+		}
 	}
 	return tx.Commit()
 }

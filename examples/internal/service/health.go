@@ -1,4 +1,4 @@
-package main
+package service
 
 import (
 	"context"
@@ -7,14 +7,16 @@ import (
 	"github.com/go-lifeguard/lifeguard"
 )
 
-type healthReport struct {
-	Status   string       `json:"status"` // "ok", or the code of what is wrong
-	Message  string       `json:"message,omitempty"`
-	Database databaseKind `json:"database"`
-	Pool     *poolReport  `json:"pool,omitempty"`
+// HealthReport is the answer of /healthz.
+type HealthReport struct {
+	Status   string      `json:"status"` // "ok", or the code of what is wrong
+	Message  string      `json:"message,omitempty"`
+	Database Kind        `json:"database"`
+	Pool     *PoolReport `json:"pool,omitempty"`
 }
 
-type poolReport struct {
+// PoolReport is the pool behind the service.
+type PoolReport struct {
 	Limit       int     `json:"limit"`
 	Open        int     `json:"open"`
 	InUse       int     `json:"in_use"`
@@ -29,25 +31,25 @@ type poolReport struct {
 	Closed      uint64  `json:"closed"`
 }
 
-// health says whether the service could answer a request now: it takes a
+// Health says whether the service could answer a request now: it takes a
 // connection from the pool like everybody else. It tells a load balancer where
 // not to send requests; as a reason to kill the process it would be a poor
 // one, since a full pool empties faster than a process restarts.
-func (s *service) health(w http.ResponseWriter, r *http.Request) {
+func (a API) Health(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), healthTimeout)
 	defer cancel()
-	report := healthReport{Status: "ok", Database: s.database.kind}
+	report := HealthReport{Status: "ok", Database: a.Database.Kind}
 	status := http.StatusOK
-	if err := s.database.PingContext(ctx); err != nil {
-		refused := refusalFor(err)
-		status, report.Status, report.Message = refused.status, refused.Code, refused.Message
-		s.log.Warn("not healthy", "error", refused.Code, "err", err)
+	if err := a.Database.PingContext(ctx); err != nil {
+		refused := RefusalFor(err)
+		status, report.Status, report.Message = refused.Status, refused.Code, refused.Message
+		a.Log.Warn("not healthy", "error", refused.Code, "err", err)
 	}
 	// Taken after the ping, and whatever became of it: a full pool is when the
 	// figures are wanted.
-	if pool, ok := lifeguard.PoolOf(s.database.DB); ok {
+	if pool, ok := lifeguard.PoolOf(a.Database.DB); ok {
 		stats := pool.Stats()
-		report.Pool = &poolReport{
+		report.Pool = &PoolReport{
 			Limit:       stats.Limit,
 			Open:        stats.Open,
 			InUse:       stats.InUse,
@@ -63,7 +65,7 @@ func (s *service) health(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	w.Header().Set("Cache-Control", "no-store")
-	if err := respond(w, status, report); err != nil {
-		s.fail(w, r, err)
+	if err := Respond(w, status, report); err != nil {
+		a.fail(w, r, err)
 	}
 }

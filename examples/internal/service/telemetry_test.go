@@ -1,4 +1,4 @@
-package main
+package service
 
 import (
 	"bytes"
@@ -22,14 +22,14 @@ func TestMetricsAlertsAndDashboard(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	database, err := openDatabase(t.Context(), "")
+	database, err := app.OpenDatabase(t.Context(), "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(telemetry.handler(newHandler(database, slog.New(slog.DiscardHandler))))
+	server := httptest.NewServer(telemetry.handler(app.New(database, slog.New(slog.DiscardHandler))))
 	defer func() {
 		server.Close()
-		for _, err := range []error{closeDatabase(context.Background(), database.DB), database.remove(), telemetry.shutdown(context.Background())} {
+		for _, err := range []error{closeDatabase(context.Background(), database.DB), database.Remove(), telemetry.shutdown(context.Background())} {
 			if err != nil {
 				t.Error(err)
 			}
@@ -48,11 +48,11 @@ func TestMetricsAlertsAndDashboard(t *testing.T) {
 		}
 		return string(body)
 	}
-	get("/api/customers", http.StatusOK)
+	get("/api/numbers", http.StatusOK)
 	if _, err := database.Exec("SELECT * FROM missing"); err == nil { // so that there is an error_type
 		t.Fatal("selecting from no table succeeded")
 	}
-	unreachable, err := openPostgres("postgres://localhost:1/shop?sslmode=disable") // so that there is a dial that failed
+	unreachable, err := OpenPostgres("postgres://localhost:1/shop?sslmode=disable") // so that there is a dial that failed
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +66,7 @@ func TestMetricsAlertsAndDashboard(t *testing.T) {
 	}
 
 	for _, file := range []string{"alerts.yaml", "alerts_test.yaml", "dashboard.json"} {
-		text, err := os.ReadFile("../../docs/" + file)
+		text, err := os.ReadFile("../../../docs/" + file)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -90,7 +90,7 @@ func TestMetricsAlertsAndDashboard(t *testing.T) {
 	}
 	for _, args := range [][]string{{"check", "rules", "alerts.yaml"}, {"test", "rules", "alerts_test.yaml"}} {
 		command := exec.Command(promtool, args...)
-		command.Dir = "../../docs"
+		command.Dir = "../../../docs"
 		if out, err := command.CombinedOutput(); err != nil {
 			t.Errorf("promtool %s: %v\n%s", strings.Join(args, " "), err, bytes.TrimSpace(out))
 		}
