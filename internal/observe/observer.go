@@ -75,7 +75,6 @@ type Observer struct {
 	memory
 	errorTypes
 	queryLog
-	tallies tallies
 	metrics metrics
 	tracer  trace.Tracer
 
@@ -84,6 +83,7 @@ type Observer struct {
 	slow        time.Duration // math.MaxInt64 for none
 	limit       time.Duration
 	slowQueries atomic.Uint64
+	tallies     tallies
 }
 
 // New returns an observer. It has to be closed.

@@ -11,10 +11,8 @@ type Slot[R any] struct {
 	Resource R
 
 	pool    *Pool[R]
-	serial  uint64 // 1 for the first that the pool opened
-	born    int64  // pool clock; when it was opened
-	opened  int64  // era in which it was opened
-	expires int64  // pool clock; 0 for never
+	opened  int64 // era in which it was opened
+	expires int64 // pool clock; 0 for never
 
 	// Guarded by pool.mu.
 	client  *Client[R] // nil while the pool owns the slot
@@ -27,6 +25,10 @@ type Slot[R any] struct {
 	probed   bool  // it was pinged because others broke, and has done nothing since
 	broken   bool
 	used     bool // it was lent before
+
+	// Fixed, and last: what each checkout reads stands together.
+	serial uint64 // 1 for the first that the pool opened
+	born   int64  // pool clock; when it was opened
 }
 
 // Lease is what the pool knows of a lease: whether it lies idle in its handle.

@@ -21,7 +21,6 @@ type Session struct {
 	socket net.Conn    // under it; nil where the driver opens its sockets itself
 	held   *sql.Conn   // the inner *sql.DB's hold, for life
 	kind   libpq.Kind
-	pid    int64 // of the server's process; 0 if it is not known
 	can    abilities
 	cache  *stmtcache.Cache
 	cancel *libpq.Canceller
@@ -33,6 +32,7 @@ type Session struct {
 	sawEnd     bool               // an operation met the end of its context since Reset
 	closeErr   error              // the driver's answer to Close
 	watched    bool               // the next result ends the canceller's watch
+	pid        int64              // of the server's process; 0 if it is not known
 }
 
 // abilities are what the wrapped connection can do, found once.
