@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/go-lifeguard/lifeguard/poolpage"
 )
 
 const (
@@ -33,6 +35,7 @@ type API struct {
 func (a API) Mux() *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", a.Health)
+	mux.Handle("/debug/pool/", poolpage.Handler(a.Database.DB)) // a real service serves it on an internal port
 	return mux
 }
 
