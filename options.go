@@ -184,7 +184,8 @@ func WithPoolName(name string) Option { return setting(func(c *Config) { c.PoolN
 // error. Secrets in the answer never reach an error or a log.
 //
 // f is called on a goroutine of the pool, with the time that the connection has. An error, a panic, and an f that does not
-// return in time fail the attempt to connect. A nil f panics. With [OpenDB], which has no DSN, it is an error.
+// return in time fail the attempt to connect. Where the server refuses the password, f is asked once more: a different
+// answer is tried. A nil f panics. With [OpenDB], which has no DSN, it is an error.
 func WithBeforeConnect(f func(ctx context.Context, dsn string) (string, error)) Option {
 	if f == nil {
 		panic("lifeguard: WithBeforeConnect got a nil function")

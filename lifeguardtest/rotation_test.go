@@ -22,6 +22,8 @@ type vault struct {
 	mu       sync.RWMutex
 	password string
 	asked    atomic.Int64
+
+	delay time.Duration // of its answers, in which they may become stale
 }
 
 // rotate gives the role a new password. The server refuses the former one from then on.
@@ -35,21 +37,36 @@ func (v *vault) rotate(admin *sql.DB, role, password string) error {
 	return err
 }
 
-func (v *vault) dsn(_ context.Context, dsn string) (string, error) {
+func (v *vault) dsn(ctx context.Context, dsn string) (string, error) {
 	v.asked.Add(1)
-	v.mu.RLock()
-	defer v.mu.RUnlock()
 	u, err := url.Parse(dsn)
 	if err != nil {
 		return "", err
 	}
+	v.mu.RLock()
 	u.User = url.UserPassword(u.User.Username(), v.password)
-	return u.String(), nil
+	v.mu.RUnlock()
+	return u.String(), sleep(ctx, v.delay)
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
 }
 
 // TestRotatedPassword has the password of a role changed every second. Connections are replaced four times a second, so
-// that some are being opened while it changes.
+// that some are being opened while it changes. Answers of a slow vault are stale at times when they arrive.
 func TestRotatedPassword(t *testing.T) {
+	for _, delay := range []time.Duration{0, 200 * time.Millisecond} {
+		t.Run(delay.String(), func(t *testing.T) { rotateUnderLoad(t, &vault{delay: delay}) })
+	}
+}
+
+func rotateUnderLoad(t *testing.T, v *vault) {
 	const role = "rotated"
 	server := pgtest.Start(t)
 	admin, err := sql.Open("postgres", server.DSN())
@@ -60,7 +77,6 @@ func TestRotatedPassword(t *testing.T) {
 	if _, err := admin.Exec("CREATE ROLE " + role + " LOGIN"); err != nil {
 		t.Fatal(err)
 	}
-	v := &vault{}
 	if err := v.rotate(admin, role, "password-0"); err != nil {
 		t.Fatal(err)
 	}

@@ -125,6 +125,15 @@ func ReadOnly(err error) bool {
 	return false
 }
 
+// PasswordRefused says whether a server refused the user or the password: PostgreSQL's 28P01 and 28000, MySQL's 1045.
+func PasswordRefused(err error) bool {
+	switch Code(err) {
+	case "28P01", "28000", "1045":
+		return true
+	}
+	return false
+}
+
 // WantsStandby says whether a DSN asks for a server that is read-only.
 func WantsStandby(dsn string) bool { return standby.MatchString(dsn) }
 

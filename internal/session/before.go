@@ -5,6 +5,8 @@ import (
 	"database/sql/driver"
 	"fmt"
 	"time"
+
+	"github.com/go-lifeguard/lifeguard/internal/libpq"
 )
 
 // BeforeConnect is a connector that asks for the DSN of each connection.
@@ -20,9 +22,38 @@ type BeforeConnect struct {
 // Driver gives the wrapped driver.
 func (c BeforeConnect) Driver() driver.Driver { return c.Parent }
 
-// Connect opens a connection with the DSN of this moment. A hook that does not return in time is left alone: it has
-// nothing of the pool's.
+// Connect opens a connection with the DSN of this moment. Where the server refuses the password, it may have changed
+// since the hook gave it: a different second answer is tried, too.
 func (c BeforeConnect) Connect(ctx context.Context) (driver.Conn, error) {
+	answer, err := c.ask(ctx)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := c.dial(ctx, answer)
+	if !libpq.PasswordRefused(err) {
+		return conn, err
+	}
+	second, askErr := c.ask(ctx)
+	if askErr != nil || second == answer {
+		return nil, err
+	}
+	return c.dial(ctx, second)
+}
+
+func (c BeforeConnect) dial(ctx context.Context, answer string) (driver.Conn, error) {
+	connector, err := c.Open(answer)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := connector.Connect(ctx)
+	if err != nil {
+		return nil, c.Redact(answer, err)
+	}
+	return conn, nil
+}
+
+// ask runs the hook. One that does not return in time is left alone: it has nothing of the pool's.
+func (c BeforeConnect) ask(ctx context.Context) (string, error) {
 	type answer struct {
 		dsn string
 		err error
@@ -42,18 +73,10 @@ func (c BeforeConnect) Connect(ctx context.Context) (driver.Conn, error) {
 	select {
 	case a := <-answered:
 		if a.err != nil {
-			return nil, fmt.Errorf("lifeguard: the hook of WithBeforeConnect failed: %w", a.err)
+			return "", fmt.Errorf("lifeguard: the hook of WithBeforeConnect failed: %w", a.err)
 		}
-		connector, err := c.Open(a.dsn)
-		if err != nil {
-			return nil, err
-		}
-		conn, err := connector.Connect(ctx)
-		if err != nil {
-			return nil, c.Redact(a.dsn, err)
-		}
-		return conn, nil
+		return a.dsn, nil
 	case <-bounded.Done():
-		return nil, hangs("WithBeforeConnect", limit, ctx)
+		return "", hangs("WithBeforeConnect", limit, ctx)
 	}
 }
