@@ -269,7 +269,7 @@ func TestReclaimNeverCutsWhatRuns(t *testing.T) {
 func TestReclaimNeverCutsReturn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := fakedriver.New()
-		db, pool, _ := openReportedOn(t, srv, validatedConnector{srv.Connector(), func() { time.Sleep(10 * time.Minute) }},
+		db, pool, _ := openReportedOn(t, srv, validatedConnector{srv.Connector(), func() { time.Sleep(9 * time.Minute) }},
 			reclaiming(2, time.Second, 2*time.Second))
 		require.NoError(t, pooltest.Take(t, db).Close())
 		assert.Zero(t, pool.Stats().Reclaimed)
