@@ -92,8 +92,8 @@ func removeTemplate() error {
 	return folder.Remove()
 }
 
-// binaries is the folder of PostgreSQL's programs.
-func binaries() (string, error) {
+// binaries is the folder of PostgreSQL's programs, with more of them than a server needs.
+func binaries(more ...string) (string, error) {
 	var folders []string
 	if out, err := exec.Command("pg_config", "--bindir").Output(); err == nil {
 		folders = append(folders, strings.TrimSpace(string(out)))
@@ -105,7 +105,7 @@ func binaries() (string, error) {
 		"/usr/local/opt/postgresql@*/bin",
 		"/home/linuxbrew/.linuxbrew/opt/postgresql@*/bin",
 	)
-	dir, ok := localserver.Find([]string{"postgres", "initdb"}, folders...)
+	dir, ok := localserver.Find(append([]string{"postgres", "initdb"}, more...), folders...)
 	if !ok {
 		return "", errors.New("no PostgreSQL server on this machine (postgres and initdb, in PATH or where " +
 			"`pg_config --bindir`, Debian and Homebrew have them): install one (`make test` does it; " +
@@ -132,7 +132,15 @@ func start(settings []string) (*Server, error) {
 	if err := s.initialize(bin, account); err != nil {
 		return nil, errors.Join(err, s.remove())
 	}
-	err = localserver.OnFreePort(func(port int) error {
+	if err := s.listen(settings); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// listen starts a server for the first time, on a free port. Where it fails the server is removed.
+func (s *Server) listen(settings []string) error {
+	err := localserver.OnFreePort(func(port int) error {
 		s.url = url.URL{
 			Scheme:   "postgres",
 			User:     url.UserPassword(role, password),
@@ -147,9 +155,9 @@ func start(settings []string) (*Server, error) {
 		return s.start()
 	})
 	if err != nil {
-		return nil, errors.Join(err, s.remove())
+		return errors.Join(err, s.remove())
 	}
-	return s, nil
+	return nil
 }
 
 func (s *Server) initialize(bin string, account *localserver.Account) error {
