@@ -98,7 +98,7 @@ func (s *Service) run(settings Settings, out io.Writer, log *slog.Logger) error 
 			log.Warn("the temporary database stays behind", "err", err)
 		}
 	}()
-
+	telemetry.watch(database.DB)
 	listener, err := net.Listen("tcp", settings.Addr)
 	if err != nil {
 		return errors.Join(err, closeDatabase(signaled, database.DB))

@@ -21,8 +21,9 @@ import (
 // telemetry is where spans and metrics go. It is set up before the database is
 // opened and for the whole process, which is all that lifeguard needs.
 type telemetry struct {
-	metrics http.Handler // for /metrics
-	stop    []func(context.Context) error
+	metrics  http.Handler // for /metrics
+	registry *prometheus.Registry
+	stop     []func(context.Context) error
 }
 
 // startTelemetry sets OpenTelemetry up by its standard environment variables:
@@ -43,15 +44,15 @@ func startTelemetry(ctx context.Context, getenv func(string) string) (*telemetry
 	}
 	// A registry of our own: the default one is shared with whatever the process
 	// imports.
-	registry := prometheus.NewRegistry()
-	reader, err := otelprometheus.New(otelprometheus.WithRegisterer(registry))
+	t.registry = prometheus.NewRegistry()
+	reader, err := otelprometheus.New(otelprometheus.WithRegisterer(t.registry))
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("metrics: %w", err), t.shutdown(ctx))
 	}
 	measuring := metric.NewMeterProvider(metric.WithReader(reader))
 	otel.SetMeterProvider(measuring)
 	t.stop = append(t.stop, measuring.Shutdown)
-	t.metrics = promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
+	t.metrics = promhttp.HandlerFor(t.registry, promhttp.HandlerOpts{})
 	return t, nil
 }
 
