@@ -62,8 +62,16 @@ func TestCausesOfPostgresGoByTheFigures(t *testing.T) {
 			rates: map[string]float64{baseline: 40_000, "lifeguard": 30_000}, want: "changes hands",
 		},
 		{
-			name: "prepared, without the cache", title: preparedTitle + noDelay, candidate: "lifeguard (no cache)", to: baseline,
-			clients: 64, rates: map[string]float64{baseline: 30_000, "lifeguard (no cache)": 10_000}, want: "changes hands",
+			name: "prepared again", title: preparedTitle + noDelay, candidate: "lifeguard (no cache)", to: baseline,
+			clients: 64, rates: map[string]float64{baseline: 30_000, "lifeguard (no cache)": 10_000}, want: "three round trips for one",
+		},
+		{
+			name: "prepared again over pgx", title: preparedTitle + noDelay, candidate: overPGX, to: "pgx stdlib",
+			clients: 64, rates: map[string]float64{baseline: 30_000, "pgx stdlib": 30_000, overPGX: 10_000}, want: "three round trips for one",
+		},
+		{
+			name: "prepared, hardly slower", title: preparedTitle + noDelay, candidate: "lifeguard (no cache)", to: baseline,
+			clients: 64, rates: map[string]float64{baseline: 30_000, "lifeguard (no cache)": 25_000}, want: "changes hands",
 		},
 		{
 			name: "two idle connections", title: "SELECT 1" + noDelay, candidate: "lifeguard", to: baseline, clients: 8,

@@ -26,6 +26,8 @@ func (w postgres) cause(r *Run, t *report.Table, loss report.Loss) (text, note s
 		return "A caller that waits gets a new lease of the handle's, and so does one that finds none of the two that the handle " +
 			"keeps idle with `sql.Open`: `database/sql` prepares a statement of `db.Prepare` on it again. lifeguard answers " +
 			"that from its cache, without asking the server, but not for nothing.", ""
+	case strings.HasPrefix(t.Title, preparedTitle) && loss.Factor > again && (loss.Row.Candidate == "lifeguard (no cache)" || loss.Row.Candidate == overPGX):
+		return preparedAgain, ""
 	case clients > postgresConnections:
 		return "While somebody waits, every connection that comes back changes hands in order, which costs processor time: the " +
 			"goroutine whose turn it is has to be woken, and the handle closes one lease and opens another. Plain " +
@@ -34,6 +36,13 @@ func (w postgres) cause(r *Run, t *report.Table, loss report.Loss) (text, note s
 		return w.nobodyWaits(r, t, loss, clients)
 	}
 }
+
+// again is by what factor a statement is slower, at the least, that is prepared and closed again for each run.
+const again = 1.7
+
+const preparedAgain = "A caller that waits gets a new lease of the handle's, and `database/sql` prepares a statement of `db.Prepare` on it " +
+	"again. Where lifeguard keeps no statements, with `statement_cache_size=0` and over pgx, the server is asked each time: " +
+	"three round trips for one."
 
 // overPGX is lifeguard over another driver than the baseline's.
 const overPGX = "lifeguard over pgx"
