@@ -69,6 +69,18 @@ func load(t *testing.T, dsn string) (through, plain *writers, end func()) {
 	return through, plain, func() { cancel(); running.Wait() }
 }
 
+// watch returns when they have written for a second since a server took writes, without a failure, or have had long enough.
+func (w *writers) watch(since time.Time) {
+	poll := time.NewTicker(20 * time.Millisecond)
+	defer poll.Stop()
+	for now := range poll.C {
+		good := max(since.UnixNano(), w.lastFailure.Load())
+		if w.lastDone.Load()-good > int64(time.Second) || now.Sub(since) > recovery+time.Second {
+			return
+		}
+	}
+}
+
 // report logs how it went since the writable server was there.
 func (w *writers) report(t *testing.T, since time.Time) (recovered time.Duration) {
 	t.Helper()
@@ -106,7 +118,7 @@ func TestDemotedPrimary(t *testing.T) {
 	b.Promote(t)
 	promoted := time.Now()
 	a.Follow(t, b)
-	time.Sleep(recovery + time.Second)
+	through.watch(promoted)
 	end()
 	plain.report(t, promoted)
 	if took := through.report(t, promoted); took > recovery {
@@ -129,7 +141,7 @@ func TestReadOnlyServerIsLeft(t *testing.T) {
 	pooltest.Eventually(t, "both are refused", func() bool { return through.failed.Load() > 8 && plain.failed.Load() > 8 })
 	address.to.Store(int64(primary.Port()))
 	moved := time.Now()
-	time.Sleep(recovery + time.Second)
+	through.watch(moved)
 	end()
 	plain.report(t, moved)
 	if took := through.report(t, moved); took > recovery {
