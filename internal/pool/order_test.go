@@ -101,7 +101,7 @@ func TestOverload(t *testing.T) {
 					}
 				})
 				db, pool := pooltest.OpenFake(t, srv, pooltest.Limit(5))
-				const length = 30 * time.Second
+				const length = 12 * time.Second
 				answered, failed := load(t, db, c.load*capacity, length, 500*time.Millisecond, rand.New(rand.NewPCG(seed, 0)))
 				offered := float64(len(answered)+failed) / length.Seconds()
 				possible := min(capacity, offered)
