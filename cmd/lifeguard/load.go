@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	sqlitedriver "modernc.org/sqlite"
+
 	"github.com/go-lifeguard/lifeguard"
 	"github.com/go-lifeguard/lifeguard/internal/dsn"
 )
@@ -25,6 +27,8 @@ type load struct {
 }
 
 const sideTimeout = 10 * time.Second
+
+const limitAttached = 7 // SQLite's number of the limit of attached files
 
 func newLoad(ctx context.Context, s *source, p plan) (*load, error) {
 	l := &load{source: s, plan: p, dsn: s.driverDSN}
@@ -84,12 +88,21 @@ func (l *load) prepare(ctx context.Context) error {
 		return nil
 	}
 	if l.source.system == sqlite {
-		if _, err := conn.ExecContext(ctx, "PRAGMA query_only = ON"); err != nil {
-			return err
-		}
-		return refused(drain(conn.QueryContext(ctx, l.plan.query)))
+		return l.judgeSQLite(ctx, conn)
 	}
 	return l.judge(ctx, conn)
+}
+
+// judgeSQLite runs the query once. mode=ro protects the file of the DSN alone, and the query may turn query_only off; so
+// no other file can be attached, which ATTACH and VACUUM INTO would do.
+func (l *load) judgeSQLite(ctx context.Context, conn *sql.Conn) error {
+	if _, err := conn.ExecContext(ctx, "PRAGMA query_only = ON"); err != nil {
+		return err
+	}
+	if _, err := sqlitedriver.Limit(conn, limitAttached, 0); err != nil {
+		return err
+	}
+	return refused(drain(conn.QueryContext(ctx, l.plan.query)))
 }
 
 // judge runs the query once, in a transaction that cannot write. It is prepared first, because the server refuses to
@@ -101,22 +114,26 @@ func (l *load) judge(ctx context.Context, conn *sql.Conn) error {
 		return err
 	}
 	defer tx.Rollback()
-	explain, err := tx.PrepareContext(ctx, "EXPLAIN "+l.plan.query)
-	if err != nil {
-		return refused(err)
-	}
-	defer explain.Close()
 	stmt, err := tx.PrepareContext(ctx, l.plan.query)
 	if err != nil {
 		return refused(err)
 	}
 	defer stmt.Close()
+	explain, err := tx.PrepareContext(ctx, "EXPLAIN "+l.plan.query)
+	if err != nil {
+		return refused(err)
+	}
+	defer explain.Close()
 	return refused(drain(stmt.QueryContext(ctx)))
 }
 
 func refused(err error) error {
-	if err == nil {
+	switch {
+	case err == nil:
 		return nil
+	case strings.HasPrefix(err.Error(), "sql: expected "), strings.HasPrefix(err.Error(), "missing named argument "),
+		strings.HasPrefix(err.Error(), "missing argument "):
+		return usagef("--query has arguments; write values in their place")
 	}
 	return usagef("the server refuses the query in a read-only transaction: %w; write a SELECT, or --allow-writes if it may write", err)
 }

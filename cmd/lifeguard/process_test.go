@@ -231,7 +231,12 @@ func TestBenchRefusesToWrite(t *testing.T) {
 			}
 			writes := []string{"UPDATE counter SET n = n + 1", "/* SELECT */ DELETE FROM counter", "CREATE TABLE other (n int)",
 				"DROP TABLE counter", "SELECT 1; DELETE FROM counter"}
-			if driver != sqlite {
+			other, made := sqliteFile(t), filepath.Join(t.TempDir(), "made.db")
+			if driver == sqlite {
+				attach := "ATTACH '" + other + "' AS o; PRAGMA query_only = OFF; "
+				writes = append(writes, attach+"DELETE FROM o.counter", "PRAGMA query_only = OFF; DELETE FROM counter",
+					"PRAGMA user_version = 7", "VACUUM INTO '"+made+"'", "ATTACH '"+made+"' AS o")
+			} else {
 				writes = append(writes, "COMMIT; DELETE FROM counter", "TRUNCATE TABLE counter", "SET autocommit = 1")
 			}
 			if driver == postgres {
@@ -246,6 +251,15 @@ func TestBenchRefusesToWrite(t *testing.T) {
 			var n, rows int
 			require.NoError(t, db.QueryRow("SELECT count(*), max(n) FROM counter").Scan(&rows, &n))
 			assert.Equal(t, [2]int{1, 0}, [2]int{rows, n})
+			assert.NoFileExists(t, made)
+			beside, err := sql.Open(sqlite, other)
+			require.NoError(t, err)
+			defer beside.Close()
+			require.NoError(t, beside.QueryRow("SELECT count(*) FROM counter").Scan(&rows))
+			assert.Equal(t, 1, rows)
+			for _, query := range map[string][]string{postgres: {"SELECT $1::int"}, mysql: {"SELECT ?"}, sqlite: {"SELECT ?", "SELECT $a"}}[driver] {
+				assert.Contains(t, start(t, "", "bench", dsn, "--query", query).errs, "--query has arguments")
+			}
 
 			o := start(t, "", "bench", dsn, "--query", writes[0], "--allow-writes", "--limits=1", "--duration=50ms", "--clients=1")
 			assert.Equal(t, 0, o.status, o.errs)

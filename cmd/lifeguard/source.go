@@ -11,7 +11,6 @@ import (
 	_ "github.com/lib/pq"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
-	_ "modernc.org/sqlite"
 
 	"github.com/go-lifeguard/lifeguard"
 	"github.com/go-lifeguard/lifeguard/internal/dsn"
