@@ -63,7 +63,7 @@ func readOnlyFile(text string) string {
 		own[i] = s.Name == "mode"
 	}
 	if text = parts.Without(own); !strings.HasPrefix(text, "file:") {
-		text = "file:" + text
+		text = "file:" + strings.NewReplacer("%", "%25", "#", "%23").Replace(text) // a path has neither meaning
 	}
 	if strings.Contains(text, "?") {
 		return text + "&mode=ro"
