@@ -53,7 +53,7 @@ func benchCommand() *cobra.Command {
 		Short: "Find the connection_limit after which more connections do not help",
 		Long: `Run a query from many clients under one connection_limit after the other, and name the smallest limit
 whose throughput is within 5 % of the best. Statements that write are refused unless --allow-writes is given.
-It takes --duration and a tenth of it for each limit.`,
+It takes --duration and a tenth of it for each limit, once the connections are open.`,
 		Args: oneDSN,
 		RunE: func(c *cobra.Command, args []string) error {
 			var err error
@@ -108,7 +108,7 @@ func bench(c *cobra.Command, s *source, p plan, asJSON bool, svg string) error {
 	defer l.close()
 	r, failed := sweep(c.Context(), l, c.ErrOrStderr())
 	if len(r.Levels) == 0 && failed != nil {
-		return fmt.Errorf("bench: %w", s.redactor.Error(failed))
+		return fmt.Errorf("bench: %w", s.explain(failed))
 	}
 	if asJSON {
 		err = writeJSON(c.OutOrStdout(), r)
@@ -124,7 +124,7 @@ func bench(c *cobra.Command, s *source, p plan, asJSON bool, svg string) error {
 	case r.Interrupted:
 		return errInterrupted
 	case failed != nil:
-		return fmt.Errorf("bench: some queries failed, the first with: %w", s.redactor.Error(failed))
+		return fmt.Errorf("bench: some queries failed, the first with: %w", s.explain(failed))
 	}
 	return err
 }

@@ -85,7 +85,7 @@ func checkCommand() *cobra.Command {
 			defer cancel()
 			r, err := check(ctx, s, instances)
 			if err != nil {
-				return fmt.Errorf("check: %w", s.redactor.Error(err))
+				return fmt.Errorf("check: %w", s.explain(err))
 			}
 			if asJSON {
 				err = writeJSON(c.OutOrStdout(), r)

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/go-lifeguard/lifeguard/internal/bouncertest"
+	"github.com/go-lifeguard/lifeguard/internal/faultproxy"
 	"github.com/go-lifeguard/lifeguard/internal/mariatest"
 	"github.com/go-lifeguard/lifeguard/internal/pgtest"
 )
@@ -210,9 +212,33 @@ func TestWrongUse(t *testing.T) {
 		assert.Contains(t, o.errs, c.says)
 		assert.Empty(t, o.out)
 	}
-	o := start(t, "", "check", dsn)
-	assert.Equal(t, 1, o.status)
-	assert.Contains(t, o.errs, "refused")
+}
+
+// What a driver says is of little use to who does not know it, so what to write stands behind it.
+func TestHints(t *testing.T) {
+	u, err := url.Parse(pgtest.DSN(t))
+	require.NoError(t, err)
+	at := func(user *url.Userinfo, path, query string) string {
+		return (&url.URL{Scheme: "postgres", User: user, Host: u.Host, Path: path, RawQuery: query}).String()
+	}
+	for dsn, says := range map[string]string{
+		"postgres://app:secret@127.0.0.1:1/shop":                                    "connection refused; write the host and port",
+		"app:secret@tcp(127.0.0.1:1)/shop":                                          "connection refused; write the host and port",
+		"app:secret@127.0.0.1:1/shop?parseTime=true":                                "write user:password@tcp(host:3306)/database",
+		at(u.User, u.Path, ""):                                                      "write sslmode=disable",
+		at(u.User, "/none", u.RawQuery):                                             "write the name of a database that is there",
+		at(url.UserPassword(u.User.Username(), "secret wrong"), u.Path, u.RawQuery): "write another user or password",
+	} {
+		args := []string{"check", dsn}
+		if !strings.HasPrefix(dsn, "postgres:") {
+			args = append(args, "--driver=mysql")
+		}
+		o := start(t, "", args...)
+		assert.Equal(t, 1, o.status)
+		assert.Contains(t, o.errs, says)
+		args[0] = "bench"
+		assert.Contains(t, start(t, "", args...).errs, says)
+	}
 }
 
 // Nothing is written unless told to, whatever the statement looks like.
@@ -287,6 +313,36 @@ func TestBench(t *testing.T) {
 	assert.Contains(t, table.out, "smallest within 5 % of it: connection_limit=8")
 	assert.Contains(t, table.out, "█")
 	assert.Empty(t, table.errs, "no progress bar beside a terminal")
+}
+
+// A limit is measured when it is reached. Here a dial takes as long as a measurement.
+func TestBenchOpensConnectionsFirst(t *testing.T) {
+	u, err := url.Parse(pgtest.DSN(t))
+	require.NoError(t, err)
+	proxy, err := faultproxy.New(u.Host)
+	require.NoError(t, err)
+	defer proxy.Close()
+	proxy.SetShape(faultproxy.ToClient, faultproxy.Shape{Delay: 100 * time.Millisecond}) // some round trips to a dial
+	u.Host = proxy.Addr()
+	o := start(t, "", "bench", u.String(), "--query=SELECT 1", "--limits=1,8", "--clients=8", "--duration=800ms", "--json")
+	require.Equal(t, 0, o.status, o.errs)
+	levels := decoded[result](t, o).Levels
+	require.Len(t, levels, 2)
+	assert.Greater(t, levels[1].Throughput, 5*levels[0].Throughput, "eight at once from the beginning")
+
+	many := start(t, "", "bench", pgtest.Start(t, "max_connections=12").DSN(), "--limits=2,64", "--clients=4", "--duration=50ms")
+	assert.Equal(t, 1, many.status)
+	assert.Contains(t, many.out, "connection_limit=2")
+	assert.Contains(t, many.errs, "of 64 connections have answered")
+	assert.Contains(t, many.errs, "raise the server's limit")
+}
+
+// A path has no percent signs and fragments, as a URL has.
+func TestBenchOfAFileWithAnOddName(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "50%41 #1.db")
+	require.NoError(t, os.Rename(sqliteFile(t), path))
+	o := start(t, "", "bench", path, "--query=SELECT n FROM counter", "--limits=1", "--clients=1", "--duration=20ms")
+	assert.Equal(t, 0, o.status, o.errs)
 }
 
 // Ctrl-C is sent when the server has seen the second limit's connections.
