@@ -3,6 +3,7 @@ package activity
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"os"
 	"strconv"
@@ -18,7 +19,7 @@ import (
 const (
 	timeout = time.Second     // for an answer
 	fresh   = timeout / 2     // an answer that is younger is given again
-	unused  = 1 * time.Minute // after which the server has the connection back
+	unused  = 1 * time.Minute // after which the server has its connection back
 )
 
 // Session is a connection as the server sees it.
@@ -31,13 +32,16 @@ type Session struct {
 	Blockers    []int64 // processes that it waits for
 }
 
-// View is safe for concurrent use.
+// View is safe for concurrent use. It has a connection and a goroutine only while it is asked, and for a minute after that.
 type View struct {
-	db     *sql.DB
-	redact dsn.Redactor
+	connector driver.Connector
+	redact    dsn.Redactor
 
-	mu       sync.Mutex // held while the server is asked; guards all below
+	mu       sync.Mutex  // held while the server is asked; guards all below
+	db       *sql.DB     // nil while it rests
+	rest     *time.Timer // closes db; nil before the first question
 	asked    time.Time
+	answered time.Time // or found not to answer
 	err      error
 	sessions map[int64]Session
 }
@@ -50,9 +54,7 @@ func New(driverDSN string) (*View, error) {
 		return nil, v.redact.Error(err)
 	}
 	c.Dialer(dialer{})
-	v.db = sql.OpenDB(c)
-	v.db.SetMaxOpenConns(1)
-	v.db.SetConnMaxIdleTime(unused)
+	v.connector = c
 	return v, nil
 }
 
@@ -60,11 +62,38 @@ func New(driverDSN string) (*View, error) {
 func (v *View) Sessions() (map[int64]Session, time.Time, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if time.Since(v.asked) >= fresh {
+	// Counted from the answer: those who have waited for a silent server together do not wait once more each.
+	if time.Since(v.answered) >= fresh {
+		v.openLocked()
 		v.asked = time.Now()
-		v.sessions, v.err = v.ask()
+		v.sessions, v.err = v.askLocked()
+		v.answered = time.Now()
 	}
 	return v.sessions, v.asked, v.err
+}
+
+func (v *View) openLocked() {
+	if v.db == nil {
+		v.db = sql.OpenDB(v.connector)
+		v.db.SetMaxOpenConns(1)
+	}
+	if v.rest == nil {
+		v.rest = time.AfterFunc(unused, v.Close)
+	} else {
+		v.rest.Reset(unused)
+	}
+}
+
+// Close gives the connection back. A later call of Sessions opens another.
+func (v *View) Close() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.db == nil {
+		return
+	}
+	v.rest.Stop()
+	_ = v.db.Close() // the server notices all the same
+	v.db = nil
 }
 
 const activity = `SELECT pid, coalesce(state, ''), coalesce(wait_event_type, ''), coalesce(wait_event, ''),
@@ -72,10 +101,10 @@ const activity = `SELECT pid, coalesce(state, ''), coalesce(wait_event_type, '')
 	application_name, CASE WHEN wait_event_type = 'Lock' THEN array_to_string(pg_blocking_pids(pid), ' ') ELSE '' END
 FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()`
 
-func (v *View) ask() (map[int64]Session, error) {
+func (v *View) askLocked() (map[int64]Session, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	sessions, err := v.read(ctx)
+	sessions, err := v.readLocked(ctx)
 	switch {
 	case err != nil && (ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded)):
 		return nil, errors.New("the server has not answered within a second")
@@ -85,7 +114,7 @@ func (v *View) ask() (map[int64]Session, error) {
 	return sessions, nil
 }
 
-func (v *View) read(ctx context.Context) (sessions map[int64]Session, err error) {
+func (v *View) readLocked(ctx context.Context) (sessions map[int64]Session, err error) {
 	tx, err := v.db.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
 	if err != nil {
 		return nil, err
