@@ -2,6 +2,7 @@ package look
 
 import (
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -38,7 +39,7 @@ type events struct {
 // Note keeps an event. The text must have no secret.
 func (p *Pool) Note(kind, text string) {
 	if len(text) > maxText {
-		text = text[:maxText] + "…"
+		text = strings.ToValidUTF8(text[:maxText], "") + "…" // a letter may be cut
 	}
 	e, now := &p.events, time.Now()
 	e.mu.Lock()

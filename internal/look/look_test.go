@@ -8,6 +8,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -128,12 +129,13 @@ func TestEvents(t *testing.T) {
 		assert.Equal(t, 3, events[3].Count)
 		assert.Equal(t, 2*time.Second, events[3].Last.Sub(events[3].First))
 		for range 300 {
-			at.Note("kind", strings.Repeat("long", 1000))
+			at.Note("kind", strings.Repeat("€", 1000))
 			at.Note("kind", "short")
 		}
 		events = at.Picture().Events
 		assert.Len(t, events, 100)
 		assert.Less(t, len(events[1].Text), 500)
+		assert.True(t, utf8.ValidString(events[1].Text))
 	})
 }
 
