@@ -14,6 +14,10 @@ func (h *handler) act(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, 4<<10)
+	if err := r.ParseForm(); err != nil { // it may have named another pool than the first
+		http.Error(w, "the form cannot be read: write it as in pool=NAME&limit=20", http.StatusBadRequest)
+		return
+	}
 	of := h.chosen(r)
 	switch {
 	case of == nil:
@@ -36,5 +40,7 @@ func (h *handler) act(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	http.Redirect(w, r, "./?pool="+url.QueryEscape(of.name()), http.StatusSeeOther)
+	// Not by http.Redirect, which would make the place absolute, without what http.StripPrefix has taken away.
+	w.Header().Set("Location", "./?pool="+url.QueryEscape(of.name))
+	w.WriteHeader(http.StatusSeeOther)
 }

@@ -4,7 +4,9 @@ import (
 	"database/sql"
 	"embed"
 	"encoding/json"
+	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -48,17 +50,27 @@ func Handler(db *sql.DB, opts ...Option) http.Handler {
 			continue
 		}
 		known[p] = ok
-		w := &watched{server: s.server, actions: s.actions, next: make(chan struct{})}
+		w := &watched{name: "not lifeguard's", server: s.server, actions: s.actions, next: make(chan struct{})}
 		if ok {
-			w.pool, w.at = p, db.Driver().(interface{ Look() *look.Pool }).Look()
+			w.name, w.pool, w.at = p.Config().PoolName, p, db.Driver().(interface{ Look() *look.Pool }).Look()
 		}
-		h.pools = append(h.pools, w)
+		h.add(w)
 	}
 	for _, w := range h.pools {
 		w.others = h.pools
 		w.tick()
 	}
 	return h
+}
+
+// add shows one more pool. Pools may have the same name, two users' on one database for example, and the page tells them
+// apart by a number: a form must not change another pool than the one it stands beside.
+func (h *handler) add(w *watched) {
+	name := w.name
+	for n := 2; slices.ContainsFunc(h.pools, func(other *watched) bool { return other.name == w.name }); n++ {
+		w.name = fmt.Sprintf("%s (%d)", name, n)
+	}
+	h.pools = append(h.pools, w)
 }
 
 // ServeHTTP answers GET for the page, its files and its events, and POST for actions where they are on.
@@ -139,7 +151,7 @@ func (h *handler) report(r *http.Request) Report {
 	rep := Report{At: time.Now().UTC(), Pools: []Pool{}}
 	name := r.URL.Query().Get("pool")
 	for _, w := range h.pools {
-		if name == "" || w.name() == name {
+		if name == "" || w.name == name {
 			rep.Pools = append(rep.Pools, w.latest().pool)
 		}
 	}
@@ -150,7 +162,7 @@ func (h *handler) report(r *http.Request) Report {
 func (h *handler) chosen(r *http.Request) *watched {
 	name := r.FormValue("pool")
 	for _, w := range h.pools {
-		if name == "" || w.name() == name {
+		if name == "" || w.name == name {
 			return w
 		}
 	}

@@ -80,6 +80,7 @@ func TestRoutes(t *testing.T) {
 		{stripped, "GET", "/pool/", 200},
 		{stripped, "GET", "/pool/page.js", 200},
 		{stripped, "GET", "/pool/nothing", 404},
+		{stripped, "POST", "/pool/", 405},
 		{exact, "GET", "/pool", 301},
 	} {
 		w := httptest.NewRecorder()
@@ -208,17 +209,46 @@ func TestForeignHandle(t *testing.T) {
 	assert.Contains(t, get(h, "/debug/pool/?pool="+url.QueryEscape("not lifeguard's"), browser).Body.String(), "not opened through lifeguard")
 }
 
+// Pools may have one name: those of OpenDB have their driver's, those of two users their server's.
+func TestPoolsOfOneName(t *testing.T) {
+	first, _ := open(t)
+	second, _ := open(t)
+	third, _ := open(t)
+	h := mounted(Handler(first, WithHandles(second, third), WithActions()))
+	var r Report
+	require.NoError(t, json.Unmarshal(get(h, "/debug/pool/", "application/json").Body.Bytes(), &r))
+	names := map[string]bool{}
+	for _, p := range r.Pools {
+		names[p.Name] = true
+	}
+	require.Len(t, names, 3)
+	name := r.Pools[1].Name
+	assert.Contains(t, name, " (2)")
+	page := get(h, "/debug/pool/?pool="+url.QueryEscape(name), browser).Body.String()
+	assert.Contains(t, page, `<h1>`+name+`</h1>`)
+	assert.Contains(t, page, `name="pool" value="`+name+`"`)
+	assert.Equal(t, 303, post(h, "/debug/pool/limit", url.Values{"pool": {name}, "limit": {"3"}}.Encode(), "same-origin").Code)
+	for db, limit := range map[*sql.DB]int{first: 10, second: 3, third: 10} {
+		p, _ := lifeguard.PoolOf(db)
+		assert.Equal(t, limit, p.Stats().Limit)
+	}
+}
+
+func post(h http.Handler, path, form, site string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(http.MethodPost, path, strings.NewReader(form))
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	r.Header.Set("Sec-Fetch-Site", site)
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w
+}
+
 func TestActions(t *testing.T) {
 	db, _ := open(t)
 	p, _ := lifeguard.PoolOf(db)
 	h := mounted(Handler(db, WithActions()))
 	post := func(action, form, site string) *httptest.ResponseRecorder {
-		r := httptest.NewRequest(http.MethodPost, "/debug/pool/"+action, strings.NewReader(form))
-		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-		r.Header.Set("Sec-Fetch-Site", site)
-		w := httptest.NewRecorder()
-		h.ServeHTTP(w, r)
-		return w
+		return post(h, "/debug/pool/"+action, form, site)
 	}
 	assert.Equal(t, 403, post("limit", "limit=3", "cross-site").Code)
 	assert.Equal(t, 403, post("reset", "", "same-site").Code)
@@ -232,6 +262,11 @@ func TestActions(t *testing.T) {
 		assert.Contains(t, w.Body.String(), says, form)
 	}
 	assert.Equal(t, 404, post("reset", "pool=other", "same-origin").Code)
+	// What cannot be read may have named another pool than the first.
+	assert.Equal(t, 400, post("limit", "limit=5&pool="+strings.Repeat("x", 5000), "same-origin").Code)
+	assert.Equal(t, 400, post("reset", "pool=%zz", "same-origin").Code)
+	assert.Equal(t, 3, p.Stats().Limit)
+	assert.Zero(t, p.Stats().Closed)
 	require.NoError(t, db.PingContext(t.Context()))
 	assert.Equal(t, 303, post("reset", "", "same-origin").Code)
 	require.Eventually(t, func() bool { return p.Stats().Closed == 1 }, 10*time.Second, time.Millisecond)
@@ -239,6 +274,21 @@ func TestActions(t *testing.T) {
 	text := get(h, "/debug/pool/", "").Body.String()
 	assert.Contains(t, text, "connection_limit from 10 to 3")
 	assert.Contains(t, text, "reset")
+}
+
+// After an action the browser goes to the page, wherever that is mounted.
+func TestActionsLeadBack(t *testing.T) {
+	db, _ := open(t, lifeguard.WithPoolName("a & b"))
+	h := Handler(db, WithActions())
+	for _, at := range []http.Handler{mounted(h), http.StripPrefix("/debug/pool", h)} {
+		w := post(at, "/debug/pool/reset", "", "same-origin")
+		require.Equal(t, 303, w.Code)
+		place, err := url.Parse(w.Header().Get("Location"))
+		require.NoError(t, err)
+		page := (&url.URL{Path: "/debug/pool/reset"}).ResolveReference(place)
+		assert.Equal(t, "/debug/pool/?pool=a+%26+b", page.String())
+		assert.Equal(t, 200, get(at, page.String(), browser).Code)
+	}
 }
 
 // stream is a client that reads events.

@@ -86,7 +86,7 @@ func viewOf(w *watched, f *frame) *view {
 	v := &view{Pool: *p, At: time.Now(), Actions: w.actions, Charts: charts(p), Title: title(p), Small: p.Limit > crowd}
 	if len(w.others) > 1 {
 		for _, other := range w.others {
-			v.Others = append(v.Others, other.name())
+			v.Others = append(v.Others, other.name)
 		}
 	}
 	v.Cells = p.Slots[:min(len(p.Slots), maxCells)]

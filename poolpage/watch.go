@@ -23,6 +23,7 @@ const foreign = "This handle was not opened through lifeguard, so there is no po
 
 // watched is a pool that the page shows.
 type watched struct {
+	name    string          // its own on this page
 	pool    *lifeguard.Pool // nil for a foreign handle, as at is
 	at      *look.Pool
 	past    ring
@@ -50,13 +51,6 @@ type frame struct {
 type panel struct {
 	key, html string
 	since     int
-}
-
-func (w *watched) name() string {
-	if w.pool == nil {
-		return "not lifeguard's"
-	}
-	return w.pool.Config().PoolName
 }
 
 // tick looks at the pool and sets the next tick, until the pool is closed. Each runs on a goroutine of its timer.
@@ -97,10 +91,11 @@ func (w *watched) latest() *frame {
 func (w *watched) render() *frame {
 	f := &frame{number: 1}
 	if w.pool == nil {
-		f.pool = Pool{Name: w.name(), Error: foreign, Level: LevelTrouble, Verdict: foreign}
+		f.pool = Pool{Name: w.name, Error: foreign, Level: LevelTrouble, Verdict: foreign}
 	} else {
 		f.pool = report(w.pool, w.at, &w.past)
-		if w.server != nil {
+		f.pool.Name = w.name
+		if w.server != nil && f.pool.Level != LevelClosed {
 			f.pool.Server = w.server.lookAt(f.pool.Slots)
 		}
 	}
