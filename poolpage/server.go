@@ -1,6 +1,7 @@
 package poolpage
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/go-lifeguard/lifeguard"
@@ -14,12 +15,22 @@ type serverView struct {
 }
 
 func newServerView(text string) *serverView {
+	if text == "" { // lib/pq would go to a server of its own choice
+		return &serverView{wrong: errors.New("WithServerView got an empty DSN; write one such as postgres://user@host/database")}
+	}
 	_, driverDSN, err := lifeguard.ParseDSN(text, lifeguard.DefaultConfig())
 	if err != nil {
 		return &serverView{wrong: err}
 	}
 	v, err := activity.New(driverDSN)
 	return &serverView{sessions: v, wrong: err}
+}
+
+// close gives the connection back. A later look opens another.
+func (v *serverView) close() {
+	if v.wrong == nil {
+		v.sessions.Close()
+	}
 }
 
 // lookAt tells each slot what the server says of its connection.

@@ -3,6 +3,7 @@ package poolpage
 import (
 	"encoding/json"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -62,6 +63,8 @@ func (w *watched) tick() {
 	w.past.take(w.at, w.pool.Stats().Acquired, time.Now())
 	if !closed {
 		time.AfterFunc(every, w.tick)
+	} else if w.server != nil && !slices.ContainsFunc(w.others, (*watched).open) {
+		w.server.close()
 	}
 	w.mu.Lock()
 	idle := w.watchers == 0
@@ -74,7 +77,11 @@ func (w *watched) tick() {
 	w.render()
 }
 
-// latest gives a frame that is fresh.
+// open says whether there is a pool that has not ended.
+func (w *watched) open() bool { return w.pool != nil && !w.at.Closed() }
+
+// latest gives a frame that is fresh. One from before the end of the pool is not: the tick that noticed the end may have
+// seen nobody to wake.
 func (w *watched) latest() *frame {
 	w.rendering.Lock()
 	defer w.rendering.Unlock()
