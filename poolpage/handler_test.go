@@ -299,6 +299,7 @@ func stream(t *testing.T, ctx context.Context, base string) *bufio.Reader {
 	resp, err := http.DefaultClient.Do(r)
 	require.NoError(t, err)
 	require.Equal(t, 200, resp.StatusCode)
+	assert.True(t, resp.Close, "the stream's deadline would end a later answer on the same connection")
 	t.Cleanup(func() { _ = resp.Body.Close() })
 	return bufio.NewReader(resp.Body)
 }

@@ -99,6 +99,52 @@ func TestWatchersShareALook(t *testing.T) {
 	})
 }
 
+// A pool may end at any moment: while nobody watches, or while a frame is made that takes long because of the server. Who
+// watches is told, and no request is left behind.
+func TestWatchersOfAPoolThatEnds(t *testing.T) {
+	watch := func(t *testing.T, h http.Handler) func() string {
+		page, done := httptest.NewRecorder(), make(chan struct{})
+		go func() {
+			defer close(done)
+			h.ServeHTTP(page, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/events", nil))
+		}()
+		return func() string {
+			select {
+			case <-done:
+				return page.Body.String()
+			case <-time.After(time.Minute):
+				t.Error("the watcher is left behind")
+				return ""
+			}
+		}
+	}
+	t.Run("unseen", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			db, _ := open(t)
+			h := Handler(db)
+			time.Sleep(every - fresh/4)
+			get(h, "/", browser) // a frame with an open pool
+			require.NoError(t, db.Close())
+			time.Sleep(fresh / 2) // the last tick has seen no watcher
+			assert.Contains(t, watch(t, h)(), "The pool is closed.")
+		})
+	})
+	t.Run("during a long frame", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			db, _ := open(t)
+			h := Handler(db)
+			end := watch(t, h)
+			synctest.Wait()
+			w := h.(*handler).pools[0]
+			w.rendering.Lock()
+			require.NoError(t, db.Close())
+			time.Sleep(2 * every)
+			w.rendering.Unlock()
+			assert.Contains(t, end(), "The pool is closed.")
+		})
+	})
+}
+
 // What BenchmarkLook takes is what a mounted handler costs a second.
 func BenchmarkLook(b *testing.B) {
 	db, _ := open(b)

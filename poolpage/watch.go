@@ -69,8 +69,15 @@ func (w *watched) tick() {
 	w.mu.Lock()
 	idle := w.watchers == 0
 	w.mu.Unlock()
-	// A frame that takes longer than a second, because of the server, is not made twice.
-	if idle || !w.rendering.TryLock() {
+	if idle {
+		return
+	}
+	// A frame that takes longer than a second, because of the server, is not made twice. The last one is made all the same,
+	// because nothing wakes the watchers after it.
+	if !w.rendering.TryLock() {
+		if closed {
+			time.AfterFunc(every, w.tick)
+		}
 		return
 	}
 	defer w.rendering.Unlock()
@@ -88,7 +95,7 @@ func (w *watched) latest() *frame {
 	w.mu.Lock()
 	f := w.frame
 	w.mu.Unlock()
-	if f != nil && time.Since(f.made) < fresh {
+	if f != nil && time.Since(f.made) < fresh && (w.open() || w.pool == nil || f.pool.Level == LevelClosed) {
 		return f
 	}
 	return w.render()
@@ -156,6 +163,9 @@ func (h *handler) events(rw http.ResponseWriter, r *http.Request) {
 	out := http.NewResponseController(rw)
 	rw.Header().Set("Content-Type", "text/event-stream")
 	rw.Header().Set("X-Accel-Buffering", "no") // of nginx
+	if r.ProtoMajor == 1 {
+		rw.Header().Set("Connection", "close") // its deadline would outlive the stream, and cut a later answer
+	}
 	w.latest()
 	for sent := 0; ; {
 		f, next := w.newest()

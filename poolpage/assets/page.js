@@ -54,6 +54,7 @@
       if (level) say.textContent = now.parentElement.textContent;
       level = now.textContent;
     }
+    if (level === "closed") leave("the pool is closed"); // nothing comes after that
   };
 
   const connect = () => {
