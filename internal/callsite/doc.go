@@ -4,6 +4,6 @@
 // Stacks are captured as program counters with [runtime.Callers]. They are resolved to names and lines only for a report,
 // which takes some microseconds. A [Budget] bounds how many are captured.
 //
-// The package refuses to know the purpose of a stack. Nothing decides by a stack how it treats a connection, with one
-// exception: [OwnedByDBQuery].
+// The package refuses to know the purpose of a stack. Nothing decides by a stack how it treats a connection, with two
+// exceptions, both proofs without which nothing happens: [OwnedByDBQuery] and [OwnedByDB].
 package callsite

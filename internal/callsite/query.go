@@ -3,17 +3,45 @@ package callsite
 import (
 	"runtime"
 	"slices"
+	"strings"
 )
 
 // OwnedByDBQuery reports whether the stack goes through one of the methods of [database/sql.DB] that take a connection
 // for the rows of one query alone. The rows of such a query are the only owner of their connection.
 //
-// This is the one decision that a stack may take: whether the connection of rows that were lost is taken back. On a
-// connection of a [database/sql.Conn] or [database/sql.Tx] somebody else may still count on a lock or a setting. A stack
-// that was cut short or not captured is no proof, and the connection is only reported.
+// A connection of rows that were lost is taken back only with this proof. On a connection of a [database/sql.Conn] or
+// [database/sql.Tx] somebody else may still count on a lock or a setting. A stack that was cut short or not captured is no
+// proof, and the connection is only reported.
 func OwnedByDBQuery(pcs []uintptr) bool {
 	return Through(pcs, "database/sql.(*DB).Query", "database/sql.(*DB).QueryContext",
 		"database/sql.(*DB).QueryRow", "database/sql.(*DB).QueryRowContext")
+}
+
+// OwnedByDB reports whether the stack of a checkout shows that database/sql took the connection for one operation or one
+// transaction of a [database/sql.DB], at whose end it returns. Only handles behind a library that hides the return need
+// this proof. The innermost method counts: further out may stand another handle, whose driver keeps the connection.
+func OwnedByDB(pcs []uintptr) bool {
+	if len(pcs) == 0 {
+		return false
+	}
+	frames := runtime.CallersFrames(pcs)
+	for more := true; more; {
+		var f runtime.Frame
+		f, more = frames.Next()
+		switch f.Function {
+		case "database/sql.(*DB).ExecContext", "database/sql.(*DB).QueryContext", "database/sql.(*DB).BeginTx",
+			"database/sql.(*DB).PingContext":
+			return true
+		case "database/sql.(*DB).Conn", "database/sql.(*DB).PrepareContext":
+			return false
+		}
+		for _, other := range []string{"database/sql.(*Conn).", "database/sql.(*Tx).", "database/sql.(*Stmt)."} {
+			if strings.HasPrefix(f.Function, other) {
+				return false
+			}
+		}
+	}
+	return false
 }
 
 // Through reports whether the stack goes through one of the functions.

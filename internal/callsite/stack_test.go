@@ -151,36 +151,67 @@ func TestGoroutineStartedAtHandle(t *testing.T) {
 	assert.Contains(t, Text(stack), "database/sql.(*DB).Exec\n\t")
 }
 
-func TestOwnedByDBQuery(t *testing.T) {
+func TestOwned(t *testing.T) {
 	c := connector{stacks: make(chan []uintptr, 1)}
 	ctx := context.Background()
 	for _, op := range []struct {
-		name string
-		want bool
-		run  func(db *sql.DB)
+		name          string
+		ofQuery, ofDB bool
+		run           func(db *sql.DB)
 	}{
-		{"Query", true, func(db *sql.DB) { _, _ = db.Query("SELECT") }},
-		{"QueryContext", true, func(db *sql.DB) { _, _ = db.QueryContext(ctx, "SELECT") }},
-		{"QueryRow", true, func(db *sql.DB) { _ = db.QueryRow("SELECT").Err() }},
-		{"QueryRowContext", true, func(db *sql.DB) { _ = db.QueryRowContext(ctx, "SELECT").Err() }},
-		{"a goroutine of its own", true, func(db *sql.DB) { go db.Query("SELECT") }},
-		{"Exec", false, func(db *sql.DB) { _, _ = db.Exec("SELECT") }},
-		{"Conn", false, func(db *sql.DB) {
+		{"Query", true, true, func(db *sql.DB) { _, _ = db.Query("SELECT") }},
+		{"QueryContext", true, true, func(db *sql.DB) { _, _ = db.QueryContext(ctx, "SELECT") }},
+		{"QueryRow", true, true, func(db *sql.DB) { _ = db.QueryRow("SELECT").Err() }},
+		{"QueryRowContext", true, true, func(db *sql.DB) { _ = db.QueryRowContext(ctx, "SELECT").Err() }},
+		{"a goroutine of its own", true, true, func(db *sql.DB) { go db.Query("SELECT") }},
+		{"Exec", false, true, func(db *sql.DB) { _, _ = db.Exec("SELECT") }},
+		{"Conn", false, false, func(db *sql.DB) {
 			if c, err := db.Conn(ctx); err == nil {
 				_ = c.Close()
 			}
 		}},
-		{"Prepare", false, func(db *sql.DB) { _, _ = db.Prepare("SELECT") }},
-		{"Begin", false, func(db *sql.DB) { _, _ = db.Begin() }},
-		{"Ping", false, func(db *sql.DB) { _ = db.Ping() }},
+		{"Prepare", false, false, func(db *sql.DB) { _, _ = db.Prepare("SELECT") }},
+		{"Begin", false, true, func(db *sql.DB) { _, _ = db.Begin() }},
+		{"Ping", false, true, func(db *sql.DB) { _ = db.Ping() }},
 	} {
 		db := sql.OpenDB(c)
 		db.SetMaxIdleConns(-1) // each operation asks for a connection
 		op.run(db)
-		assert.Equal(t, op.want, OwnedByDBQuery(<-c.stacks), op.name)
+		pcs := <-c.stacks
+		assert.Equal(t, op.ofQuery, OwnedByDBQuery(pcs), op.name)
+		assert.Equal(t, op.ofDB, OwnedByDB(pcs), op.name)
 		_ = db.Close()
 	}
-	assert.False(t, OwnedByDBQuery(nil))
+	for _, none := range [][]uintptr{nil, {1}} {
+		assert.False(t, OwnedByDBQuery(none))
+		assert.False(t, OwnedByDB(none))
+	}
+}
+
+// keeper is a driver that takes the connection of its one caller from another handle, and keeps it.
+type keeper struct{ inner *sql.DB }
+
+func (k keeper) Connect(ctx context.Context) (driver.Conn, error) {
+	c, err := k.inner.Conn(ctx)
+	if err == nil {
+		_ = c.Close()
+	}
+	return nil, errUseless
+}
+
+func (keeper) Driver() driver.Driver { return nil }
+
+// The innermost handle counts: further out stands a query of another.
+func TestOwnedByInnermost(t *testing.T) {
+	c := connector{stacks: make(chan []uintptr, 1)}
+	inner := sql.OpenDB(c)
+	defer inner.Close()
+	outer := sql.OpenDB(keeper{inner})
+	defer outer.Close()
+	_, _ = outer.Exec("SELECT")
+	pcs := <-c.stacks
+	assert.True(t, Through(pcs, "database/sql.(*DB).ExecContext"))
+	assert.False(t, OwnedByDB(pcs))
 }
 
 // deep calls f below depth frames of reflect, which is passed over.

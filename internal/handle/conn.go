@@ -110,18 +110,15 @@ func (l *lease) CheckNamedValue(v *driver.NamedValue) error {
 	return driver.ErrSkip
 }
 
-// check asks a checker of the driver's.
 func (l *lease) check(c driver.NamedValueChecker, v *driver.NamedValue) (err error) {
 	_ = l.call(func() { err = c.CheckNamedValue(v) })
 	return err
 }
 
-// Prepare is not called by database/sql, which prefers PrepareContext.
 func (l *lease) Prepare(query string) (driver.Stmt, error) {
 	return l.PrepareContext(context.Background(), query)
 }
 
-// PrepareContext prepares a statement.
 func (l *lease) PrepareContext(ctx context.Context, query string) (st driver.Stmt, err error) {
 	err = l.run(ctx, observe.Prepare, query, func() error {
 		prepared, err := l.s.PrepareStmt(ctx, query)
@@ -133,7 +130,6 @@ func (l *lease) PrepareContext(ctx context.Context, query string) (st driver.Stm
 	return st, err
 }
 
-// BeginTx begins a transaction.
 func (l *lease) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
 	var parent driver.Tx
 	err := l.run(ctx, observe.Begin, "", func() (err error) {
@@ -152,7 +148,6 @@ func (l *lease) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, 
 	return t, nil
 }
 
-// Begin is not called by database/sql, which prefers BeginTx.
 func (l *lease) Begin() (driver.Tx, error) {
 	return l.BeginTx(context.Background(), driver.TxOptions{})
 }

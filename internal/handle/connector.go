@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/go-lifeguard/lifeguard/internal/leak"
 	"github.com/go-lifeguard/lifeguard/internal/pool"
 	"github.com/go-lifeguard/lifeguard/internal/session"
 )
@@ -20,6 +21,9 @@ type Connector struct {
 	driver driver.Driver
 
 	shut atomic.Bool // no lease may be given any more; set before the leases that there are are looked at
+
+	// What is known of a library between the handle and its leases: see lease.returnedUnseen.
+	asks, goesOn, noResetter atomic.Bool
 
 	mu sync.Mutex
 	db *sql.DB // guarded by mu; nil for handles that sql.Open made, which never shows them
@@ -33,7 +37,6 @@ var (
 // Over says whether the handle is closed and has nothing left.
 func (c *Connector) Over() bool { return c.shut.Load() && c.client.Out() == 0 }
 
-// Driver is what the handle shows as its driver.
 func (c *Connector) Driver() driver.Driver { return c.driver }
 
 // Handle makes the *sql.DB of a connector that lifeguard opens itself. It keeps as many idle leases as the pool allows.
@@ -81,9 +84,14 @@ func (c *Connector) MaxOpen() int {
 
 // Connect gives the handle a lease. All waiting happens here.
 func (c *Connector) Connect(ctx context.Context) (driver.Conn, error) {
+	return c.ConnectOnce(ctx, nil)
+}
+
+// ConnectOnce is Connect, with a function that the lease's Close calls; nil for none.
+func (c *Connector) ConnectOnce(ctx context.Context, closed func()) (driver.Conn, error) {
 	p := c.pool
 	began := p.cfg.Now()
-	l := &lease{conn: c}
+	l := &lease{conn: c, closed: closed}
 	turn := pool.Turn{Hint: func() { l.noteWhere(began) }}
 	for {
 		s, err := c.client.Acquire(ctx, l, &turn)
@@ -108,4 +116,24 @@ func (c *Connector) Connect(ctx context.Context) (driver.Conn, error) {
 		p.connectEnded(ctx, time.Duration(now-began), nil)
 		return l.asConn(), nil
 	}
+}
+
+// Drain refuses new callers and those who wait. The channel is closed when everything that the handle had is back.
+func (c *Connector) Drain() <-chan struct{} { return c.client.Drain() }
+
+// Force closes what the handle still holds, and gives the records of it. left says that some of what an earlier call has
+// closed has not ended yet.
+func (c *Connector) Force() (ended []leak.Hold, left bool) {
+	c.shut.Store(true)
+	var doomed []*lease
+	for _, of := range c.client.Leases() {
+		l := of.(*lease)
+		if h, ok := l.Hold(); ok && l.doom(pool.ErrClosed) {
+			doomed, ended = append(doomed, l), append(ended, h)
+		}
+	}
+	for _, l := range doomed {
+		l.s.Cut() // where the pool has the socket, what runs ends now; else at the holder's next step
+	}
+	return ended, c.client.Out() > 0
 }

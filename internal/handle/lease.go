@@ -6,6 +6,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/go-lifeguard/lifeguard/internal/callsite"
 	"github.com/go-lifeguard/lifeguard/internal/leak"
 	"github.com/go-lifeguard/lifeguard/internal/observe"
 	"github.com/go-lifeguard/lifeguard/internal/pool"
@@ -24,8 +25,11 @@ type lease struct {
 	slot *slot            // the holder's, or of whoever took the lease
 	s    *session.Session // slot.Resource
 
+	closed func() // is called by Close; nil for none
+
 	// The holder's own.
 	op       operation
+	unasked  bool              // it was returned by returnUnasked
 	first    int64             // how long the checkout took, in ns, until its first operation has begun
 	timed    bool              // durations are collected
 	timedAt  int64             // pool clock; when that was last looked at
@@ -61,8 +65,9 @@ func (l *lease) checkOut(ctx context.Context, now int64, next state) bool {
 		return false
 	}
 	l.beginLocked(ctx, p.acquired.Add(1), now, next)
-	if capture {
+	if l.unasked = false; capture {
 		l.stack.Capture(2)
+		l.checkedOut = true
 	}
 	l.mu.Unlock()
 	p.janitor.Wake()
@@ -97,7 +102,7 @@ func (l *lease) ResetSession(ctx context.Context) error {
 	if l.s.Resets() {
 		next = running
 	}
-	if !l.checkOut(ctx, now, next) {
+	if !l.checkOut(ctx, now, next) && !(l.returnedUnseen() && l.checkOut(ctx, now, next)) {
 		return driver.ErrBadConn // its session went to a waiter
 	}
 	l.first = 0
@@ -185,6 +190,13 @@ func (l *lease) guard(ok *bool) {
 // IsValid is called when the handle returns a connection: true keeps the lease in the handle, false has it closed. It
 // may be called twice in a row for one return.
 func (l *lease) IsValid() bool {
+	if c := l.conn; !c.asks.Load() {
+		c.asks.Store(true)
+	}
+	return l.comeBack()
+}
+
+func (l *lease) comeBack() bool {
 	p := l.conn.pool
 	l.mu.Lock()
 	before, last := l.state, l.last
@@ -203,7 +215,7 @@ func (l *lease) IsValid() bool {
 	defer l.guard(&ok)
 	s := l.slot
 	valid := before == held && !l.s.Spoiled() && l.validAtReturn()
-	stay := valid && s.Fit(last) && !l.conn.client.Refuses() && p.pool.MayStay()
+	stay := valid && s.Fit(last) && !l.conn.noResetter.Load() && !l.conn.client.Refuses() && p.pool.MayStay()
 	ok = true
 	return l.giveBack(valid, stay)
 }
@@ -265,6 +277,42 @@ func (l *lease) stayIdle(hold int64) bool {
 	return false
 }
 
+// returnedUnseen returns a lease that is held while its ResetSession is called. False: it did not stay in the handle.
+//
+// A library that wraps the driver may hide IsValid, ResetSession or both from database/sql: then a handle has leases back,
+// or uses them, unseen. Without this and the next two every checkout would cost a dial, and a waiter would wait beside a
+// connection that nobody uses. Until IsValid is called for the first time, it counts as hidden.
+func (l *lease) returnedUnseen() bool {
+	l.mu.Lock()
+	unseen := l.state == held && !l.doomed
+	l.mu.Unlock()
+	return unseen && l.comeBack()
+}
+
+// returnUnasked returns a lease at the end of an operation, if the handle will not ask and the stack proves that the lease
+// was taken for that operation alone.
+func (l *lease) returnUnasked() {
+	c := l.conn
+	if !c.asks.Load() && !c.goesOn.Load() && !l.inTx && l.openRows == 0 && l.checkedOut && callsite.OwnedByDB(l.stack.PCs()) {
+		l.unasked = true
+		l.comeBack()
+	}
+}
+
+// usedUnseen checks a lease out that is used while it lies idle. If it was returned unasked, that was too soon: the library
+// runs operations of its own beside the caller's. Else ResetSession is hidden: then no lease stays in the handle any more,
+// where somebody may hold what seems to lie idle.
+func (l *lease) usedUnseen(ctx context.Context, now int64) bool {
+	soon := l.unasked
+	l.conn.goesOn.CompareAndSwap(false, soon) // also where the lease was taken meanwhile: another attempt follows
+	if !l.checkOut(ctx, now, held) {
+		return false
+	}
+	l.checkedOut = false // this is no checkout of the handle's
+	l.conn.noResetter.Store(!soon)
+	return true
+}
+
 // Close ends a lease. One that lay idle gives its session back. The handle takes a connection from its holder after
 // driver.ErrBadConn, without asking IsValid before. By then it has closed the statements that it knows of.
 func (l *lease) Close() error {
@@ -275,6 +323,9 @@ func (l *lease) Close() error {
 	default:
 		l.s.LeaveStatements()
 		l.slot.Discard()
+	}
+	if l.closed != nil {
+		l.closed()
 	}
 	return nil
 }

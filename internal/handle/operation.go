@@ -49,6 +49,9 @@ func (l *lease) begin(ctx context.Context, kind observe.Kind, query string) erro
 	l.mu.Lock()
 	if l.state != held || l.doomed {
 		l.mu.Unlock()
+		if l.usedUnseen(ctx, now) {
+			return l.begin(ctx, kind, query)
+		}
 		return l.refuse()
 	}
 	l.state = running
@@ -102,8 +105,13 @@ func (l *lease) end(ctx context.Context, query string, err error) {
 	if err != nil || l.op.kind != observe.Query {
 		l.show(ctx, &l.op, query, 0, now, err)
 	}
-	if !settled {
+	switch kind := l.op.kind; {
+	case !settled:
 		l.slot.Discard()
+	case err == driver.ErrSkip || kind == observe.Prepare: // database/sql goes on with a statement
+	case err == nil && kind == observe.Query: // it ends with its rows
+	case kind != observe.Rollback || ctx.Err() == nil: // else it closes the connection, or Rollback does
+		l.returnUnasked()
 	}
 }
 

@@ -41,6 +41,7 @@ type record struct {
 	query      string          // of the last operation that had one
 	ctx        context.Context // nil while idle: no request outlives its use
 	stack      callsite.Stack  // empty while idle, and if there were too many to note them all
+	checkedOut bool            // stack was captured while the handle took the lease, not at an operation after that
 	inTx       bool
 	raw        bool // the driver's connection was unwrapped, and its use cannot be seen
 	endless    bool // the last operation was a query whose context never ends: rows it left open may be lost
@@ -59,6 +60,7 @@ func (r *record) beginLocked(ctx context.Context, checkout uint64, now int64, ne
 	r.state, r.checkout = next, checkout
 	r.since, r.began, r.last, r.operations = now, now, now, 0
 	r.ctx, r.inTx, r.raw, r.endless, r.leaked, r.returning = ctx, false, false, false, false, false
+	r.checkedOut = !r.stack.Empty() // of Connect
 }
 
 // settle ends a call into the driver: the time of a connection that lies unused counts from now. False: the lease is
@@ -126,7 +128,6 @@ func (r *record) lost() error {
 	return driver.ErrBadConn
 }
 
-// hold copies the record for a report; false if nobody has the lease.
 func (r *record) hold(now int64) (leak.Hold, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -117,10 +117,10 @@ func (r *rows) Close() error {
 	r.keep(l)
 	ok = true
 	l.leave()
+	l.returnUnasked()
 	return err
 }
 
-// Next fetches a row.
 func (r *rows) Next(dest []driver.Value) error {
 	return r.next(func() error { return r.res.Rows.Next(dest) })
 }
@@ -155,15 +155,18 @@ func (r *rows) stopped(err error) error {
 	return err
 }
 
-// HasNextResultSet asks the driver's rows.
-func (r *rows) HasNextResultSet() (more bool) {
-	if p, ok := intercept.RowsCan[driver.RowsNextResultSet](r.res.Rows); ok {
-		_ = r.lease.call(func() { more = p.HasNextResultSet() })
+// asked asks the driver's rows, if they have the methods of T.
+func asked[T driver.Rows](r *rows, ask func(T)) {
+	if p, ok := intercept.RowsCan[T](r.res.Rows); ok {
+		_ = r.lease.call(func() { ask(p) })
 	}
+}
+
+func (r *rows) HasNextResultSet() (more bool) {
+	asked(r, func(p driver.RowsNextResultSet) { more = p.HasNextResultSet() })
 	return more
 }
 
-// NextResultSet asks the driver's rows.
 func (r *rows) NextResultSet() error {
 	p, ok := intercept.RowsCan[driver.RowsNextResultSet](r.res.Rows)
 	if !ok {
@@ -181,43 +184,28 @@ func (r *rows) NextResultSet() error {
 	return err
 }
 
-// ColumnTypeScanType asks the driver's rows.
 func (r *rows) ColumnTypeScanType(index int) reflect.Type {
 	t := reflect.TypeFor[any]()
-	if p, ok := intercept.RowsCan[driver.RowsColumnTypeScanType](r.res.Rows); ok {
-		_ = r.lease.call(func() { t = p.ColumnTypeScanType(index) })
-	}
+	asked(r, func(p driver.RowsColumnTypeScanType) { t = p.ColumnTypeScanType(index) })
 	return t
 }
 
-// ColumnTypeDatabaseTypeName asks the driver's rows.
 func (r *rows) ColumnTypeDatabaseTypeName(index int) (name string) {
-	if p, ok := intercept.RowsCan[driver.RowsColumnTypeDatabaseTypeName](r.res.Rows); ok {
-		_ = r.lease.call(func() { name = p.ColumnTypeDatabaseTypeName(index) })
-	}
+	asked(r, func(p driver.RowsColumnTypeDatabaseTypeName) { name = p.ColumnTypeDatabaseTypeName(index) })
 	return name
 }
 
-// ColumnTypeLength asks the driver's rows.
 func (r *rows) ColumnTypeLength(index int) (length int64, ok bool) {
-	if p, can := intercept.RowsCan[driver.RowsColumnTypeLength](r.res.Rows); can {
-		_ = r.lease.call(func() { length, ok = p.ColumnTypeLength(index) })
-	}
+	asked(r, func(p driver.RowsColumnTypeLength) { length, ok = p.ColumnTypeLength(index) })
 	return length, ok
 }
 
-// ColumnTypeNullable asks the driver's rows.
 func (r *rows) ColumnTypeNullable(index int) (nullable, ok bool) {
-	if p, can := intercept.RowsCan[driver.RowsColumnTypeNullable](r.res.Rows); can {
-		_ = r.lease.call(func() { nullable, ok = p.ColumnTypeNullable(index) })
-	}
+	asked(r, func(p driver.RowsColumnTypeNullable) { nullable, ok = p.ColumnTypeNullable(index) })
 	return nullable, ok
 }
 
-// ColumnTypePrecisionScale asks the driver's rows.
 func (r *rows) ColumnTypePrecisionScale(index int) (precision, scale int64, ok bool) {
-	if p, can := intercept.RowsCan[driver.RowsColumnTypePrecisionScale](r.res.Rows); can {
-		_ = r.lease.call(func() { precision, scale, ok = p.ColumnTypePrecisionScale(index) })
-	}
+	asked(r, func(p driver.RowsColumnTypePrecisionScale) { precision, scale, ok = p.ColumnTypePrecisionScale(index) })
 	return precision, scale, ok
 }

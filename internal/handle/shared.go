@@ -51,7 +51,6 @@ func (p *Shared) Connector(client *pool.Client[*session.Session], d driver.Drive
 	return &Connector{pool: p, client: client, driver: d}
 }
 
-// Acquired counts the checkouts of all handles.
 func (p *Shared) Acquired() uint64 { return p.acquired.Load() }
 
 // connectEnded shows how a wait ended.

@@ -30,7 +30,6 @@ var (
 // convertingStmt is stmt for a driver whose statements convert arguments.
 type convertingStmt struct{ *stmt }
 
-// ColumnConverter asks the wrapped statement.
 func (st convertingStmt) ColumnConverter(i int) driver.ValueConverter {
 	var c driver.ValueConverter
 	if st.lease.call(func() { c = st.prepared.Converter().ColumnConverter(i) }) != nil {
@@ -47,7 +46,6 @@ func newStmt(l *lease, query string, prepared *session.Stmt) driver.Stmt {
 	return st
 }
 
-// NumInput is the number of placeholders, -1 if it is not known.
 func (st *stmt) NumInput() int { return st.inputs }
 
 // CheckNamedValue asks the statement and then the connection, the order in which database/sql looks for a checker.
@@ -92,8 +90,6 @@ func (st *stmt) Close() error {
 	return err
 }
 
-// Exec and Query are not called by database/sql, which prefers the methods with a context.
-
 func (st *stmt) Exec(args []driver.Value) (driver.Result, error) {
 	return st.ExecContext(context.Background(), fallback.Ordinal(args))
 }
@@ -102,7 +98,6 @@ func (st *stmt) Query(args []driver.Value) (driver.Rows, error) {
 	return st.QueryContext(context.Background(), fallback.Ordinal(args))
 }
 
-// ExecContext runs the statement.
 func (st *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (res driver.Result, err error) {
 	err = st.lease.run(ctx, observe.Exec, st.query, func() (err error) {
 		res, err = st.prepared.Exec(ctx, args)
@@ -111,7 +106,6 @@ func (st *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (res 
 	return res, err
 }
 
-// QueryContext runs the statement.
 func (st *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
 	return st.lease.runRows(ctx, st.query, func(to *session.Result) error { return st.prepared.Query(ctx, args, to) })
 }

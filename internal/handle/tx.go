@@ -15,9 +15,6 @@ type tx struct {
 	ctx    context.Context // of BeginTx: when it ends, database/sql rolls back
 }
 
-var _ driver.Tx = (*tx)(nil)
-
-// Commit commits the transaction.
 func (t *tx) Commit() error { return t.end(observe.Commit) }
 
 // Rollback rolls the transaction back. database/sql keeps a connection after a rollback at the end of a context only if
