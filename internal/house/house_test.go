@@ -79,7 +79,7 @@ var workshops = []string{
 // rootFiles are those of the public API.
 var rootFiles = []string{
 	"doc.go", "driver.go", "errors.go", "interceptor.go", "leakdetect.go", "limits.go", "pool.go", "shutdown.go",
-	"options.go", "parameters.go", "stats.go", "tracing.go",
+	"options.go", "parameters.go", "shared.go", "stats.go", "tracing.go",
 }
 
 // file is a Go file of the repository.
