@@ -12,8 +12,22 @@ func Place(f runtime.Frame) string {
 	if f.File == "" {
 		return f.Function // which Frames made up
 	}
-	// The last element of the import path tells enough: example.com/shop/export.All is export.All.
-	return fmt.Sprintf("%s (%s:%d)", f.Function[strings.LastIndexByte(f.Function, '/')+1:], path.Base(f.File), f.Line)
+	return fmt.Sprintf("%s (%s:%d)", short(f.Function), path.Base(f.File), f.Line)
+}
+
+// short leaves of the import path what tells enough, the last element: example.com/shop/export.All is export.All. A major
+// version tells nothing alone: example.com/goose/v3.Up is goose/v3.Up.
+func short(function string) string {
+	last := strings.LastIndexByte(function, '/')
+	if pkg, _, _ := strings.Cut(function[last+1:], "."); last > 0 && isMajorVersion(pkg) {
+		last = strings.LastIndexByte(function[:last], '/')
+	}
+	return function[last+1:]
+}
+
+func isMajorVersion(element string) bool {
+	digits, ok := strings.CutPrefix(element, "v")
+	return ok && digits != "" && strings.Trim(digits, "0123456789") == ""
 }
 
 // Text is a stack as a panic shows it.

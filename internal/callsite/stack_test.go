@@ -258,6 +258,15 @@ func TestPlace(t *testing.T) {
 	f := runtime.Frame{Function: "example.com/shop/export.(*Job).All", File: "/src/shop/export/export.go", Line: 88}
 	assert.Equal(t, "export.(*Job).All (export.go:88)", Place(f))
 	assert.Equal(t, "main.main (main.go:3)", Place(runtime.Frame{Function: "main.main", File: "main.go", Line: 3}))
+	for function, want := range map[string]string{
+		"github.com/pressly/goose/v3.(*Provider).Up": "goose/v3.(*Provider).Up (a.go:1)",
+		"example.com/v2.Run":                         "example.com/v2.Run (a.go:1)",
+		"example.com/app/v.Run":                      "v.Run (a.go:1)",
+		"example.com/app/v1beta.Run":                 "v1beta.Run (a.go:1)",
+		"v2.Run":                                     "v2.Run (a.go:1)",
+	} {
+		assert.Equal(t, want, Place(runtime.Frame{Function: function, File: "/src/a.go", Line: 1}))
+	}
 	assert.Equal(t, "example.com/shop/export.(*Job).All\n\t/src/shop/export/export.go:88\n", Text([]runtime.Frame{f}))
 }
 
