@@ -46,6 +46,7 @@ var floors = []string{
 	"internal/handle",
 	"internal/leak",
 	"internal/observe",
+	"internal/fleet",
 	"internal/pool",
 	"internal/session",
 	"internal/intercept",
