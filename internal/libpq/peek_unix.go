@@ -7,6 +7,9 @@ import (
 	"syscall"
 )
 
+// peeks says whether peek sees anything.
+const peeks = true
+
 // peek looks at the next byte of a socket that does not block. io.EOF: the other side has closed it.
 func peek(fd uintptr) error {
 	var b [1]byte
