@@ -12,7 +12,9 @@ import (
 
 	"github.com/lib/pq"
 
+	"github.com/go-lifeguard/lifeguard/internal/assembly"
 	"github.com/go-lifeguard/lifeguard/internal/dsn"
+	"github.com/go-lifeguard/lifeguard/internal/fleet"
 	"github.com/go-lifeguard/lifeguard/internal/handle"
 	"github.com/go-lifeguard/lifeguard/internal/libpq"
 	"github.com/go-lifeguard/lifeguard/internal/session"
@@ -120,10 +122,13 @@ func OpenDB(c driver.Connector, opts ...Option) (*sql.DB, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
+	if cfg.FleetLimit > 0 {
+		return nil, errors.New("lifeguard: fleet_limit needs a DSN to open its own session with, which OpenDB does not have: open by driver name and DSN")
+	}
 	if cfg.PoolName == "" {
 		cfg.PoolName = fmt.Sprintf("%T", c.Driver())
 	}
-	p := newPool(c, cfg.PoolName, t, "", cfg, o)
+	p := newPool(c, cfg.PoolName, t, "", cfg, o, assembly.Fleet{})
 	further := &wrappedDriver{name: driverPackage(c.Driver()), parent: known(c.Driver()), options: o}
 	return p.join(further, c.Driver()).Handle(), nil
 }
@@ -229,12 +234,16 @@ func (d *wrappedDriver) newPool(cfg Config, driverDSN string) (*Pool, error) {
 	if err != nil {
 		return nil, err
 	}
+	of, err := d.fleet(driverDSN, cfg)
+	if err != nil {
+		return nil, err
+	}
 	t := dsn.Find(d.systemName(), driverDSN)
 	name := cfg.PoolName
 	if name == "" {
 		name = t.PoolName()
 	}
-	return newPool(parent, name, t, driverDSN, cfg, d.options), nil
+	return newPool(parent, name, t, driverDSN, cfg, d.options, of), nil
 }
 
 // systemName is the driver name from which the kind of database is known; "lifeguard" itself is lib/pq.
@@ -267,6 +276,34 @@ func (d *wrappedDriver) connector(driverDSN string, cfg Config) (driver.Connecto
 		return d.hooked(driverDSN, cfg, open)
 	}
 	return c, err
+}
+
+// fleet is the part of a pool in a fleet, none without fleet_limit. Its session is lib/pq's, whatever the driver.
+func (d *wrappedDriver) fleet(driverDSN string, cfg Config) (of assembly.Fleet, err error) {
+	if cfg.FleetLimit == 0 {
+		return of, nil
+	}
+	switch system := dsn.System(d.systemName(), driverDSN); {
+	case system == "mysql":
+		return of, errors.New("lifeguard: fleet_limit works on PostgreSQL only: on MySQL and MariaDB the server keeps such a limit itself, " +
+			"ALTER USER app WITH MAX_USER_CONNECTIONS 40, with errors in the place of waits")
+	case system != "postgresql":
+		return of, errors.New("lifeguard: fleet_limit works on PostgreSQL only, whose advisory locks it uses")
+	case libpq.WantsStandby(driverDSN):
+		return of, fleet.ErrStandby
+	}
+	open := func(driverDSN string) (driver.Connector, error) {
+		return libpq.NewConnector(driverDSN, libpq.SocketOptions{}, false)
+	}
+	if err := libpq.Understands(driverDSN); err != nil {
+		return of, fmt.Errorf("lifeguard: fleet_limit opens a session of its own with lib/pq, which does not understand this DSN: %w",
+			dsn.NewRedactor(driverDSN).Error(err))
+	}
+	c, err := open(driverDSN)
+	if err == nil && d.options.beforeConnect != nil {
+		c, err = d.hooked(driverDSN, cfg, open)
+	}
+	return assembly.Fleet{Connector: c, Limit: cfg.FleetLimit, Name: cfg.FleetName}, err
 }
 
 // hooked is a connector that asks WithBeforeConnect for the DSN of each connection.

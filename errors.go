@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/go-lifeguard/lifeguard/internal/assembly"
+	"github.com/go-lifeguard/lifeguard/internal/fleet"
 	"github.com/go-lifeguard/lifeguard/internal/handle"
 	"github.com/go-lifeguard/lifeguard/internal/leak"
 	"github.com/go-lifeguard/lifeguard/internal/libpq"
@@ -52,7 +53,53 @@ type PoolTimeoutError struct {
 	Holders []Holder      // holders of connections, longest first
 	Err     error         // why no connection could be opened, or none that is open be used; nil if the pool was simply full
 
+	Fleet *FleetShortage // which processes had the connections of fleet_limit, if they were the cause
+
 	context error // context.DeadlineExceeded if the caller's deadline ended the wait
+}
+
+// FleetShortage says that a wait was in vain because the processes of a fleet had all connections of fleet_limit.
+type FleetShortage struct {
+	Limit   int // fleet_limit
+	Members []FleetMember
+}
+
+// FleetMember is a process of a fleet.
+type FleetMember struct {
+	Name string // its application_name and address, as far as the server shows them
+	PID  int64  // of the server's process behind its fleet session
+	Held int    // connections
+	Self bool   // it is this process
+}
+
+func newFleetShortage(s fleet.Snapshot) *FleetShortage {
+	f := &FleetShortage{Limit: s.Limit}
+	for _, p := range s.Peers {
+		one := FleetMember{Name: p.Name, PID: int64(p.ID), Held: p.Held, Self: p.ID == s.Self}
+		if one.Self {
+			one.Held = s.Held
+		}
+		f.Members = append(f.Members, one)
+	}
+	slices.SortStableFunc(f.Members, func(a, b FleetMember) int { return b.Held - a.Held })
+	return f
+}
+
+func (f *FleetShortage) writeTo(b *strings.Builder) {
+	fmt.Fprintf(b, ": the fleet has no connection left (fleet_limit=%d", f.Limit)
+	for i, m := range f.Members {
+		if i == placesInError {
+			fmt.Fprintf(b, ", and %d more processes", len(f.Members)-i)
+			break
+		}
+		fmt.Fprintf(b, ", %d held by ", m.Held)
+		if m.Self {
+			b.WriteString("this process")
+		} else {
+			fmt.Fprintf(b, "%s (pid %d)", m.Name, m.PID)
+		}
+	}
+	b.WriteString(")")
 }
 
 func (e *PoolTimeoutError) Error() string {
@@ -68,6 +115,9 @@ func (e *PoolTimeoutError) Error() string {
 			fmt.Fprintf(&b, " (%s)", hint)
 		}
 		return b.String()
+	}
+	if e.Fleet != nil {
+		e.Fleet.writeTo(&b)
 	}
 	fmt.Fprintf(&b, " (connection_limit=%d, %d in use, %d waiting)", e.Limit, e.InUse, e.Waiting)
 	if len(e.Holders) == 0 {
@@ -134,6 +184,7 @@ type timeoutError struct {
 	why   *pool.TimeoutError
 	holds []leak.Hold
 	at    int64
+	fleet fleet.Snapshot // where its budget was the cause
 
 	once     sync.Once
 	resolved *PoolTimeoutError
@@ -144,6 +195,9 @@ func (e *timeoutError) resolve() *PoolTimeoutError {
 		e.resolved = &PoolTimeoutError{
 			Pool: e.pool.name, Waited: e.why.Waited, Limit: e.why.Limit, InUse: e.why.InUse, Waiting: e.why.Waiting,
 			Err: e.why.Dial, context: e.why.Context,
+		}
+		if e.why.Short {
+			e.resolved.Fleet = newFleetShortage(e.fleet)
 		}
 		for i := range e.holds {
 			e.resolved.Holders = append(e.resolved.Holders, e.pool.holder(&e.holds[i], e.at))

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/go-lifeguard/lifeguard/internal/dsn"
+	"github.com/go-lifeguard/lifeguard/internal/fleet"
 )
 
 // Config holds the settings of one pool. Each field is one parameter of the DSN, named in its comment.
@@ -77,6 +78,14 @@ type Config struct {
 	// AtMostOnce has a statement never sent again of which the server may have got a byte: database/sql does that after
 	// driver.ErrBadConn. The caller gets [ErrOutcomeUnknown] instead. Default: false. DSN: at_most_once.
 	AtMostOnce bool
+
+	// FleetLimit is the most connections that all processes of a fleet have open together, on PostgreSQL, from 1 to 65535.
+	// Each process has one more for the fleet itself. 0 is no fleet. Default: 0. DSN: fleet_limit.
+	FleetLimit int
+
+	// FleetName names the fleet among those of one database, in 1 to 255 bytes of printable characters. Processes with the
+	// same name share one FleetLimit. "" is the name of the database. DSN: fleet_name.
+	FleetName string
 
 	// PoolName names the pool in logs, spans and metrics, in 1 to 255 bytes of printable characters. "" means
 	// host:port/database, found in the DSN. Opens with the same explicit name and DSN share one pool in the process,
@@ -237,6 +246,13 @@ func (c Config) validate() error {
 		return fmt.Errorf("lifeguard: min_connections=%d is more than max_idle_connections=%d, "+
 			"and a connection beyond that is closed: lower min_connections or raise max_idle_connections",
 			c.MinConnections, c.MaxIdleConnections)
+	case c.FleetLimit > 0 && c.MinConnections > c.FleetLimit:
+		return fmt.Errorf("lifeguard: fleet_limit=%d is less than min_connections=%d, which could never be kept: "+
+			"lower min_connections or raise fleet_limit", c.FleetLimit, c.MinConnections)
+	case c.FleetLimit == 0 && c.FleetName != "":
+		return fmt.Errorf("lifeguard: fleet_name does nothing without fleet_limit: add fleet_limit, or leave fleet_name out")
+	case c.FleetLimit > 0 && c.PgBouncer:
+		return fleet.ErrPooler
 	case c.LeakReclaimAfter > 0 && c.LeakThreshold == 0:
 		return fmt.Errorf("lifeguard: leak_reclaim_after=%v needs a leak_threshold, "+
 			"because only a connection found to be leaked is taken back: "+

@@ -131,6 +131,9 @@ func WithConnectionLimit(n int) Option {
 	})
 }
 
+// WithFleetLimit sets fleet_limit, from 1 to 65535; 0 is no fleet. See [Config].
+func WithFleetLimit(n int) Option { return setting(func(c *Config) { c.FleetLimit = n }) }
+
 // WithPoolTimeout sets pool_timeout; 0 waits as long as the context allows. See [Config].
 func WithPoolTimeout(d time.Duration) Option { return setting(func(c *Config) { c.PoolTimeout = d }) }
 

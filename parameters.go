@@ -24,6 +24,7 @@ type parameter struct {
 
 	field  func(*Config) any // a pointer to the field; its type decides how text is read
 	lo, hi int               // bounds, for whole numbers
+	absent bool              // 0 in a Config stands for a parameter that is not given
 	words  []string          // the words there are, for modes
 	auto   func() int        // the number that "auto" stands for, if it may be written
 }
@@ -68,6 +69,10 @@ var parameters = []parameter{
 		field: func(c *Config) any { return &c.KeepaliveInterval }},
 	{name: "at_most_once", fallback: "false", accepts: "true or false", example: "true", since: "0.2",
 		field: func(c *Config) any { return &c.AtMostOnce }},
+	{name: "fleet_limit", fallback: "none", accepts: "1 to 65535", example: "40", since: "0.3",
+		field: func(c *Config) any { return &c.FleetLimit }, lo: 1, hi: maxConnections, absent: true},
+	{name: "fleet_name", fallback: "the database's", accepts: "1 to 255 bytes of printable characters", example: "shop", since: "0.3",
+		field: func(c *Config) any { return &c.FleetName }},
 	{name: "pool_name", fallback: "host:port/database", accepts: "1 to 255 bytes of printable characters", example: "shop",
 		since: "0.1", field: func(c *Config) any { return &c.PoolName }},
 }
@@ -130,6 +135,9 @@ func (p *parameter) parse(c *Config, text string, secret bool) error {
 func (p *parameter) check(c *Config) error {
 	field := p.field(c)
 	if text, ok := field.(*string); ok && *text == "" {
+		return nil
+	}
+	if n, ok := field.(*int); ok && *n == 0 && p.absent {
 		return nil
 	}
 	if problem := p.problem(field); problem != "" {

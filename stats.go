@@ -29,6 +29,11 @@ type Stats struct {
 	StatementMisses  uint64        // operations that had to prepare one
 	StatementRetries uint64        // operations that ran once more because a kept statement was out of date
 	WaitDuration     time.Duration // sum of all waits
+
+	FleetLimit     int // fleet_limit, the lowest of the fleet's processes; 0 without one
+	FleetProcesses int // that are in the fleet, this one included
+	FleetHeld      int // tokens of the fleet in this process: connections that are open, are being opened, or were just closed
+	FleetWanted    int // tokens that this process lacks
 }
 
 // Look is for package poolpage: it has the handle's driver, and no more of this package than its public API.

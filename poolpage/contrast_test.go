@@ -76,7 +76,7 @@ func TestContrast(t *testing.T) {
 // Each state has a glyph of its own, and its word beside it.
 func TestStateIsNeverColourAlone(t *testing.T) {
 	seen := map[string]string{}
-	for _, state := range []string{"idle", "running", "held", "idle in a transaction", "leaked", "checking", "opening", "closing"} {
+	for _, state := range []string{"idle", "running", "held", "idle in a transaction", "leaked", "checking", "opening", "closing", "token missing"} {
 		glyph := glyphs[state]
 		require.NotEmpty(t, glyph, state)
 		assert.Empty(t, seen[glyph], "%s and %s look the same", state, seen[glyph])

@@ -72,6 +72,23 @@ type Pool struct {
 	Events   []Event  `json:"events"`  // newest first, at most a hundred
 	History  []Second `json:"history"` // oldest first, at most 300
 	Server   *Server  `json:"server,omitempty"`
+	Fleet    *Fleet   `json:"fleet,omitempty"` // with fleet_limit
+}
+
+// Fleet is what this process knows of its fleet.
+type Fleet struct {
+	Limit   int           `json:"limit"`  // fleet_limit, the lowest of the processes
+	Held    int           `json:"held"`   // connections of this process
+	Wanted  int           `json:"wanted"` // that it lacks
+	Members []FleetMember `json:"members"`
+}
+
+// FleetMember is a process of the fleet as it was seen within the last second.
+type FleetMember struct {
+	Name string `json:"name"` // application_name and address, as far as the server shows them
+	PID  int64  `json:"backend_pid"`
+	Held int    `json:"held"`
+	Self bool   `json:"self"`
 }
 
 // Level says how a pool does.
@@ -116,7 +133,7 @@ type Totals struct {
 // listed; there are Limit - len(Slots) of them.
 type Slot struct {
 	Serial uint64         `json:"serial,omitempty"` // of the connection, counted from the opening of the pool; 0 while there is none
-	State  string         `json:"state"`            // idle, running, held, idle in a transaction, leaked, checking, opening, closing; others may be added
+	State  string         `json:"state"`            // idle, running, held, idle in a transaction, leaked, checking, opening, closing, token missing; others may be added
 	For    Seconds        `json:"for_seconds"`      // how long it has been in this state; of a leak, how long it has been held
 	Age    Seconds        `json:"age_seconds"`      // since the connection was opened, or since its dial began
 	PID    int64          `json:"backend_pid,omitempty"`

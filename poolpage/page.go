@@ -18,7 +18,7 @@ var pageText string
 // glyphs tell states apart without colour. Each stands beside its word.
 var glyphs = map[string]string{
 	string(look.Idle): "○", string(look.Running): "●", string(look.Held): "◐", string(look.IdleInTx): "◆",
-	string(look.Leaked): "▲", string(look.Checking): "◔", string(look.Opening): "◌", string(look.Closing): "×",
+	string(look.Leaked): "▲", string(look.Checking): "◔", string(look.Opening): "◌", string(look.Closing): "×", string(look.NoToken): "⊘",
 	string(LevelOK): "●", string(LevelLook): "▲", string(LevelTrouble): "■", string(LevelClosed): "×",
 }
 

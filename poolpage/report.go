@@ -57,8 +57,21 @@ func report(p *lifeguard.Pool, at *look.Pool, past *ring) Pool {
 	for _, e := range pic.Events {
 		r.Events = append(r.Events, Event{First: e.First.UTC(), Last: e.Last.UTC(), Kind: e.Kind, Text: e.Text, Count: e.Count})
 	}
+	r.Fleet = fleetOf(&pic)
 	r.judge(at.Closed())
 	return r
+}
+
+func fleetOf(pic *look.Picture) *Fleet {
+	seen := &pic.Fleet
+	if seen.Limit == 0 {
+		return nil
+	}
+	f := &Fleet{Limit: seen.Limit, Held: seen.Held, Wanted: seen.Wanted, Members: []FleetMember{}}
+	for _, m := range seen.Peers {
+		f.Members = append(f.Members, FleetMember{Name: m.Name, PID: int64(m.ID), Held: m.Held, Self: m.ID == seen.Self})
+	}
+	return f
 }
 
 func slotOf(s *look.Slot) Slot {
@@ -159,6 +172,12 @@ func (p *Pool) judge(closed bool) {
 	case p.Open == 0 && failing && (p.Waiting > 0 || dialErrors > 0):
 		p.Level = LevelTrouble
 		p.Verdict = fmt.Sprintf("No connection is open, and none can be opened: %s. %s", strings.TrimSuffix(p.Events[0].Text, "."), p.waiting())
+	case p.Waiting > 0 && p.Open < p.Limit && p.short():
+		p.Verdict = fmt.Sprintf("The fleet has no connection left: %d of its %d are here, and it has %s. %s",
+			p.Fleet.Held, p.Fleet.Limit, plural(len(p.Fleet.Members), "member"), p.waiting())
+		if p.LongestWait > 1 || timeouts > 0 {
+			p.Level = LevelTrouble
+		}
 	case p.Waiting > 0 && p.Open < p.Limit:
 		p.Verdict = fmt.Sprintf("%d of %d open, %d being opened. %s", p.Open, p.Limit, p.Opening, p.waiting())
 	case p.Waiting > 0:
@@ -176,6 +195,11 @@ func (p *Pool) judge(closed bool) {
 		p.Level, p.Verdict = LevelOK, fmt.Sprintf("%d of %d in use, nobody waits.", p.InUse, p.Limit)
 	}
 	p.Verdict = strings.TrimSpace(p.Verdict)
+}
+
+// short says whether a connection would be opened if the fleet had one left.
+func (p *Pool) short() bool {
+	return p.Fleet != nil && slices.ContainsFunc(p.Slots, func(s Slot) bool { return s.State == string(look.NoToken) })
 }
 
 func (p *Pool) waiting() string {

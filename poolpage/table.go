@@ -31,6 +31,9 @@ func writePool(b *bytes.Buffer, p *Pool, r Report) {
 		p.Limit, p.Open, p.InUse, p.Idle, p.Opening, p.Waiting, p.Order, p.LongestWait)
 	fmt.Fprintf(b, "timeouts %d  dial errors %d  leaks %d  slow queries %d  checkouts %d\n",
 		p.Totals.Timeouts, p.Totals.DialErrors, p.Totals.Leaks, p.Totals.SlowQueries, p.Totals.Acquired)
+	if f := p.Fleet; f != nil {
+		fmt.Fprintf(b, "fleet limit %d  held here %d  wanted %d  processes %d\n", f.Limit, f.Held, f.Wanted, len(f.Members))
+	}
 	if p.Server != nil && p.Server.Error != "" {
 		fmt.Fprintf(b, "server: %s\n", printable(p.Server.Error))
 	}
@@ -49,6 +52,15 @@ func writePool(b *bytes.Buffer, p *Pool, r Report) {
 		}
 		return []any{s.Serial, s.State, s.For, s.Holder.Held, s.Holder.Operations, s.Holder.Caller, short(s.Holder.Query), server}
 	})
+	if p.Fleet != nil {
+		t.write("fleet", "PID\tHELD\tPROCESS", len(p.Fleet.Members), func(i int) []any {
+			m := &p.Fleet.Members[i]
+			if m.Self {
+				return []any{m.PID, m.Held, m.Name + ", this process"}
+			}
+			return []any{m.PID, m.Held, m.Name}
+		})
+	}
 	t.write("queue", "WAITED\tLEFT\tCALLER", len(p.Waiters), func(i int) []any {
 		return []any{p.Waiters[i].Waited, p.Waiters[i].Left, p.Waiters[i].Caller}
 	})

@@ -15,9 +15,9 @@ import (
 	"github.com/ngrok/sqlmw"
 
 	"github.com/go-lifeguard/lifeguard/internal/callsite"
+	"github.com/go-lifeguard/lifeguard/internal/fleet"
 	"github.com/go-lifeguard/lifeguard/internal/handle"
 	"github.com/go-lifeguard/lifeguard/internal/leak"
-	"github.com/go-lifeguard/lifeguard/internal/libpq"
 	"github.com/go-lifeguard/lifeguard/internal/look"
 	"github.com/go-lifeguard/lifeguard/internal/observe"
 	"github.com/go-lifeguard/lifeguard/internal/pace"
@@ -45,6 +45,7 @@ type Config struct {
 	DSN          string // the wrapped driver's, "" if it is not known
 	Interceptors []sqlmw.Interceptor
 	AfterConnect session.AfterConnect
+	Fleet        Fleet
 	Log          *slog.Logger
 	Observe      observe.Config
 
@@ -64,6 +65,7 @@ type Pool struct {
 	janitor    *leak.Janitor // nil without a leak_threshold
 	shared     *handle.Shared
 	look       *look.Pool
+	fleet      *fleet.Fleet    // nil for none
 	done       context.Context // ends with the pool
 	stop       context.CancelFunc
 	over       atomic.Bool
@@ -87,14 +89,22 @@ func NewPool(cfg Config) *Pool {
 	p.observer = observe.New(cfg.Observe)
 	p.look = look.New(look.Config{
 		Observer: p.observer, Dialect: cfg.Observe.Dialect, Skip: cfg.Observe.Skip, Now: cfg.Now, Done: p.done.Done(),
+		Fleet: p.Fleet,
 	})
 	p.statements = stmtcache.NewShared(stmtcache.Config{
 		Size: cfg.StatementCacheSize, PgBouncer: cfg.PgBouncer, Name: cfg.Name, Log: cfg.Log, Now: cfg.Now,
 	})
+	made := make(chan struct{})
+	defer close(made)
+	budget := p.join(made)
+	var admit session.Admit
+	if budget != nil {
+		admit = p.admit
+	}
 	p.opener = session.NewOpener(session.Config{
 		Parent: cfg.Parent, Interceptors: cfg.Interceptors, SocketTimeout: cfg.SocketTimeout, Statements: p.statements,
 		DSN: cfg.DSN, Name: cfg.Name, Log: cfg.Log, AtMostOnce: cfg.AtMostOnce, AfterConnect: cfg.AfterConnect,
-		Patience: cfg.PoolTimeout,
+		Patience: cfg.PoolTimeout, Admit: admit,
 	}, cfg.Limit)
 	p.janitor = leak.New(leak.Config{
 		Threshold: cfg.LeakThreshold, ReclaimAfter: cfg.ReclaimAfter, Now: cfg.Now,
@@ -105,7 +115,7 @@ func NewPool(cfg Config) *Pool {
 		Timeout: cfg.PoolTimeout, MaxLifetime: cfg.MaxLifetime, MaxIdleTime: cfg.MaxIdleTime, Now: cfg.Now,
 		MaxWaiting: cfg.MaxWaiting, Keepalive: cfg.Keepalive,
 		Open: p.opener.Open, Close: p.opener.CloseSession, Ping: func(ctx context.Context, s *session.Session) error { return s.Probe(ctx) },
-		Retryable: libpq.Retryable, Resize: p.opener.Resize,
+		Retryable: retryable, Resize: p.opener.Resize, Budget: budget,
 		Events: pool.Events{Waiting: p.janitor.Alert, DialFailed: p.dialFailed, Dialled: p.dialled},
 	})
 	p.look.At(p.pool)
@@ -147,6 +157,9 @@ func (p *Pool) ShowLeak(l observe.LeakSpan) { p.observer.Leak(l) }
 func (p *Pool) closed() error {
 	p.over.Store(true)
 	p.stop()
+	if p.fleet != nil {
+		p.fleet.Close()
+	}
 	p.observer.Close()
 	return p.opener.Close()
 }
@@ -179,6 +192,7 @@ type Stats struct {
 	Acquired, SlowQueries                 uint64
 	Leaks, LostRows, LostLater, Reclaimed uint64
 	Hits, Misses, Retries                 uint64
+	Fleet                                 fleet.Snapshot // the zero one without a fleet
 }
 
 // Stats reads the counters.
@@ -186,7 +200,7 @@ func (p *Pool) Stats() Stats {
 	st := Stats{Acquired: p.shared.Acquired(), SlowQueries: p.observer.SlowQueries()}
 	st.Leaks, st.LostRows, st.LostLater, st.Reclaimed = p.janitor.Counts()
 	st.Hits, st.Misses, st.Retries = p.statements.Counts()
-	st.Stats = p.pool.Stats()
+	st.Stats, st.Fleet = p.pool.Stats(), p.Fleet()
 	return st
 }
 
@@ -196,6 +210,7 @@ func (p *Pool) counts() observe.Counts {
 		Idle: st.Idle, InUse: st.InUse, Limit: st.Limit, MaxIdle: st.MaxIdle, MinIdle: p.cfg.MinOpen, Waiting: st.Waiting,
 		Timeouts: st.Timeouts, Leaks: st.Leaks + st.LostRows - st.LostLater, Reclaimed: st.Reclaimed,
 		StatementHits: st.Hits, StatementMisses: st.Misses, StatementRetries: st.Retries,
+		FleetLimit: st.Fleet.Limit, FleetProcesses: len(st.Fleet.Peers), FleetHeld: st.Fleet.Held, FleetWanted: st.Fleet.Wanted,
 	}
 }
 

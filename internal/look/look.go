@@ -7,6 +7,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/go-lifeguard/lifeguard/internal/callsite"
+	"github.com/go-lifeguard/lifeguard/internal/fleet"
 	"github.com/go-lifeguard/lifeguard/internal/histogram"
 	"github.com/go-lifeguard/lifeguard/internal/leak"
 	"github.com/go-lifeguard/lifeguard/internal/observe"
@@ -22,6 +23,7 @@ type Config struct {
 	Skip     []string        // packages that are no callers
 	Now      func() int64    // the pool clock
 	Done     <-chan struct{} // closed when the pool ends
+	Fleet    func() fleet.Snapshot
 }
 
 // Pool is a pool that can be looked at. It is safe for concurrent use.
@@ -61,6 +63,7 @@ const (
 	Checking State = "checking"              // it is pinged or made ready, or changes hands
 	Opening  State = "opening"               // a dial is in flight
 	Closing  State = "closing"
+	NoToken  State = "token missing" // a connection would be opened if the fleet had one left
 )
 
 // Holder is a caller that has a connection.
@@ -96,11 +99,12 @@ type Waiter struct {
 type Picture struct {
 	pool.Stats
 	At      time.Time
-	Slots   []Slot   // in the order in which they were opened, dials and closes last
+	Slots   []Slot   // in the order in which they were opened, dials, closes and those without a token last
 	Waiters []Waiter // the longest first, a hundred at most
 	Shapes  []observe.Tally
 	Leaks   []Leak  // the newest first
 	Events  []Event // the newest first
+	Fleet   fleet.Snapshot
 }
 
 // Glance is what a look a second keeps, for microseconds.
@@ -112,7 +116,7 @@ func (p *Pool) Picture() Picture {
 	seen := p.pool.Picture()
 	pic := Picture{
 		Stats: seen.Stats, At: time.Now(),
-		Shapes: p.cfg.Observer.Tallies(), Leaks: p.leaks.list(), Events: p.events.list(),
+		Shapes: p.cfg.Observer.Tallies(), Leaks: p.leaks.list(), Events: p.events.list(), Fleet: p.cfg.Fleet(),
 	}
 	for i := range seen.Slots {
 		pic.Slots = append(pic.Slots, p.slot(&seen.Slots[i], now))
@@ -123,6 +127,9 @@ func (p *Pool) Picture() Picture {
 	}
 	for range seen.Closing {
 		pic.Slots = append(pic.Slots, Slot{State: Closing})
+	}
+	for range seen.Missing {
+		pic.Slots = append(pic.Slots, Slot{State: NoToken})
 	}
 	for _, w := range seen.Waiters {
 		one := Waiter{Waited: time.Duration(max(now-w.Since, 0))}

@@ -20,6 +20,8 @@ type Counts struct {
 	StatementHits    uint64
 	StatementMisses  uint64
 	StatementRetries uint64
+
+	FleetLimit, FleetProcesses, FleetHeld, FleetWanted int
 }
 
 // watch has read and slow called whenever metrics are collected.
@@ -58,6 +60,17 @@ func (m *metrics) watch(read func() Counts, slow func() uint64) {
 	observe(m.counter(own{"slow_queries", "{operation}",
 		"The number of operations that took at least slow_query_threshold."}),
 		func(*Counts) int64 { return int64(slow()) })
+
+	if read().FleetLimit > 0 {
+		observe(m.upDown(own{"fleet.limit", "{connection}", "The most connections that the processes of the fleet may have together."}),
+			func(c *Counts) int64 { return int64(c.FleetLimit) })
+		observe(m.upDown(own{"fleet.processes", "{process}", "The number of processes in the fleet."}),
+			func(c *Counts) int64 { return int64(c.FleetProcesses) })
+		observe(m.upDown(own{"fleet.held", "{connection}", "The number of the fleet's connections that this process has."}),
+			func(c *Counts) int64 { return int64(c.FleetHeld) })
+		observe(m.upDown(own{"fleet.wanted", "{connection}", "The number of the fleet's connections that this process lacks."}),
+			func(c *Counts) int64 { return int64(c.FleetWanted) })
+	}
 
 	for _, c := range list {
 		if c.inst != nil {

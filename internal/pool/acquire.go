@@ -3,9 +3,9 @@ package pool
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
+	"github.com/go-lifeguard/lifeguard/internal/account"
 	"github.com/go-lifeguard/lifeguard/internal/waitq"
 )
 
@@ -36,21 +36,7 @@ type Turn struct {
 }
 
 // TimeoutError is why a wait ended in vain.
-type TimeoutError struct {
-	Waited                time.Duration
-	Limit, InUse, Waiting int
-	Dial                  error // why no connection could be opened, or none that is open be used; nil if the pool was full
-	Context               error // the caller's context.DeadlineExceeded; nil if the pool's timeout ended the wait
-}
-
-func (e *TimeoutError) Error() string { return "pool: timeout" }
-
-// SilentError says that a pool is full of connections that do not answer.
-type SilentError struct{ Open int }
-
-func (e *SilentError) Error() string {
-	return fmt.Sprintf("none of %d open connections has answered a ping", e.Open)
-}
+type TimeoutError = account.TimeoutError
 
 // errTimeout marks a wait that ended with the pool's own timeout.
 var errTimeout = errors.New("no connection within pool_timeout")
@@ -230,10 +216,11 @@ func (p *Pool[R]) explainLocked(err error, turn *Turn, now int64) error {
 	st := p.statsLocked()
 	e.Limit, e.InUse, e.Waiting = st.Limit, st.InUse, st.Waiting
 	if st.Open < p.limit { // else the pool was simply full
+		e.Short = p.dialling.missing > 0
 		e.Dial = p.dialling.pace.Trouble(p.dialling.oldest(), turn.Since, now)
 	}
 	if e.Dial == nil && st.InUse > 0 && p.probing >= st.InUse {
-		e.Dial = &SilentError{Open: st.InUse} // nobody holds anything, so there is nobody to name
+		e.Dial = &account.SilentError{Open: st.InUse} // nobody holds anything, so there is nobody to name
 	}
 	return e
 }

@@ -60,7 +60,7 @@ func (c *Client[R]) refuseLocked() (gone []*Slot[R]) {
 		alone = alone && other.refuses.Load()
 	}
 	if alone {
-		p.retired.Store(p.era.Add(1)) // no client is left that an idle connection could serve
+		p.eras.Retire() // no client is left that an idle connection could serve
 	}
 	return p.recallLocked(func(_ Lease, of *Client[R]) bool { return of == c })
 }
@@ -81,7 +81,7 @@ func (c *Client[R]) Leave() (last bool, err error) {
 		p.closed = true
 		p.stop()
 		p.dialling.alarm.Stop()
-		p.upkeep.Stop()
+		p.upkeep.alarm.Stop()
 	}
 	gone := c.refuseLocked()
 	p.mu.Unlock()

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/go-lifeguard/lifeguard/internal/alarm"
 	"github.com/go-lifeguard/lifeguard/internal/pace"
 )
 
@@ -21,7 +22,8 @@ type dialling[R any] struct {
 	patience int64      // how old the only dial in flight may grow where there is no slot for another
 	down     error      // what every caller gets at once after an outage; nil while the pool bridges
 	ids      uint64     // requests so far
-	alarm    alarm
+	missing  int        // dials that would begin if the budget had tokens for them
+	alarm    alarm.Alarm
 }
 
 // dial is one in flight.
@@ -31,6 +33,7 @@ type dial[R any] struct {
 	waiter   *waiter[R] // gets a permanent error; nil for MinOpen
 	request  uint64     // of the waiter, which may serve another request by now
 	replaced bool       // given up for another
+	token    int        // of the budget
 }
 
 // dialLocked begins the dials that waiters and MinOpen need.
@@ -42,6 +45,7 @@ func (d *dialling[R]) dialLocked(now int64) {
 	if p.open > 0 {
 		d.pace.Open()
 	}
+	d.missing = 0
 	for {
 		wanted, trying := d.dialsWantedLocked(), d.trying(now, d.lostTime())
 		if wanted <= trying {
@@ -51,10 +55,16 @@ func (d *dialling[R]) dialLocked(now int64) {
 			d.replaceLocked(now)
 			break
 		}
-		if trying >= d.dialWindowLocked(now) || now < d.pace.NotBefore() && (d.pace.Connected() || d.callerLocked() == nil) {
+		window := d.dialWindowLocked(now)
+		if trying >= window || now < d.pace.NotBefore() && (d.pace.Connected() || d.callerLocked() == nil) {
 			break
 		}
-		d.beginDialLocked(now)
+		token, ok := p.cfg.Budget.Take()
+		if !ok {
+			d.missing = min(min(wanted, window)-trying, p.limit-p.open-len(d.inFlight))
+			break
+		}
+		d.beginDialLocked(now, token)
 	}
 	d.armDialLocked(now)
 }
@@ -91,9 +101,9 @@ func (d *dialling[R]) trying(now, lost int64) int {
 
 func (d *dialling[R]) lostTime() int64 { return d.pace.Lost(d.pool.cfg.Timeout) }
 
-func (d *dialling[R]) beginDialLocked(now int64) {
+func (d *dialling[R]) beginDialLocked(now int64, token int) {
 	p := d.pool
-	one := &dial[R]{started: now}
+	one := &dial[R]{started: now, token: token}
 	base := p.ctx
 	if w := d.callerLocked(); w != nil {
 		w.Value.dialed = true
@@ -176,7 +186,7 @@ func (d *dialling[R]) armDialLocked(now int64) {
 		sooner(d.pace.Outage())
 	}
 	if next != 0 {
-		d.alarm.setLocked(now, next)
+		d.alarm.Set(now, next)
 	}
 }
 
@@ -185,7 +195,7 @@ func (d *dialling[R]) dialAgain() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := p.now()
-	d.alarm.at = 0
+	d.alarm.Rang()
 	d.checkOutageLocked(now)
 	d.dialLocked(now)
 }
@@ -212,7 +222,7 @@ func (d *dialling[R]) dial(ctx context.Context, one *dial[R]) {
 		defer cancel()
 		ctx = bounded
 	}
-	r, err := p.cfg.Open(ctx)
+	r, err := p.cfg.Budget.Open(ctx, one.token)
 	now := p.now()
 	if err != nil && ctx.Err() != nil {
 		err = &pace.UnfinishedError{For: time.Duration(now - one.started), Err: err}
@@ -223,6 +233,7 @@ func (d *dialling[R]) dial(ctx context.Context, one *dial[R]) {
 	d.inFlight = slices.Delete(d.inFlight, i, i+1)
 	failing := d.pace.Failing()
 	if err != nil {
+		p.cfg.Budget.Return(one.token)
 		d.dialFailedLocked(one, err, now)
 		failing = d.pace.Failing()
 	} else {
@@ -250,7 +261,7 @@ func (d *dialling[R]) dialledLocked(r R, one *dial[R], now int64) {
 	d.pace.Succeeded(now - one.started)
 	d.patience, d.down = 0, nil
 	p.counts.Opened++
-	s := &Slot[R]{Resource: r, pool: p, serial: p.counts.Opened, born: now, opened: p.era.Load(), answered: p.era.Load()}
+	s := &Slot[R]{Resource: r, token: one.token, pool: p, serial: p.counts.Opened, born: now, opened: p.eras.Now(), answered: p.eras.Now()}
 	if life := int64(p.cfg.MaxLifetime); life > 0 {
 		// Resources that were opened together must not all have to be replaced together.
 		s.expires = now + life - rand.Int64N(life/10+1)

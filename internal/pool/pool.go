@@ -7,6 +7,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/go-lifeguard/lifeguard/internal/account"
+	"github.com/go-lifeguard/lifeguard/internal/alarm"
+	"github.com/go-lifeguard/lifeguard/internal/era"
 	"github.com/go-lifeguard/lifeguard/internal/histogram"
 	"github.com/go-lifeguard/lifeguard/internal/waitq"
 )
@@ -32,6 +35,7 @@ type Config[R any] struct {
 	Retryable func(error) bool // a dial that failed with this error may succeed later
 	Resize    func(limit int)  // tells the guard behind Open the limit; called with the pool's lock held
 
+	Budget *Budget[R] // nil for none
 	Events Events
 }
 
@@ -54,26 +58,23 @@ type Pool[R any] struct {
 	// it. One of the two sees the other, so nobody waits beside an idle connection.
 	wanted atomic.Int32
 
-	era     atomic.Int64 // counts breaks and resets
-	retired atomic.Int64 // resources opened in an earlier era are not lent again
+	eras era.Eras // of breaks and resets; resources of a retired one are not lent again
 
-	mu        sync.Mutex // guards everything below; never held during a call into a resource
-	limit     int
-	maxIdle   int
-	guard     int        // what Resize was last told
-	open      int        // resources, those that are just closing included
-	idle      []*Slot[R] // most recently used last
-	slots     []*Slot[R] // all that are open, without those that are closing
-	probing   int        // slots whose resource is pinged for a caller, who may have left
-	queue     waitq.Queue[request[R]]
-	dialling  dialling[R]
-	clients   map[*Client[R]]struct{}
-	closed    bool
-	brokeAt   int64 // pool clock; the last break
-	demotedAt int64 // pool clock; when Demoted last retired
-	upkeep    upkeep[R]
-	counts    Counts
-	waits     histogram.Histogram // of all waits that have ended
+	mu       sync.Mutex // guards everything below; never held during a call into a resource
+	limit    int
+	maxIdle  int
+	guard    int        // what Resize was last told
+	open     int        // resources, those that are just closing included
+	idle     []*Slot[R] // most recently used last
+	slots    []*Slot[R] // all that are open, without those that are closing
+	probing  int        // slots whose resource is pinged for a caller, who may have left
+	queue    waitq.Queue[request[R]]
+	dialling dialling[R]
+	clients  map[*Client[R]]struct{}
+	closed   bool
+	upkeep   upkeep[R]
+	counts   account.Counts
+	waits    histogram.Histogram // of all waits that have ended
 }
 
 // New makes a pool without clients. It opens MinOpen resources in the background.
@@ -81,8 +82,9 @@ func New[R any](cfg Config[R]) *Pool[R] {
 	p := &Pool[R]{cfg: cfg, limit: cfg.Limit, maxIdle: cfg.MaxIdle, guard: cfg.Limit, clients: map[*Client[R]]struct{}{}}
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	p.waiters.New = func() any { return &waiter[R]{Value: request[R]{ready: make(chan grant[R], 1)}} }
-	p.dialling.pool, p.dialling.alarm = p, newAlarm(p.dialling.dialAgain)
-	p.upkeep.pool, p.upkeep.alarm = p, newAlarm(p.upkeep.maintain)
+	p.dialling.pool, p.dialling.alarm = p, alarm.New(p.dialling.dialAgain)
+	p.upkeep.pool, p.upkeep.alarm = p, alarm.New(p.upkeep.maintain)
+	p.cfg.Budget = cfg.Budget.of(p)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.dialling.dialLocked(p.now())
@@ -95,7 +97,7 @@ func (p *Pool[R]) now() int64 { return p.cfg.Now() }
 func (p *Pool[R]) Wanted() bool { return p.wanted.Load() > 0 }
 
 func (p *Pool[R]) updateWantedLocked() {
-	p.wanted.Store(int32(p.queue.Len() + max(0, len(p.slots)-p.limit)))
+	p.wanted.Store(int32(p.queue.Len() + max(0, len(p.slots)-p.limit) + p.cfg.Budget.owed + len(p.cfg.Budget.doomed)))
 }
 
 // returnLocked takes the slot from its client.
@@ -108,7 +110,7 @@ func (p *Pool[R]) returnLocked(s *Slot[R]) {
 
 // keepLocked gives a slot that the caller owns to the next waiter, or to the idle list. False: it has to be closed.
 func (p *Pool[R]) keepLocked(s *Slot[R], now int64) bool {
-	if p.closed || len(p.slots) > p.limit || !s.Fit(now) {
+	if p.closed || len(p.slots) > p.limit || !s.Fit(now) || p.cfg.Budget.owesLocked(s) {
 		if s.expires != 0 && now >= s.expires {
 			p.counts.ExpiredClosed++
 		}
@@ -210,13 +212,6 @@ func (p *Pool[R]) recallLocked(match func(Lease, *Client[R]) bool) (gone []*Slot
 	return gone
 }
 
-// closeLater closes resources that the caller owns, on goroutines that end with their Closes.
-func (p *Pool[R]) closeLater(gone []*Slot[R]) {
-	for _, s := range gone {
-		go p.close(s)
-	}
-}
-
 // closeAll closes resources that the caller owns, none of which waits for another, and returns when that is done, with
 // one of the errors.
 func (p *Pool[R]) closeAll(gone []*Slot[R]) error {
@@ -237,18 +232,22 @@ func (p *Pool[R]) closeAll(gone []*Slot[R]) error {
 // limit.
 func (p *Pool[R]) close(s *Slot[R]) error {
 	p.mu.Lock()
-	if i := slices.Index(p.slots, s); i >= 0 {
-		p.slots = slices.Delete(p.slots, i, i+1)
-		p.updateWantedLocked()
-	}
+	p.dropLocked(s)
+	p.updateWantedLocked()
 	p.mu.Unlock()
 	err := p.cfg.Close(s.Resource)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.open--
 	p.counts.Closed++
+	p.cfg.Budget.Return(s.token)
 	p.settleLocked(p.now())
 	return err
+}
+
+// dropLocked takes a slot whose resource is to be closed out of those that are open.
+func (p *Pool[R]) dropLocked(s *Slot[R]) {
+	p.slots = slices.DeleteFunc(p.slots, func(other *Slot[R]) bool { return other == s })
 }
 
 // settleLocked is called when a slot has come free or a dial has ended.
@@ -305,7 +304,7 @@ func (p *Pool[R]) SetLimit(limit, maxIdle int) {
 			break
 		}
 		if _, idle := s.idleSinceLocked(); idle && s.seizeLocked() {
-			p.slots = slices.DeleteFunc(p.slots, func(other *Slot[R]) bool { return other == s })
+			p.dropLocked(s)
 			go p.close(s) // ends with the resource's Close
 		}
 	}
@@ -329,8 +328,10 @@ func (p *Pool[R]) Reset() {
 
 // retireLocked has no resource that is open now lent again.
 func (p *Pool[R]) retireLocked() {
-	p.retired.Store(p.era.Add(1))
-	p.closeLater(p.recallLocked(func(Lease, *Client[R]) bool { return true }))
+	p.eras.Retire()
+	for _, s := range p.recallLocked(func(Lease, *Client[R]) bool { return true }) {
+		go p.close(s) // ends with the resource's Close
+	}
 }
 
 // Patience is how long a caller that has another attempt waits for a Probe: as long as a dial takes, so that an answer

@@ -1,9 +1,6 @@
 package pool
 
-import (
-	"slices"
-	"time"
-)
+import "slices"
 
 // A Slot is the right to one open resource. It has one owner at a time: the pool, while the resource is idle there; a
 // client, from Acquire to Release or Discard; or whoever took it from an idle lease. Methods are for the owner.
@@ -29,6 +26,7 @@ type Slot[R any] struct {
 	// Fixed, and last: what each checkout reads stands together.
 	serial uint64 // 1 for the first that the pool opened
 	born   int64  // pool clock; when it was opened
+	token  int    // of the budget
 }
 
 // Lease is what the pool knows of a lease: whether it lies idle in its handle.
@@ -43,16 +41,16 @@ type Lease interface {
 func (s *Slot[R]) Used() bool { return s.used }
 
 // Answered notes that the resource has just answered.
-func (s *Slot[R]) Answered() { s.answered, s.probed = s.pool.era.Load(), false }
+func (s *Slot[R]) Answered() { s.answered, s.probed = s.pool.eras.Now(), false }
 
 // Suspect says whether the resource may be dead: another broke since this one last answered.
-func (s *Slot[R]) Suspect() bool { return s.answered != s.pool.era.Load() }
+func (s *Slot[R]) Suspect() bool { return s.answered != s.pool.eras.Now() }
 
 // Spoil has the resource closed at its return.
 func (s *Slot[R]) Spoil() { s.broken = true }
 
 // Retired says whether the pool no longer lends the resource, whatever its owner thinks of it. Anybody may ask.
-func (s *Slot[R]) Retired() bool { return s.opened < s.pool.retired.Load() }
+func (s *Slot[R]) Retired() bool { return s.pool.eras.Retired(s.opened) }
 
 // Fit says whether the resource may be lent once more: it is neither spoiled nor expired nor retired.
 func (s *Slot[R]) Fit(now int64) bool {
@@ -70,16 +68,8 @@ func (s *Slot[R]) Broke() {
 	p := s.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	now := p.now()
-	again := s.probed || p.brokeAt != 0 && now-p.brokeAt < int64(time.Second)
-	if s.Retired() {
-		return // others said so before
-	}
-	p.brokeAt = now
-	if again {
+	if !s.Retired() && p.eras.Broke(s.probed, p.now()) { // else others said so before
 		p.retireLocked()
-	} else {
-		p.era.Add(1)
 	}
 }
 
@@ -109,9 +99,6 @@ func (s *Slot[R]) Discard() {
 	p.close(s)
 }
 
-// demotedPause is the least time between two retirements by Demoted.
-const demotedPause = int64(10 * time.Second)
-
 // Demoted notes that the server behind the resource takes no writes any more. The resource is closed at its return, and
 // the older ones are not lent again: new ones may reach another server.
 func (s *Slot[R]) Demoted() {
@@ -119,8 +106,7 @@ func (s *Slot[R]) Demoted() {
 	p := s.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if now := p.now(); !s.Retired() && (p.demotedAt == 0 || now-p.demotedAt >= demotedPause) {
-		p.demotedAt = now
+	if !s.Retired() && p.eras.Demoted(p.now()) {
 		p.retireLocked()
 	}
 }

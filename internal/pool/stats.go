@@ -3,31 +3,12 @@ package pool
 import (
 	"time"
 
+	"github.com/go-lifeguard/lifeguard/internal/account"
 	"github.com/go-lifeguard/lifeguard/internal/histogram"
 )
 
-// Counts count from the opening of the pool.
-type Counts struct {
-	Waits, Timeouts, Canceled, Opened, Closed, DialErrors uint64
-
-	// Of Closed: more were idle than MaxIdle, idle for MaxIdleTime, older than MaxLifetime.
-	SurplusClosed, IdleClosed, ExpiredClosed uint64
-
-	WaitTime time.Duration // sum of all waits
-}
-
 // Stats is the state of a pool at one moment.
-type Stats struct {
-	Counts
-	Limit, MaxIdle int
-	Open           int // resources: InUse + Idle
-	InUse, Idle    int
-	Closing        int // resources whose close has not returned; they take up slots
-	Dialling       int
-	Waiting        int
-	LongestWait    time.Duration
-	NewestFirst    bool // the order in force
-}
+type Stats = account.Stats
 
 // Stats takes the pool's lock for as long as it takes to look at each slot.
 func (p *Pool[R]) Stats() Stats {
@@ -39,7 +20,7 @@ func (p *Pool[R]) Stats() Stats {
 func (p *Pool[R]) statsLocked() Stats {
 	st := Stats{
 		Counts: p.counts, Limit: p.limit, MaxIdle: p.maxIdle, Open: len(p.slots), Closing: p.open - len(p.slots),
-		Dialling: len(p.dialling.inFlight), Waiting: p.queue.Len(), NewestFirst: p.queue.NewestFirst(),
+		Dialling: len(p.dialling.inFlight), Missing: p.dialling.missing, Waiting: p.queue.Len(), NewestFirst: p.queue.NewestFirst(),
 		Idle: p.idleLocked(),
 	}
 	st.InUse = st.Open - st.Idle
@@ -57,7 +38,7 @@ type Picture[R any] struct {
 	Stats
 	Slots   []Pictured[R]
 	Dials   []int64 // when each dial in flight began
-	Waiters []Waiter
+	Waiters []account.Waiter
 }
 
 // Pictured is a slot in a picture.
@@ -67,12 +48,6 @@ type Pictured[R any] struct {
 	Born, IdleAt int64 // opened, and last returned to the pool
 	Lease        Lease // nil while the pool has the slot
 	Idle         bool  // nobody uses it, here or in its handle
-}
-
-// Waiter is a caller in the queue.
-type Waiter struct {
-	Since, Deadline int64 // Deadline is 0 for never
-	Lease           Lease
 }
 
 // Picture takes the pool's lock for as long as it takes to look at each slot, and at the waiters that it shows.
@@ -98,7 +73,7 @@ func (p *Pool[R]) Picture() Picture[R] {
 		if len(pic.Waiters) == maxPictured {
 			break
 		}
-		pic.Waiters = append(pic.Waiters, Waiter{w.Since, w.Deadline, w.Value.lease})
+		pic.Waiters = append(pic.Waiters, account.Waiter{Since: w.Since, Deadline: w.Deadline, Lease: w.Value.lease})
 	}
 	return pic
 }

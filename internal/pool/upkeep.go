@@ -3,12 +3,14 @@ package pool
 import (
 	"math"
 	"time"
+
+	"github.com/go-lifeguard/lifeguard/internal/alarm"
 )
 
 // upkeep is the pool's one maintenance timer: lifetimes, idle times and keepalives.
 type upkeep[R any] struct {
-	alarm
-	pool *Pool[R]
+	alarm alarm.Alarm
+	pool  *Pool[R]
 }
 
 // maintain closes resources that are too old, or idle for too long, and opens those that MinOpen misses. It runs when
@@ -17,7 +19,7 @@ func (u *upkeep[R]) maintain() {
 	p := u.pool
 	p.mu.Lock()
 	now := p.now()
-	u.at = 0
+	u.alarm.Rang()
 	if p.closed {
 		p.mu.Unlock()
 		return
@@ -113,6 +115,6 @@ func (u *upkeep[R]) armLocked(now int64) {
 		}
 	}
 	if next != 0 {
-		u.setLocked(now, next)
+		u.alarm.Set(now, next)
 	}
 }

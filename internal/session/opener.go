@@ -26,6 +26,7 @@ type Config struct {
 	SocketTimeout time.Duration       // bounds an operation; 0 for none
 	Statements    *stmtcache.Shared
 	AfterConnect  AfterConnect  // nil for none
+	Admit         Admit         // nil for none
 	Patience      time.Duration // of callers; 0: none
 	DSN           string        // for what the driver does not show
 	Target        string        // names the server in errors
@@ -122,6 +123,12 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 		return nil, libpq.SentNothing(err)
 	}
 	s := newSession(cfg, conn, socket)
+	if cfg.Admit != nil {
+		if err := cfg.Admit.run(ctx, s); err != nil {
+			_ = s.Close()
+			return nil, err
+		}
+	}
 	if cfg.AfterConnect != nil {
 		if err := cfg.AfterConnect.run(ctx, s, cfg.Patience); err != nil {
 			_ = s.Close()

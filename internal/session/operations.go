@@ -175,6 +175,27 @@ func (s *Session) queryDirect(ctx context.Context, query string, args []driver.N
 	return s.can.oldQueryer.Query(query, values)
 }
 
+// ask runs a query on the connection itself and gives the first value of its first row.
+func (s *Session) ask(ctx context.Context, query string) (driver.Value, error) {
+	rows, err := s.queryDirect(ctx, query, nil)
+	if err != nil {
+		return nil, err
+	}
+	values := make([]driver.Value, len(rows.Columns()))
+	err = rows.Next(values)
+	var value driver.Value
+	if err == nil {
+		value = values[0]
+		if b, ok := value.([]byte); ok {
+			value = string(b) // the driver's buffer ends with the rows
+		}
+	}
+	if e := rows.Close(); err == nil {
+		err = e
+	}
+	return value, err
+}
+
 func (s *Session) prepareDirect(ctx context.Context, query string) (driver.Stmt, error) {
 	if s.can.preparer != nil {
 		return s.can.preparer.PrepareContext(ctx, query)

@@ -190,16 +190,8 @@ func (s *Session) Demoted(ctx context.Context, err error) bool {
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	rows, err := s.queryDirect(ctx, "SELECT pg_is_in_recovery()", nil)
-	if err != nil {
-		return false
-	}
-	value := make([]driver.Value, 1)
-	err = rows.Next(value)
-	if e := rows.Close(); err == nil {
-		err = e
-	}
-	return err == nil && value[0] == true
+	standby, err := s.ask(ctx, "SELECT pg_is_in_recovery()")
+	return err == nil && standby == true
 }
 
 func (s *Session) silence() { s.spoiled, s.silenced = true, true }
