@@ -175,7 +175,7 @@ type wrappedDriver struct {
 	name    string
 	parent  driver.Driver
 	options *options
-	singles singles
+	singles assembly.Singles
 }
 
 var _ driver.DriverContext = (*wrappedDriver)(nil)
@@ -183,7 +183,9 @@ var _ driver.DriverContext = (*wrappedDriver)(nil)
 // Open opens one connection. database/sql prefers OpenConnector; libraries that wrap a driver may know only this. The
 // connections that are opened with the same DSN share a pool, which lives until the last of them is closed. A wait ends
 // with pool_timeout: no context reaches it.
-func (d *wrappedDriver) Open(dsn string) (driver.Conn, error) { return d.singles.open(d, dsn) }
+func (d *wrappedDriver) Open(dsn string) (driver.Conn, error) {
+	return d.singles.Open(dsn, func() (*handle.Connector, error) { return d.open(dsn) })
+}
 
 // OpenConnector is called by sql.Open.
 func (d *wrappedDriver) OpenConnector(dsn string) (driver.Connector, error) { return d.open(dsn) }

@@ -1,7 +1,6 @@
 package lifeguard
 
 import (
-	"context"
 	"crypto/sha256"
 	"database/sql/driver"
 	"fmt"
@@ -73,78 +72,4 @@ func (sp *sharedPools) open(d *wrappedDriver, cfg Config, dsn, driverDSN string)
 	p.sharedAs = key
 	sp.pools[cfg.PoolName] = p
 	return p.join(d, d.parent), nil
-}
-
-// singles are the pools of connections that are opened one by one, without a connector: one for each DSN.
-type singles struct {
-	mu sync.Mutex
-	of map[[sha256.Size]byte]*single // guarded by mu
-}
-
-type single struct {
-	connector *handle.Connector
-	open      int           // guarded by singles.mu; connections, and calls that open one
-	closed    chan struct{} // is closed after the pool; nil while it lives; guarded by singles.mu
-}
-
-func (s *singles) open(d *wrappedDriver, dsn string) (driver.Conn, error) {
-	key := sha256.Sum256([]byte(dsn))
-	of, err := s.join(key, func() (*handle.Connector, error) { return d.open(dsn) })
-	if err != nil {
-		return nil, err
-	}
-	leave := func() { s.leave(key, of) }
-	conn, err := of.connector.ConnectOnce(context.Background(), leave)
-	if err != nil {
-		leave()
-		return nil, err
-	}
-	return conn, nil
-}
-
-// join counts one more connection of a DSN. It waits for a pool that is closing: both together would have more
-// connections than the limit.
-func (s *singles) join(key [sha256.Size]byte, open func() (*handle.Connector, error)) (*single, error) {
-	s.mu.Lock()
-	for of := s.of[key]; of != nil; of = s.of[key] {
-		if of.closed == nil {
-			of.open++
-			s.mu.Unlock()
-			return of, nil
-		}
-		closed := of.closed
-		s.mu.Unlock()
-		<-closed
-		s.mu.Lock()
-	}
-	defer s.mu.Unlock()
-	c, err := open()
-	if err != nil {
-		return nil, err
-	}
-	if s.of == nil {
-		s.of = map[[sha256.Size]byte]*single{}
-	}
-	of := &single{connector: c, open: 1}
-	s.of[key] = of
-	return of, nil
-}
-
-// leave counts one connection less. The last one closes the pool.
-func (s *singles) leave(key [sha256.Size]byte, of *single) {
-	s.mu.Lock()
-	of.open--
-	last := of.open == 0
-	if last {
-		of.closed = make(chan struct{})
-	}
-	s.mu.Unlock()
-	if !last {
-		return
-	}
-	_ = of.connector.Close() // as of a driver.Conn's Close, whose error database/sql drops
-	s.mu.Lock()
-	delete(s.of, key)
-	s.mu.Unlock()
-	close(of.closed)
 }

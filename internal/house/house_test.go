@@ -60,6 +60,7 @@ var floors = []string{
 	"internal/pace",
 	"internal/waitq",
 	"internal/histogram",
+	"internal/plot",
 	"internal/activity",
 	"internal/dsn",
 	"internal/callsite",
