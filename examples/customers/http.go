@@ -14,7 +14,7 @@ type endpoints struct{ customers customers }
 func newHandler(d *service.Database, log *slog.Logger) http.Handler {
 	api := service.API{Database: d, Log: log}
 	e := endpoints{customers{d.DB}}
-	mux := api.Mux()
+	mux := api.Mux("customers", "/api/customers?limit=3")
 	mux.HandleFunc("GET /api/customers", api.Answer(e.list))
 	mux.HandleFunc("POST /api/customers", api.Answer(e.add))
 	mux.HandleFunc("GET /api/customers/{id}", api.Answer(e.show))

@@ -187,7 +187,7 @@ func TestOtherMethodsAndPaths(t *testing.T) {
 	}{
 		{"DELETE", "/api/customers", 405},
 		{"POST", "/healthz", 405},
-		{"GET", "/", 404},
+		{"GET", "/nothing", 404},
 		{"GET", "/api/customers/1/", 404},
 	} {
 		w := servicetest.Call(h, tt.method, tt.path, "")

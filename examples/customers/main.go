@@ -32,7 +32,7 @@ var app = &service.Service{
 		`curl -i BASE/api/customers -d '{"name": "New Customer", "email": "new@example.com"}'`,
 		"curl BASE/healthz",
 		"curl BASE/metrics",
-		"BASE/debug/pool/ in a browser shows the pool",
+		"BASE/ in a browser makes trouble, and BASE/debug/pool/ shows it",
 		"ab -n 1000 -c 100 BASE/api/customers",
 	},
 }

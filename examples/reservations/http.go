@@ -15,7 +15,7 @@ type endpoints struct{ reservations reservations }
 func newHandler(d *service.Database, log *slog.Logger) http.Handler {
 	api := service.API{Database: d, Log: log}
 	e := endpoints{reservations{d.DB}}
-	mux := api.Mux()
+	mux := api.Mux("reservations", "/api/events", "/api/reservations")
 	mux.HandleFunc("GET /api/events", api.Answer(e.events))
 	mux.HandleFunc("GET /api/reservations", api.Answer(e.list))
 	mux.HandleFunc("POST /api/reservations", api.Answer(e.add))

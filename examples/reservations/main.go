@@ -32,7 +32,7 @@ var app = &service.Service{
 		"curl 'BASE/api/events?limit=3'",
 		"curl BASE/healthz",
 		"curl BASE/metrics",
-		"BASE/debug/pool/ in a browser shows the pool",
+		"BASE/ in a browser makes trouble, and BASE/debug/pool/ shows it",
 		"ab -n 1000 -c 100 'BASE/api/events?limit=3'",
 	},
 }

@@ -29,6 +29,8 @@ type Database struct {
 	*sql.DB
 	Kind Kind
 	dir  string // SQLite's temporary folder; empty on PostgreSQL
+
+	trouble trouble // what the landing page's links have made
 }
 
 // OpenDatabase opens the PostgreSQL at databaseURL, or a new SQLite in a

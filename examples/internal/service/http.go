@@ -31,11 +31,13 @@ type API struct {
 	Log      *slog.Logger
 }
 
-// Mux has the endpoints that every service has. Those of the service go beside them.
-func (a API) Mux() *http.ServeMux {
+// Mux has the endpoints that every service has. Those of the service go beside
+// them. name and links are for the landing page.
+func (a API) Mux(name string, links ...string) *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", a.Health)
 	mux.Handle("/debug/pool/", poolpage.Handler(a.Database.DB)) // a real service serves it on an internal port
+	demo{a, name, links}.mount(mux)
 	return mux
 }
 

@@ -5,7 +5,6 @@ package service
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"flag"
 	"fmt"
@@ -101,7 +100,7 @@ func (s *Service) run(settings Settings, out io.Writer, log *slog.Logger) error 
 	telemetry.watch(database.DB)
 	listener, err := net.Listen("tcp", settings.Addr)
 	if err != nil {
-		return errors.Join(err, closeDatabase(signaled, database.DB))
+		return errors.Join(err, closeDatabase(signaled, database))
 	}
 	// Requests must outlive the signal, so their contexts do not descend from
 	// signaled: that would cancel the very work a graceful end waits for.
@@ -134,7 +133,7 @@ func (s *Service) run(settings Settings, out io.Writer, log *slog.Logger) error 
 	if err := server.Shutdown(grace); err != nil {
 		cause = errors.Join(cause, fmt.Errorf("requests were cut off after the grace period of %v: %w", settings.Grace, err), server.Close())
 	}
-	if err := closeDatabase(grace, database.DB); err != nil {
+	if err := closeDatabase(grace, database); err != nil {
 		cause = errors.Join(cause, fmt.Errorf("closing the database: %w", err))
 	}
 	if cause == nil {
@@ -143,12 +142,13 @@ func (s *Service) run(settings Settings, out io.Writer, log *slog.Logger) error 
 	return cause
 }
 
-// closeDatabase closes db when no request needs it any more. When ctx, the
+// closeDatabase closes d when no request needs it any more. When ctx, the
 // grace period, is over, whatever still holds a connection is cut off, and
 // named in the error. Everything that happens to the pool at the end happens
 // here.
-func closeDatabase(ctx context.Context, db *sql.DB) error {
-	return lifeguard.Shutdown(ctx, db)
+func closeDatabase(ctx context.Context, d *Database) error {
+	d.trouble.end()
+	return lifeguard.Shutdown(ctx, d.DB)
 }
 
 // printHints shows what to try next with the service at addr.

@@ -25,7 +25,7 @@ var app = &Service{
 	},
 	New: func(d *Database, log *slog.Logger) http.Handler {
 		api := API{Database: d, Log: log}
-		mux := api.Mux()
+		mux := api.Mux("numbers", "/api/numbers")
 		mux.HandleFunc("GET /api/numbers", api.Answer(func(w http.ResponseWriter, r *http.Request) error {
 			var n int
 			if err := d.QueryRowContext(r.Context(), "SELECT count(*) FROM numbers").Scan(&n); err != nil {

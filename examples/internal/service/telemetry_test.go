@@ -29,7 +29,7 @@ func TestMetricsAlertsAndDashboard(t *testing.T) {
 	server := httptest.NewServer(telemetry.handler(app.New(database, slog.New(slog.DiscardHandler))))
 	defer func() {
 		server.Close()
-		for _, err := range []error{closeDatabase(context.Background(), database.DB), database.Remove(), telemetry.shutdown(context.Background())} {
+		for _, err := range []error{closeDatabase(context.Background(), database), database.Remove(), telemetry.shutdown(context.Background())} {
 			if err != nil {
 				t.Error(err)
 			}
