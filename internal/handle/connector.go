@@ -23,7 +23,7 @@ type Connector struct {
 	shut atomic.Bool // no lease may be given any more; set before the leases that there are are looked at
 
 	// What is known of a library between the handle and its leases: see lease.returnedUnseen.
-	asks, goesOn, noResetter atomic.Bool
+	asks, resets, goesOn, noResetter atomic.Bool
 
 	mu sync.Mutex
 	db *sql.DB // guarded by mu; nil for handles that sql.Open made, which never shows them

@@ -97,6 +97,9 @@ func (l *lease) lookAtMetrics(ctx context.Context, now int64) {
 // another attempt, the last of them in Connect.
 func (l *lease) ResetSession(ctx context.Context) error {
 	p := l.conn.pool
+	if c := l.conn; !c.resets.Load() {
+		c.resets.Store(true)
+	}
 	now := l.now()
 	next := held
 	if l.s.Resets() {
@@ -304,6 +307,9 @@ func (l *lease) returnUnasked() {
 // where somebody may hold what seems to lie idle.
 func (l *lease) usedUnseen(ctx context.Context, now int64) bool {
 	soon := l.unasked
+	if !soon && l.conn.resets.Load() {
+		return false // nothing is hidden: somebody has kept what Raw showed
+	}
 	l.conn.goesOn.CompareAndSwap(false, soon) // also where the lease was taken meanwhile: another attempt follows
 	if !l.checkOut(ctx, now, held) {
 		return false

@@ -276,3 +276,19 @@ func TestVeiledStress(t *testing.T) {
 		})
 	}
 }
+
+// A driver.Conn that somebody has kept does nothing once its connection is returned.
+func TestKeptFromRaw(t *testing.T) {
+	srv := fakedriver.New()
+	db, pool := openVeiled(t, srv, veils["nothing, and passes"], lifeguard.WithConnectionLimit(1))
+	exec(t, db)
+	exec(t, db)
+	c := pooltest.Take(t, db)
+	var kept driver.ExecerContext
+	require.NoError(t, c.Raw(func(dc any) error { kept = dc.(driver.ExecerContext); return nil }))
+	require.NoError(t, c.Close())
+	_, err := kept.ExecContext(t.Context(), "q", nil)
+	assert.ErrorIs(t, err, driver.ErrBadConn)
+	assert.Zero(t, pool.Stats().InUse)
+	exec(t, db)
+}
