@@ -6,7 +6,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME = 10s
 
 .DEFAULT_GOAL := help
-.PHONY: help check fmt-check vet staticcheck test versions faults soak bench fuzz servers
+.PHONY: help check fmt-check vet staticcheck test versions faults fleet soak bench fuzz servers
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ faults: servers ## break the network and the server under a pool in every way th
 	go test -race -count=1 -timeout 30m -run 'Fault|Recovery|HalfOpen|OwnDeadline|DialsThatFail' ./internal/session -faults
 	go test -count=1 -v -timeout 2h -run TestCancelledQueries ./internal/session -cancels $(or $(CANCELS),100000)
 	go test -count=1 -v -timeout 30m -run TestNoReportInRealTime ./internal/leak -leakfree $(or $(LEAKFREE),3m)
+
+fleet: servers ## what processes that share fleet_limit promise, with kill -9 and crashes of the server; ten minutes, on a machine of its own
+	go test -count=1 -v -timeout 1h ./internal/fleet -long -deep
 
 soak: servers ## the mixed storm of faults for as long as SOAK says (10m)
 	go test -race -count=1 -v -timeout 24h -run TestSoak ./internal/session -soak $(or $(SOAK),10m)

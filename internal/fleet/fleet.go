@@ -55,6 +55,7 @@ type Fleet struct {
 	start   string // of the server; "" without a session
 	suspect bool   // connections reach another server than the session
 	err     error  // why there is no session; nil while one is opened for the first time after another
+	missing int    // tokens that the pool lacks, as far as the fleet knows
 	told    int    // of the limits that were warned of
 	yielded bool   // the pool knows of something that it owes
 }
@@ -70,16 +71,19 @@ func New(cfg Config) *Fleet {
 // attempt may succeed.
 var ErrAgain = errors.New("lifeguard: the fleet session was lost while a connection was opened")
 
-// Take gives a token to open a connection with. It does not wait: Ready is called when there is one. Without a session, and
-// with a reason for it, the token is 0, and Admit gives the reason.
-func (f *Fleet) Take() (token int, ok bool) {
+// Take gives a token to open a connection with, one of so many that are missing. It does not wait: Ready is called when
+// there is one. Without a session, and with a reason for it, the token is 0, and Err gives the reason.
+func (f *Fleet) Take(missing int) (token int, ok bool) {
 	f.begin.Do(func() { go f.run() }) // ends with Close
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if token, _, ok = f.m.Take(); ok {
 		return token, true
 	}
-	f.signal()
+	if missing > f.missing { // else the fleet knows, and asks for them now
+		f.missing = missing
+		f.signal()
+	}
 	return 0, f.err != nil
 }
 
@@ -241,6 +245,7 @@ func (f *Fleet) step(s *session, next *schedule) (asked bool, err error) {
 		f.mu.Unlock()
 		return false, ErrAgain
 	}
+	f.missing = missing
 	f.m.Demand(missing, urgent)
 	a, asked := f.m.Ask()
 	f.mu.Unlock()

@@ -144,7 +144,7 @@ func portion(n, of int) int { return (n + of - 1) / of }
 
 // turn says whether a member that has no more than its share gives a token up to one that has nothing: there are more
 // members than tokens, or those who have more do not give. One holder gives when the need is told again, and one more each
-// time after that. Which one comes first follows from the ticket, so the tokens go round.
+// time after that. Which one comes first follows from the ticket and the member, so the tokens go round.
 func (m *Member) turn(others bool) bool {
 	var holders []ID
 	for _, p := range m.peers {
@@ -161,7 +161,7 @@ func (m *Member) turn(others bool) bool {
 		if others {
 			after = insistent
 		}
-		place := (uint64(i) + n.ticket) % uint64(len(holders))
+		place := (uint64(i) + n.ticket + uint64(n.from)) % uint64(len(holders))
 		if n.held == 0 && uint64(n.heard) >= uint64(after)+place {
 			return true
 		}

@@ -11,7 +11,7 @@ import (
 // keeps until it is closed. Take and Return are called with the pool's lock held, and do not wait. With a nil Budget
 // there is always one.
 type Budget[R any] struct {
-	Take   func() (token int, ok bool) // if not, Dial has to be called when there is one
+	Take   func(missing int) (token int, ok bool) // one of so many; if not, Dial has to be called when there is one
 	Return func(token int)
 	Open   func(ctx context.Context, token int) (R, error) // in place of Config.Open
 
@@ -25,7 +25,7 @@ type Budget[R any] struct {
 func (b *Budget[R]) of(p *Pool[R]) *Budget[R] {
 	if b == nil {
 		b = &Budget[R]{
-			Take: func() (int, bool) { return 0, true }, Return: func(int) {},
+			Take: func(int) (int, bool) { return 0, true }, Return: func(int) {},
 			Open: func(ctx context.Context, _ int) (R, error) { return p.cfg.Open(ctx) },
 		}
 	}

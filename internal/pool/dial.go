@@ -59,9 +59,10 @@ func (d *dialling[R]) dialLocked(now int64) {
 		if trying >= window || now < d.pace.NotBefore() && (d.pace.Connected() || d.callerLocked() == nil) {
 			break
 		}
-		token, ok := p.cfg.Budget.Take()
+		missing := min(min(wanted, window)-trying, p.limit-p.open-len(d.inFlight))
+		token, ok := p.cfg.Budget.Take(missing)
 		if !ok {
-			d.missing = min(min(wanted, window)-trying, p.limit-p.open-len(d.inFlight))
+			d.missing = missing
 			break
 		}
 		d.beginDialLocked(now, token)
