@@ -10,11 +10,15 @@
 //
 // # What it does
 //
-// Behind every handle stands one pool with an exact limit, an acquire timeout and first-come-first-served order.
-// The handle's own "connections" are leases on the pool's physical connections: as long as nobody waits, a lease
-// stays with the handle and the next checkout costs one compare-and-swap; as soon as somebody waits, it goes to the
-// longest waiter. A wait ends after pool_timeout with a [*PoolTimeoutError] that names who holds the connections.
-// The parameters are fields of [Config] and can be written into the DSN; all of them are described there.
+// Behind every handle stands one pool with an exact limit, in which callers wait in the order in which they came. A wait
+// ends after pool_timeout with a [*PoolTimeoutError] that names who holds the connections. The parameters are fields of
+// [Config] and can be written into the DSN; all of them are described there. [PoolOf] gives the pool of a handle: its
+// counters, its holders, and what can be changed at run time.
+//
+// The limit is the pool's. SetMaxOpenConns and the other setters of the handle do not change it: write connection_limit.
+//
+// At the end of a process, [Shutdown] waits for work under way. In tests, lifeguardtest.NoLeaks finds connections that are
+// not returned. poolpage.Handler shows the pool in a browser.
 //
 // # What it refuses to do
 //

@@ -44,7 +44,7 @@ var registered sync.Map
 
 // Open opens a handle on the driver registered as driverName, any driver, wrapped. Unlike [database/sql.Open] with a
 // driver wrapped by [Register] it can also let the handle keep connection_limit idle leases (database/sql keeps two by
-// default), which spares a busy service the handing back and forth.
+// default), so that a busy service does not hand them back and forth.
 //
 // Settings are the defaults, then [WithConfig], then the DSN, the later winning. An error names the parameter that is
 // wrong and never shows the DSN. No connection is opened, except for min_connections in the background.
@@ -153,7 +153,7 @@ func driverPackage(d driver.Driver) string {
 //		…
 //	})
 //
-// Anything that is not a connection of lifeguard's is returned as it is. A connection that was unwrapped is never taken
+// Anything else is returned as it is. A connection that was unwrapped is never taken
 // back by leak_reclaim_after until it was returned; of one that was taken back before, [ErrReclaimed] is all there is.
 func Unwrap(driverConn any) any {
 	if c, ok := driverConn.(interface{ Unwrapped() any }); ok {

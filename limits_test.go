@@ -364,10 +364,6 @@ func TestParameterDocumentation(t *testing.T) {
 		t.Fatalf("the table's heading is %q, want %q", got, want)
 	}
 	for i, p := range parameters {
-		since := p.since
-		if since == "" {
-			since = "not yet"
-		}
 		row := rows[i+1]
 		if len(row) != 6 {
 			t.Errorf("%s: %d columns, want 6", p.name, len(row))
@@ -377,7 +373,7 @@ func TestParameterDocumentation(t *testing.T) {
 			t.Errorf("%s: no meaning", p.name)
 		}
 		row[3] = ""
-		want := []string{p.name, p.fallback, p.accepts, "", p.name + "=" + p.example, since}
+		want := []string{p.name, p.fallback, p.accepts, "", p.name + "=" + p.example, p.since}
 		for j := range want {
 			if row[j] != want[j] {
 				t.Errorf("%s: %s is %q, want %q", p.name, rows[0][j], row[j], want[j])

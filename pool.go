@@ -16,8 +16,9 @@ import (
 	"github.com/go-lifeguard/lifeguard/internal/pool"
 )
 
-// Pool is the pool behind one handle, or behind several that were opened with the same pool_name and DSN.
-// All its methods are safe for concurrent use.
+// Pool is the pool behind one handle, or behind several that were opened with the same pool_name and DSN. [PoolOf] gives
+// it. Stats, DBStats and Holders tell what happens in it, Ready is for probes, and SetConnectionLimit and Reset change it
+// at run time. All its methods are safe for concurrent use.
 type Pool struct {
 	name     string
 	target   dsn.Target
@@ -109,8 +110,7 @@ func (p *Pool) Reset() { p.pool.Reset() }
 // readiness probe. An error says how many were missing, and why; it matches ctx's error if ctx ended first.
 func (p *Pool) Ready(ctx context.Context) error { return p.pool.Ready(ctx) }
 
-// Stats reads the pool's counters. It locks the pool for as long as a look at each connection takes, so it may be called
-// as often as one likes. Counters are read one after another; none ever counts down.
+// Stats reads the pool's counters, which never count down. It is cheap: a scrape every second does no harm.
 func (p *Pool) Stats() Stats {
 	st := p.pool.Stats()
 	return Stats{

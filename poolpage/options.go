@@ -16,7 +16,7 @@ func WithHandles(more ...*sql.DB) Option {
 	return func(s *settings) { s.handles = append(s.handles, more...) }
 }
 
-// WithActions lets the page change connection_limit and reset the pool. Whoever reaches the page may do so then; requests
+// WithActions lets the page change connection_limit and reset the pool. Everybody who reaches the page may do so then; requests
 // from other sites are refused, see [net/http.CrossOriginProtection].
 func WithActions() Option { return func(s *settings) { s.actions = true } }
 

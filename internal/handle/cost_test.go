@@ -56,7 +56,7 @@ func BenchmarkObserved(b *testing.B) {
 	}
 }
 
-// BenchmarkAlone runs each operation on each handle by itself, for profiles; docs/performance.md reads them.
+// BenchmarkAlone runs each operation on each handle by itself, for profiles; docs/performance-internals.md reads them.
 //
 //	go test -run '^$' -bench 'Alone/Op=QueryRow/Handle=lifeguard' -cpuprofile cpu.out ./internal/handle
 func BenchmarkAlone(b *testing.B) {
