@@ -41,12 +41,12 @@ func TestParametersCoverConfig(t *testing.T) {
 }
 
 // What the table calls a default is what DefaultConfig has, in every field but
-// the two whose default is derived.
+// those whose default is derived, and fleet_limit, which has none.
 func TestParameterDefaults(t *testing.T) {
 	want := DefaultConfig()
 	got := Config{MaxIdleConnections: want.ConnectionLimit}
 	for _, p := range parameters {
-		if p.name == "max_idle_connections" || p.name == "pool_name" {
+		if p.name == "max_idle_connections" || p.name == "pool_name" || p.name == "fleet_limit" || p.name == "fleet_name" {
 			continue
 		}
 		if err := p.parse(&got, p.fallback, false); err != nil {
@@ -60,7 +60,11 @@ func TestParameterDefaults(t *testing.T) {
 
 func TestParameterExamples(t *testing.T) {
 	for _, p := range parameters {
-		cfg, rest, err := ParseDSN("host=h "+p.name+"="+p.example, DefaultConfig())
+		base := DefaultConfig()
+		if p.name == "fleet_name" {
+			base.FleetLimit = 40 // without which it is refused
+		}
+		cfg, rest, err := ParseDSN("host=h "+p.name+"="+p.example, base)
 		if err != nil {
 			t.Error(err)
 			continue
@@ -68,7 +72,7 @@ func TestParameterExamples(t *testing.T) {
 		if rest != "host=h" {
 			t.Errorf("%s: driver DSN %q", p.name, rest)
 		}
-		if cfg == DefaultConfig() {
+		if cfg == base {
 			t.Errorf("%s=%s changes nothing", p.name, p.example)
 		}
 	}

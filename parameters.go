@@ -69,7 +69,7 @@ var parameters = []parameter{
 		field: func(c *Config) any { return &c.KeepaliveInterval }},
 	{name: "at_most_once", fallback: "false", accepts: "true or false", example: "true", since: "0.2",
 		field: func(c *Config) any { return &c.AtMostOnce }},
-	{name: "fleet_limit", fallback: "0", accepts: "1 to 65535", example: "40", since: "0.3",
+	{name: "fleet_limit", fallback: "none", accepts: "1 to 65535", example: "40", since: "0.3",
 		field: func(c *Config) any { return &c.FleetLimit }, lo: 1, hi: maxConnections, absent: true},
 	{name: "fleet_name", fallback: "the database's", accepts: "1 to 255 bytes of printable characters", example: "shop", since: "0.3",
 		field: func(c *Config) any { return &c.FleetName }},

@@ -92,7 +92,7 @@ func TestProcessesComeAndGo(t *testing.T) {
 		} else {
 			second.kill()
 		}
-		eventually(t, lasting(3*time.Second, time.Second), "the first has all again after "+end, all)
+		eventually(t, lasting(10*time.Second, time.Second), "the first has all again after "+end, all)
 	}
 	last := first.stop(t)
 	assert.Zero(t, last.Failed, last.Error)
