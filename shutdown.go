@@ -16,7 +16,7 @@ import (
 // back, the handles are closed as by [database/sql.DB.Close], and Shutdown returns nil.
 //
 // If ctx ends first, what is left is closed as well, and the error, which matches ctx.Err() with [errors.Is], lists the
-// holders. A connection whose socket the pool opened itself, as it does for lib/pq, is cut at once; one of another driver
+// holders. A connection whose socket the pool reaches, as with lib/pq and pgx, is cut at once; one of another driver
 // closes as soon as the operation that runs on it ends, or its holder next touches it.
 //
 // A pool that several handles share stays for the others until the last one is closed. Shutdown may be called several

@@ -91,8 +91,8 @@ func (b *bound) end(err error) error {
 	if b.stop != nil {
 		b.stop()
 	}
-	if !over {
-		b.session.setDeadline(time.Time{})
+	if s := b.session; !over && (s.pgx == nil || !s.pgx.IsClosed()) { // pgx sets its own where it ends a connection in the background
+		s.setDeadline(time.Time{})
 	}
 	return err
 }

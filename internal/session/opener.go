@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"github.com/ngrok/sqlmw"
@@ -33,7 +34,8 @@ type Config struct {
 	Name          string        // of the pool, for the log
 	Log           *slog.Logger
 
-	standby bool // the DSN asks for a server that is read-only
+	standby    bool // the DSN asks for a server that is read-only
+	strangePgx *sync.Once
 }
 
 // Opener opens sessions. It is safe for concurrent use.
@@ -45,7 +47,7 @@ type Opener struct {
 // NewOpener makes an opener of at most limit sessions at once.
 func NewOpener(cfg Config, limit int) *Opener {
 	o := &Opener{cfg: cfg}
-	o.cfg.standby = libpq.WantsStandby(cfg.DSN)
+	o.cfg.standby, o.cfg.strangePgx = libpq.WantsStandby(cfg.DSN), new(sync.Once)
 	o.inner = sql.OpenDB(connector{o})
 	o.inner.SetMaxIdleConns(-1) // it keeps nothing: each Conn is a dial, each close a close
 	o.inner.SetMaxOpenConns(limit)

@@ -18,12 +18,13 @@ import (
 type Session struct {
 	cfg    *Config
 	raw    driver.Conn // the wrapped driver's
-	socket net.Conn    // under it; nil where the driver opens its sockets itself
+	socket net.Conn    // under it; nil where it cannot be reached
 	held   *sql.Conn   // the inner *sql.DB's hold, for life
 	kind   libpq.Kind
 	can    abilities
 	cache  *stmtcache.Cache
 	cancel *libpq.Canceller
+	pgx    libpq.PgxConn   // pgx's own connection; nil if it is not pgx's
 	chain  *intercept.Conn // the way through the interceptors; nil if there are none
 
 	statements map[*Stmt]struct{} // open ones that are not kept
@@ -56,6 +57,13 @@ var _ driver.Conn = (*Session)(nil) // of the inner *sql.DB, which runs nothing 
 func newSession(cfg *Config, conn driver.Conn, socket net.Conn) *Session {
 	s := &Session{cfg: cfg, raw: conn, socket: socket, kind: libpq.KindOf(conn)}
 	s.pid, _ = libpq.BackendPID(conn)
+	if own := libpq.PgxOf(conn); own != nil {
+		s.pgx, s.socket, s.pid = own, own.Conn(), int64(own.PID())
+	} else if s.kind == libpq.PgxStdlib {
+		cfg.strangePgx.Do(func() {
+			cfg.Log.Warn("lifeguard: this version of pgx is not known: socket_timeout does not reach its sockets", slog.String("pool", cfg.Name))
+		})
+	}
 	c := &s.can
 	c.pinger, _ = conn.(driver.Pinger)
 	c.execer, _ = conn.(driver.ExecerContext)

@@ -5,6 +5,7 @@ import (
 	"database/sql/driver"
 
 	"github.com/go-lifeguard/lifeguard/internal/fallback"
+	"github.com/go-lifeguard/lifeguard/internal/libpq"
 	"github.com/go-lifeguard/lifeguard/internal/stmtcache"
 )
 
@@ -112,7 +113,7 @@ func (st *Stmt) release() error {
 	if s.socket == nil {
 		return st.kept.Close()
 	}
-	if s.spoiled {
+	if s.spoiled && s.kind == libpq.LibPQ {
 		return driver.ErrBadConn // as lib/pq says of a connection that it has given up; one that is silent it asks
 	}
 	b := s.boundSocket(context.Background())
