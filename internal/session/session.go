@@ -137,7 +137,13 @@ func (s *Session) Reset(ctx context.Context) error {
 	if s.can.resetter == nil {
 		return nil
 	}
-	if err := s.can.resetter.ResetSession(ctx); errors.Is(err, driver.ErrBadConn) {
+	var b *bound
+	if s.kind != libpq.LibPQ { // which asks the server nothing; pgx pings
+		ctx, b = s.bound(ctx)
+	}
+	err := s.can.resetter.ResetSession(ctx)
+	_ = b.end(err) // nobody sees what it says: another attempt follows
+	if errors.Is(err, driver.ErrBadConn) {
 		return driver.ErrBadConn
 	}
 	return nil
