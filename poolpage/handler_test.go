@@ -409,6 +409,13 @@ func ExampleWithHandles() {
 	http.Handle("/debug/pools/", Handler(orders, WithHandles(stock)))
 }
 
+// Whoever reaches this page may change the limit: keep it behind the application's own authentication.
+func ExampleWithActions() {
+	db, _ := sql.Open("lifeguard", "postgres://app:secret@db/shop")
+	defer db.Close()
+	http.Handle("/debug/admin/", Handler(db, WithActions()))
+}
+
 func ExampleWithServerView() {
 	db, _ := sql.Open("lifeguard", "postgres://app:secret@db/shop")
 	defer db.Close()
