@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -345,40 +346,38 @@ func (d discard) Write(b []byte) (int, error) { return len(b), nil }
 func (d discard) WriteHeader(int)             {}
 func (d discard) Flush()                      {}
 
+// goroutines counts those of this test's bubble that run this package's methods, or were started by one.
+func goroutines() (n int) {
+	all := make([]byte, 4<<20)
+	for stack := range strings.SplitSeq(string(all[:runtime.Stack(all, true)]), "\n\n") {
+		if strings.Contains(stack, "synctest bubble") && strings.Contains(stack, "lifeguard/poolpage.(*") {
+			n++
+		}
+	}
+	return n
+}
+
 // A handler costs no goroutine, and a page that nobody closes one: that of its request, which ends with it.
 func TestGoroutines(t *testing.T) {
-	db, _ := open(t)
-	require.NoError(t, db.PingContext(t.Context()))
-	settled := func(want int) { // in a loop of its own: Eventually has goroutines
-		t.Helper()
-		n := 0
-		for begin := time.Now(); time.Since(begin) < 10*time.Second; time.Sleep(time.Millisecond) {
-			if n = runtime.NumGoroutine(); n == want {
-				return
-			}
+	synctest.Test(t, func(t *testing.T) {
+		db, _ := open(t)
+		require.NoError(t, db.PingContext(t.Context()))
+		h := mounted(Handler(db))
+		time.Sleep(every * 3 / 2) // a look
+		synctest.Wait()
+		assert.Zero(t, goroutines())
+		const watchers = 20
+		ctx, leave := context.WithCancel(t.Context())
+		for range watchers {
+			go h.ServeHTTP(discard{http.Header{}}, httptest.NewRequestWithContext(ctx, http.MethodGet, "/debug/pool/events", nil))
 		}
-		t.Fatalf("%d goroutines, want %d", n, want)
-	}
-	http.DefaultClient.CloseIdleConnections()
-	before := 0
-	for calm := 0; calm < 100; time.Sleep(time.Millisecond) { // those of other tests end
-		if n := runtime.NumGoroutine(); n != before {
-			before, calm = n, 0
-		}
-		calm++
-	}
-	h := mounted(Handler(db))
-	settled(before)
-	const watchers = 20
-	ctx, leave := context.WithCancel(t.Context())
-	for range watchers {
-		go h.ServeHTTP(discard{http.Header{}}, httptest.NewRequestWithContext(ctx, http.MethodGet, "/debug/pool/events", nil))
-	}
-	settled(before + watchers)
-	time.Sleep(1500 * time.Millisecond) // a look or two
-	settled(before + watchers)
-	leave()
-	settled(before)
+		time.Sleep(every * 5 / 2)
+		synctest.Wait()
+		assert.Equal(t, watchers, goroutines())
+		leave()
+		synctest.Wait()
+		assert.Zero(t, goroutines())
+	})
 }
 
 func ExampleHandler() {
