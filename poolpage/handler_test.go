@@ -177,10 +177,34 @@ func TestEscaping(t *testing.T) {
 	}
 }
 
+// A pool of thousands does not make a page of megabytes.
+func TestPageOfALargePool(t *testing.T) {
+	f := &frame{pool: Pool{Limit: 5000}}
+	for i := range 5000 {
+		h := &Holder{Caller: "shop.buy (buy.go:7)", Held: Seconds(i), Query: strings.Repeat("x", 2000)}
+		f.pool.Slots = append(f.pool.Slots, Slot{Serial: uint64(i + 1), State: "held", Holder: h})
+	}
+	w, size := &watched{}, 0
+	for _, p := range w.renderPanels(f) {
+		size += len(p.html)
+		switch p.key {
+		case "slots":
+			assert.Equal(t, maxCells, strings.Count(p.html, `class="cell `))
+			assert.Contains(t, p.html, "4400 more are not drawn")
+			assert.NotContains(t, p.html, `href="#h1"`, "it is not among the holders")
+		case "holders":
+			assert.Equal(t, maxHolders, strings.Count(p.html, "<details"))
+			assert.Contains(t, p.html, `id="h5000"`, "the longest")
+			assert.Contains(t, p.html, "4900 more")
+		}
+	}
+	assert.Less(t, size, 1<<20)
+}
+
 //line <script>alert(1)</script>.go:1
 func takeFrom(ctx context.Context, db *sql.DB) (*sql.Conn, error) { return db.Conn(ctx) }
 
-//line handler_test.go:172
+//line handler_test.go:208
 func TestTableKeepsEscapeSequencesFromTheTerminal(t *testing.T) {
 	var b strings.Builder
 	writeTable(&b, Report{Pools: []Pool{{Name: "a\x1b[2Jb", Verdict: "x\r\ny", Events: []Event{{Text: "one\n\ttwo\x07"}}}}})

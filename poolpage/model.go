@@ -67,7 +67,7 @@ type Pool struct {
 	Totals   Totals   `json:"totals"`
 	Slots    []Slot   `json:"slots"`
 	Waiters  []Waiter `json:"waiters"` // longest first, at most a hundred
-	Shapes   []Shape  `json:"shapes"`  // slow or failed queries, the longest sum first
+	Shapes   []Shape  `json:"shapes"`  // slow or failed queries, the longest sum first, at most thirty
 	Leaks    []Leak   `json:"leaks"`   // newest first, at most fifty
 	Events   []Event  `json:"events"`  // newest first, at most a hundred
 	History  []Second `json:"history"` // oldest first, at most 300

@@ -53,8 +53,10 @@ var pages = template.Must(template.New("page").Funcs(template.FuncMap{
 var panels = []string{"head", "slots", "queue", "charts", "holders", "shapes", "leaks", "events"}
 
 const (
-	crowd    = 60  // slots from which on cells are small
-	maxCells = 600 // cells on the page; the table and the JSON have all
+	crowd = 60 // slots from which on cells are small
+	// Cells and holders on the page. The table and the JSON have all.
+	maxCells   = 600
+	maxHolders = 100
 )
 
 // view is what a template sees.
@@ -67,6 +69,9 @@ type view struct {
 	Cells   []Slot // of Slots, as many as fit
 	Free    []struct{}
 	More    int // slots without a cell
+	Holding []Slot
+	Opens   map[uint64]bool // the connections of Holding
+	MoreOf  int             // holders that are left out
 	Small   bool
 	Groups  []group // of the queue
 	Title   string
@@ -92,6 +97,12 @@ func viewOf(w *watched, f *frame) *view {
 	v.Cells = p.Slots[:min(len(p.Slots), maxCells)]
 	v.Free = make([]struct{}, max(min(p.Limit, maxCells)-len(p.Slots), 0))
 	v.More = max(p.Limit, len(p.Slots)) - len(v.Cells) - len(v.Free)
+	v.Holding, v.Opens = p.Holders(), map[uint64]bool{}
+	v.MoreOf = max(len(v.Holding)-maxHolders, 0)
+	v.Holding = v.Holding[:len(v.Holding)-v.MoreOf]
+	for _, s := range v.Holding {
+		v.Opens[s.Serial] = true
+	}
 	index := map[string]int{}
 	for _, one := range p.Waiters {
 		i, ok := index[one.Caller]

@@ -1,6 +1,7 @@
 package poolpage
 
 import (
+	"bytes"
 	"encoding/json"
 	"net/http"
 	"slices"
@@ -46,6 +47,7 @@ type frame struct {
 	number int
 	pool   Pool
 	panels []panel
+	change func() []byte // the event for all who have the frame before, made once
 }
 
 // panel is a part of the page. since is the frame in which it last changed.
@@ -126,6 +128,7 @@ func (w *watched) render() *frame {
 			f.panels[i].since = before.panels[i].since
 		}
 	}
+	f.change = sync.OnceValue(func() []byte { return f.encode(f.number - 1) })
 	f.made = time.Now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -170,7 +173,7 @@ func (h *handler) events(rw http.ResponseWriter, r *http.Request) {
 	for sent := 0; ; {
 		f, next := w.newest()
 		_ = out.SetWriteDeadline(time.Now().Add(slowest)) // servers that cannot have other ways to end
-		if writeEvent(rw, f, sent) != nil || out.Flush() != nil || f.pool.Level == LevelClosed {
+		if _, err := rw.Write(f.event(sent)); err != nil || out.Flush() != nil || f.pool.Level == LevelClosed {
 			return
 		}
 		sent = f.number
@@ -190,23 +193,28 @@ type event struct {
 	Panels map[string]string `json:"panels"`
 }
 
-func writeEvent(rw http.ResponseWriter, f *frame, sent int) error {
+// event is what a watcher gets who has had the frame of that number.
+func (f *frame) event(sent int) []byte {
+	if sent == f.number-1 {
+		return f.change()
+	}
+	return f.encode(sent)
+}
+
+func (f *frame) encode(sent int) []byte {
 	e := event{Title: title(&f.pool), Panels: map[string]string{}}
 	for _, p := range f.panels {
 		if p.since > sent {
 			e.Panels[p.key] = p.html
 		}
 	}
-	if _, err := rw.Write([]byte("data: ")); err != nil {
-		return err
-	}
-	enc := json.NewEncoder(rw) // ends with a line break, and has no other
+	var b bytes.Buffer
+	b.WriteString("data: ")
+	enc := json.NewEncoder(&b) // ends with a line break, and has no other
 	enc.SetEscapeHTML(false)
-	if err := enc.Encode(e); err != nil {
-		return err
-	}
-	_, err := rw.Write([]byte("\n"))
-	return err
+	_ = enc.Encode(e) // strings, to memory
+	b.WriteByte('\n')
+	return b.Bytes()
 }
 
 // servers are those that the handler serves on, so that a watcher does not keep one from shutting down.
