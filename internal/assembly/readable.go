@@ -5,16 +5,14 @@ import (
 	"time"
 )
 
-// Readable rounds d so that three digits remain: 4m12s, 20s, 1.53s, 500ms.
+// Readable rounds d so that three digits remain, or whole seconds: 4m12s, 20s, 1.53s, 131ms.
 func Readable(d time.Duration) string {
-	switch {
-	case d >= 10*time.Second:
-		d = d.Round(time.Second)
-	case d >= time.Second:
-		d = d.Round(10 * time.Millisecond)
-	case d >= time.Millisecond:
-		d = d.Round(10 * time.Microsecond)
+	unit := time.Second
+	if d.Abs() < 10*time.Second {
+		for unit = 1; d.Abs() >= 1000*unit; unit *= 10 {
+		}
 	}
+	d = d.Round(unit)
 	s := d.String()
 	if rest, ok := strings.CutSuffix(s, "m0s"); ok {
 		s = rest + "m"
