@@ -384,6 +384,18 @@ func ExampleWithLeakThreshold() {
 	defer db.Close()
 }
 
+// All processes that open this database have forty connections together.
+func ExampleWithFleetLimit() {
+	db, err := lifeguard.Open("lifeguard", os.Getenv("DATABASE_URL"), lifeguard.WithConnectionLimit(20), lifeguard.WithFleetLimit(40))
+	if err != nil {
+		panic(err)
+	}
+	defer db.Close()
+	pool, _ := lifeguard.PoolOf(db)
+	stats := pool.Stats()
+	fmt.Printf("%d of %d in %d processes", stats.FleetHeld, stats.FleetLimit, stats.FleetProcesses)
+}
+
 func ExampleWithMaxWaiting() {
 	db, err := lifeguard.Open("lifeguard", os.Getenv("DATABASE_URL"), lifeguard.WithMaxWaiting(200))
 	if err != nil {

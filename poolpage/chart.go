@@ -7,11 +7,7 @@ import (
 	"github.com/go-lifeguard/lifeguard/internal/plot"
 )
 
-// Size of a chart in its own units. CSS stretches it.
-const (
-	chartWidth  = kept
-	chartHeight = 60
-)
+const chartHeight = 60 // in a chart's own units, as its width, kept; CSS stretches it
 
 // chart is a small picture of the last five minutes. Its label says the same in words.
 type chart struct {
@@ -23,6 +19,10 @@ type chart struct {
 // chartKey names a line by its look. Lines differ in their dashes, not in colour alone.
 type chartKey struct{ Class, Text string }
 
+func paths(top float64, lines ...plot.Line) template.HTML {
+	return template.HTML(plot.Paths(kept, chartHeight, top, lines...)) // numbers, and the classes below
+}
+
 // charts are those of the page.
 func charts(p *Pool) []chart {
 	h := p.History
@@ -32,9 +32,6 @@ func charts(p *Pool) []chart {
 			all[i] = value(&h[i])
 		}
 		return all
-	}
-	paths := func(top float64, lines ...plot.Line) template.HTML {
-		return template.HTML(plot.Paths(chartWidth, chartHeight, top, lines...)) // numbers, and the classes below
 	}
 	inUse := of(func(s *Second) float64 { return float64(s.InUse) })
 	open := of(func(s *Second) float64 { return float64(s.Open) })
@@ -50,8 +47,7 @@ func charts(p *Pool) []chart {
 	mostWaiting, mostWait := waiting.Highest(), p99.Highest()
 	now := Second{Limit: p.Limit, InUse: p.InUse, Waiting: p.Waiting}
 	if len(h) > 0 {
-		last := h[len(h)-1]
-		now.WaitP50, now.WaitP99, now.Acquired = last.WaitP50, last.WaitP99, last.Acquired
+		now.WaitP50, now.WaitP99, now.Acquired = h[len(h)-1].WaitP50, h[len(h)-1].WaitP99, h[len(h)-1].Acquired
 	}
 	return []chart{
 		{

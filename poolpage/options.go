@@ -12,9 +12,7 @@ type settings struct {
 }
 
 // WithHandles shows the pools of more handles. Handles that share a pool are shown once.
-func WithHandles(more ...*sql.DB) Option {
-	return func(s *settings) { s.handles = append(s.handles, more...) }
-}
+func WithHandles(more ...*sql.DB) Option { return func(s *settings) { s.handles = append(s.handles, more...) } }
 
 // WithActions lets the page change connection_limit and reset the pool. Everybody who reaches the page may do so then; requests
 // from other sites are refused, see [net/http.CrossOriginProtection].
@@ -26,6 +24,4 @@ func WithActions() Option { return func(s *settings) { s.actions = true } }
 // only while somebody looks, and waits for a second at most.
 //
 // The user of dsn sees other users' connections only as a member of pg_monitor. A dsn that is wrong is told on the page.
-func WithServerView(dsn string) Option {
-	return func(s *settings) { s.server = newServerView(dsn) }
-}
+func WithServerView(dsn string) Option { return func(s *settings) { s.server = newServerView(dsn) } }

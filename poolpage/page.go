@@ -40,11 +40,10 @@ var pages = template.Must(template.New("page").Funcs(template.FuncMap{
 	},
 	"name": func(place string) string {
 		name, _, _ := strings.Cut(place, " (")
-		_, inPackage, ok := strings.Cut(name, ".")
-		if !ok || strings.Contains(name, " ") {
-			return name // "a goroutine started at database/sql"
+		if _, inPackage, ok := strings.Cut(name, "."); ok && !strings.Contains(name, " ") {
+			return inPackage
 		}
-		return inPackage
+		return name // "a goroutine started at database/sql"
 	},
 	"brief": brief,
 }).Parse(pageText))
