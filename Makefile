@@ -24,7 +24,10 @@ staticcheck: ## staticcheck (needs Go 1.26)
 	go run $(STATICCHECK) $(PACKAGES)
 
 # Tests of these packages measure latencies, so each has the machine to itself.
-ALONE = go-lifeguard/lifeguard$$|/internal/(handle|leak|pool|session)$$|/benchmarks/
+ALONE = go-lifeguard/lifeguard$$|/internal/(fleet|handle|leak|session)$$
+
+# These take longest. They begin first, and the short ones fill the other core.
+LONG = /drivertest$$|/internal/(pool|stmtcache)$$|/ecosystem
 
 # Everything is built first, on all cores. What does not build is reported by the commands after it. The last of them is what
 # the race detector changes.
@@ -32,7 +35,8 @@ test: servers ## install the servers that the tests run, then test everything wi
 	@go test -race -run '^$$' $(PACKAGES) >/dev/null 2>&1 || true
 	@failed=; run() { echo "$$@"; "$$@" || failed=1; }; \
 	run go test -race -p 1 -timeout 30m $$(go list $(PACKAGES) | grep -E '$(ALONE)'); \
-	run go test -race -p 2 -timeout 30m $$(go list $(PACKAGES) | grep -vE '$(ALONE)'); \
+	others=$$(go list $(PACKAGES) | grep -vE '$(ALONE)'); \
+	run go test -race -p 2 -timeout 30m $$(echo "$$others" | grep -E '$(LONG)') $$(echo "$$others" | grep -vE '$(LONG)'); \
 	run go test -count=1 -run 'Allocations|NoReportForThoseInTime' ./internal/...; \
 	test -z "$$failed"
 
