@@ -30,7 +30,7 @@ type level struct {
 type result struct {
 	Clients     int     `json:"clients"`
 	Levels      []level `json:"levels"`
-	Best        int     `json:"best"`        // the limit of the highest throughput
+	Best        int     `json:"best"`        // the limit of the highest throughput; 0 if no query ended
 	Recommended int     `json:"recommended"` // the smallest limit within 5 % of it
 	Interrupted bool    `json:"interrupted"`
 }
@@ -123,6 +123,8 @@ func bench(c *cobra.Command, s *source, p plan, asJSON bool, svg string) error {
 	switch {
 	case r.Interrupted:
 		return errInterrupted
+	case failed == nil && r.Best == 0:
+		return fmt.Errorf("bench: no query ended within %s; write a longer --duration", period(p.duration))
 	case failed != nil:
 		return fmt.Errorf("bench: some queries failed, the first with: %w", s.explain(failed))
 	}
@@ -175,6 +177,9 @@ func (r *result) recommend() {
 			best, r.Best = l.Throughput, l.Limit
 		}
 	}
+	if r.Best == 0 {
+		return
+	}
 	for _, l := range r.Levels { // ascending
 		if l.Throughput >= enough*best {
 			r.Recommended = l.Limit
@@ -207,6 +212,9 @@ func (r *result) write(out io.Writer) error {
 	fmt.Fprintln(out)
 	for _, l := range r.Levels {
 		fmt.Fprintf(out, "%5d %s %.0f\n", l.Limit, strings.Repeat("█", max(1, int(40*l.Throughput/max(best, 1e-9)))), l.Throughput)
+	}
+	if r.Best == 0 {
+		return nil
 	}
 	_, err := fmt.Fprintf(out, "\nbest: connection_limit=%d\nsmallest within 5 %% of it: connection_limit=%d\n", r.Best, r.Recommended)
 	return err

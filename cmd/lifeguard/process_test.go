@@ -296,6 +296,11 @@ func TestBenchRefusesToWrite(t *testing.T) {
 }
 
 func TestBench(t *testing.T) {
+	short := start(t, "", "bench", pgtest.DSN(t), "--query=SELECT pg_sleep(1)", "--limits=1", "--clients=1", "--duration=100ms")
+	assert.Equal(t, 1, short.status)
+	assert.Contains(t, short.errs, "write a longer --duration")
+	assert.NotContains(t, short.out, "connection_limit=", "nothing is recommended")
+
 	picture := filepath.Join(t.TempDir(), "bench.svg")
 	args := []string{"bench", pgtest.DSN(t), "--query=SELECT pg_sleep(0.01)", "--limits=1,8", "--clients=8", "--duration=400ms"}
 	o := start(t, "", append(args, "--json", "--svg="+picture)...)
