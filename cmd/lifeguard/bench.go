@@ -101,7 +101,12 @@ func bench(c *cobra.Command, s *source, p plan, asJSON bool, svg string) error {
 	if err := s.mustExist(); err != nil {
 		return err
 	}
-	l, err := newLoad(c.Context(), s, p)
+	ctx, cancel := context.WithTimeout(c.Context(), sideTimeout)
+	defer cancel()
+	l, err := within(ctx, func() (*load, error) { return newLoad(ctx, s, p) })
+	if err == context.DeadlineExceeded { // of within: others are explained already
+		err = s.explain(err)
+	}
 	if err != nil {
 		return fmt.Errorf("bench: %w", err)
 	}
@@ -150,7 +155,7 @@ func sweep(ctx context.Context, l *load, errs io.Writer) (r *result, failed erro
 	}
 	for _, limit := range l.plan.limits {
 		step(limit)
-		measured, err := l.run(ctx, limit)
+		measured, err := within(ctx, func() (level, error) { return l.run(ctx, limit) })
 		if ctx.Err() != nil {
 			r.Interrupted = true
 			break

@@ -83,7 +83,7 @@ func checkCommand() *cobra.Command {
 			}
 			ctx, cancel := context.WithTimeout(c.Context(), timeout)
 			defer cancel()
-			r, err := check(ctx, s, instances)
+			r, err := within(ctx, func() (*report, error) { return check(ctx, s, instances) })
 			if err != nil {
 				return fmt.Errorf("check: %w", s.explain(err))
 			}

@@ -41,8 +41,6 @@ func newLoad(ctx context.Context, s *source, p plan) (*load, error) {
 		return nil, s.explain(err)
 	}
 	l.side.SetMaxOpenConns(1)
-	ctx, cancel := context.WithTimeout(ctx, sideTimeout)
-	defer cancel()
 	if err := l.prepare(ctx); err != nil {
 		l.close()
 		var usage usageError

@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -63,6 +64,36 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 		return exitUsage
 	}
 	return exitUnfit
+}
+
+// grace is how long work may take to end after its context.
+const grace = time.Second
+
+// within returns when f does, or soon after ctx has ended: lib/pq looks at no context while it logs in to a server that is
+// silent. What f does then ends with the process.
+func within[T any](ctx context.Context, f func() (T, error)) (T, error) {
+	type result struct {
+		value T
+		err   error
+	}
+	done := make(chan result, 1)
+	go func() {
+		value, err := f()
+		done <- result{value, err}
+	}()
+	var over <-chan time.Time
+	ended := ctx.Done()
+	for {
+		select {
+		case r := <-done:
+			return r.value, r.err
+		case <-ended:
+			ended, over = nil, time.After(grace)
+		case <-over:
+			var none T
+			return none, ctx.Err()
+		}
+	}
 }
 
 func rootCommand() *cobra.Command {

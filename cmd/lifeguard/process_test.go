@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"net"
 	"net/url"
 	"os"
 	"os/exec"
@@ -373,4 +374,36 @@ func TestCtrlC(t *testing.T) {
 	assert.Contains(t, out.String(), "connection_limit=1")
 	assert.Contains(t, errs.String(), "interrupted")
 	assert.NotContains(t, out.String()+errs.String(), "secret")
+}
+
+// A server that takes connections and never answers is waited for no longer than it is told.
+func TestSilentServer(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer silent.Close()
+	for _, dsn := range []string{"postgres://app:secret@" + silent.Addr().String() + "/shop?sslmode=disable", "app:secret@tcp(" + silent.Addr().String() + ")/shop"} {
+		began := time.Now()
+		o := start(t, "", "check", dsn, "--timeout=300ms")
+		before, err := silent.Accept()
+		require.NoError(t, err)
+		require.NoError(t, before.Close())
+		assert.Less(t, time.Since(began), 10*time.Second)
+		assert.Equal(t, 1, o.status)
+		assert.Contains(t, o.errs, "has not answered in time")
+		for _, name := range []string{"check", "bench"} {
+			c := exec.CommandContext(t.Context(), command, name, dsn)
+			var errs bytes.Buffer
+			c.Stderr = &errs
+			require.NoError(t, c.Start())
+			conn, err := silent.Accept()
+			require.NoError(t, err)
+			defer conn.Close()
+			require.NoError(t, c.Process.Signal(syscall.SIGINT))
+			began := time.Now()
+			var exit *exec.ExitError
+			require.ErrorAs(t, c.Wait(), &exit)
+			assert.Equal(t, 130, exit.ExitCode(), errs.String())
+			assert.Less(t, time.Since(began), 5*time.Second)
+		}
+	}
 }
