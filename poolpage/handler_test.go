@@ -190,12 +190,12 @@ func TestPageOfALargePool(t *testing.T) {
 		switch p.key {
 		case "slots":
 			assert.Equal(t, maxCells, strings.Count(p.html, `class="cell `))
-			assert.Contains(t, p.html, "4400 more are not drawn")
-			assert.NotContains(t, p.html, `href="#h1"`, "it is not among the holders")
+			assert.True(t, strings.Contains(p.html, "4400 more are not drawn"))
+			assert.False(t, strings.Contains(p.html, `href="#h1"`), "it is not among the holders")
 		case "holders":
 			assert.Equal(t, maxHolders, strings.Count(p.html, "<details"))
-			assert.Contains(t, p.html, `id="h5000"`, "the longest")
-			assert.Contains(t, p.html, "4900 more")
+			assert.True(t, strings.Contains(p.html, `id="h5000"`), "the longest")
+			assert.True(t, strings.Contains(p.html, "4900 more"))
 		}
 	}
 	assert.Less(t, size, 1<<20)
