@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-lifeguard/lifeguard"
@@ -33,10 +34,11 @@ type watched struct {
 	actions bool
 	others  []*watched // all that the handler shows
 
-	mu       sync.Mutex
-	watchers int           // guarded by mu
-	next     chan struct{} // guarded by mu; closed when a new frame is there
-	frame    *frame        // guarded by mu; the newest
+	watchers atomic.Int32
+
+	mu    sync.Mutex
+	next  chan struct{} // guarded by mu; closed when a new frame is there
+	frame *frame        // guarded by mu; the newest
 
 	rendering sync.Mutex // held by whoever makes a frame; before mu
 }
@@ -68,10 +70,7 @@ func (w *watched) tick() {
 	} else if w.server != nil && !slices.ContainsFunc(w.others, (*watched).open) {
 		w.server.close()
 	}
-	w.mu.Lock()
-	idle := w.watchers == 0
-	w.mu.Unlock()
-	if idle {
+	if w.watchers.Load() == 0 {
 		return
 	}
 	// A frame that takes longer than a second, because of the server, is not made twice. The last one is made all the same,
@@ -138,13 +137,6 @@ func (w *watched) render() *frame {
 	return f
 }
 
-// join counts a watcher until leave.
-func (w *watched) join(n int) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.watchers += n
-}
-
 // newest is the frame to send, and what is closed when there is another.
 func (w *watched) newest() (*frame, <-chan struct{}) {
 	w.mu.Lock()
@@ -160,8 +152,8 @@ func (h *handler) events(rw http.ResponseWriter, r *http.Request) {
 		http.NotFound(rw, r)
 		return
 	}
-	w.join(1)
-	defer w.join(-1)
+	w.watchers.Add(1)
+	defer w.watchers.Add(-1)
 	over := h.servers.shutdown(r)
 	out := http.NewResponseController(rw)
 	rw.Header().Set("Content-Type", "text/event-stream")
