@@ -303,7 +303,7 @@ func ExampleRecommendedLimit() {
 }
 
 func ExampleWithPoolTimeout() {
-	db, err := lifeguard.Open("lifeguard", os.Getenv("DATABASE_URL"), lifeguard.WithPoolTimeout(3 * time.Second))
+	db, err := lifeguard.Open("lifeguard", os.Getenv("DATABASE_URL"), lifeguard.WithPoolTimeout(3*time.Second))
 	if err != nil {
 		panic(err)
 	}
@@ -336,7 +336,7 @@ func ExampleWithMaxIdleConnectionLifetime() {
 
 // Longer than the slowest query.
 func ExampleWithSocketTimeout() {
-	db, err := lifeguard.Open("lifeguard", os.Getenv("DATABASE_URL"), lifeguard.WithSocketTimeout(30 * time.Second))
+	db, err := lifeguard.Open("lifeguard", os.Getenv("DATABASE_URL"), lifeguard.WithSocketTimeout(30*time.Second))
 	if err != nil {
 		panic(err)
 	}
@@ -353,7 +353,7 @@ func ExampleWithStatementCacheSize() {
 }
 
 func ExampleWithSlowQueryThreshold() {
-	db, err := lifeguard.Open("lifeguard", os.Getenv("DATABASE_URL"), lifeguard.WithSlowQueryThreshold(500 * time.Millisecond))
+	db, err := lifeguard.Open("lifeguard", os.Getenv("DATABASE_URL"), lifeguard.WithSlowQueryThreshold(500*time.Millisecond))
 	if err != nil {
 		panic(err)
 	}
@@ -377,7 +377,7 @@ func ExampleWithQueryLog() {
 }
 
 func ExampleWithLeakThreshold() {
-	db, err := lifeguard.Open("lifeguard", os.Getenv("DATABASE_URL"), lifeguard.WithLeakThreshold(10 * time.Second))
+	db, err := lifeguard.Open("lifeguard", os.Getenv("DATABASE_URL"), lifeguard.WithLeakThreshold(10*time.Second))
 	if err != nil {
 		panic(err)
 	}
