@@ -276,6 +276,7 @@ func (f *Fleet) listen(s *session, next *schedule) {
 	}
 	s.inbox = s.inbox[:0]
 	next.busy = f.m.want() > 0
+	next.below = next.busy && f.m.held() < f.m.Share()
 	next.watchful = next.busy || len(f.m.needs) > 0
 }
 

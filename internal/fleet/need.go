@@ -5,13 +5,13 @@ import "slices"
 const (
 	// polite is for how many polls a member waits for an older need to be served. One that does not speak again within
 	// them may belong to a process that hangs, and a free token must not wait for it.
-	polite = 2
+	polite = 5
 
 	// forgotten is for how many polls a need is known that is not told again.
 	forgotten = 10
 
 	// insistent is how often a need was told after which shares do not count: those who have more may hang.
-	insistent = 6
+	insistent = 4
 )
 
 // need is what another member lacks.

@@ -9,6 +9,7 @@ type schedule struct {
 	heard    time.Time     // when the session last heard what others had said
 	hurry    time.Duration // until the next attempt to take a token that is coming free; 0 for none
 	busy     bool          // tokens are missing
+	below    bool          // and there are fewer than the share
 	watchful bool          // here or elsewhere
 }
 
@@ -39,8 +40,9 @@ func (n *schedule) pause(now time.Time) time.Duration {
 	return max(pause, 0)
 }
 
-// listens says whether words of the others are read as they come. An idle process must not be woken by each of them.
-func (n *schedule) listens(now time.Time) bool { return n.busy || now.Sub(n.heard) >= pollTime }
+// listens says whether words of the others are read as they come. A process that has its share must not be woken by each of
+// them: in a fleet that is loaded everybody says all the time that more would be welcome.
+func (n *schedule) listens(now time.Time) bool { return n.below || now.Sub(n.heard) >= pollTime }
 
 // wait returns when something has changed, when others have said something, or when it is time to try again.
 func (f *Fleet) wait(s *session, next *schedule) error {

@@ -216,7 +216,7 @@ func (s *simulation) executeAndSay(p *process) {
 			}
 			x, from, session := s.of[q], p.session, q.session
 			delay := s.about(time.Millisecond)
-			if q.m.want() == 0 {
+			if q.m.want() == 0 || q.m.held() >= q.m.Share() {
 				delay = max(delay, x.heard+pollTime-s.now)
 			}
 			s.after(delay, func() { s.tell(q, session, said{from, one}) })
@@ -450,14 +450,14 @@ func TestRoundByRound(t *testing.T) {
 	for _, p := range s.procs {
 		p.served = 0
 	}
-	s.run(s.now + 10*time.Second)
+	s.run(s.now + 30*time.Second)
 	least, sum := 1<<30, 0
 	for _, p := range s.procs {
 		least, sum = min(least, p.served), sum+p.served
 	}
 	t.Logf("the least was served %d of %d", least, sum)
-	assert.Greater(t, least*12*3, sum, "each has a third of its part at least")
-	assert.Greater(t, sum, 10*8*200*6/10, "the tokens are used")
+	assert.Greater(t, least*12*5, sum, "each has a fifth of its part at least")
+	assert.Greater(t, sum, 30*8*200*6/10, "the tokens are used")
 }
 
 // TestCurves prints how soon a fleet has its shares after all its processes but one have started under full load, and how
