@@ -32,6 +32,7 @@ const (
 
 var (
 	localPort = regexp.MustCompile(`localhost:(\d{4,5})\b`)
+	servePort = regexp.MustCompile(`<!-- check: serve (\d+)`)
 	binFolder = regexp.MustCompile(`(^|[\s='">(])bin/`)
 )
 
@@ -45,7 +46,7 @@ func substitutesFor(t *testing.T, text, scratch string) *substitutes {
 	if strings.Contains(text, pageMaria) {
 		s.maria, _, _ = strings.Cut(mariatest.DSN(t), "?")
 	}
-	for _, m := range localPort.FindAllStringSubmatch(text, -1) {
+	for _, m := range append(localPort.FindAllStringSubmatch(text, -1), servePort.FindAllStringSubmatch(text, -1)...) {
 		if s.ports[m[1]] == "" && m[1] != "5432" && m[1] != "3306" {
 			require.NoError(t, s.renew(m[1]))
 		}
