@@ -254,7 +254,7 @@ func TestSQLXArrays(t *testing.T) {
 			Tags   pq.StringArray
 			Scores pq.Float64Array
 		}
-		_, err := db.NamedExecContext(ctx, "INSERT INTO tagged VALUES (:id, :tags, :scores)", []tagged{
+		_, err := db.NamedExecContext(ctx, "INSERT INTO tagged (id, tags, scores) VALUES (:id, :tags, :scores)", []tagged{
 			{1, pq.StringArray{"plain", `with "quotes", commas and \`, ""}, pq.Float64Array{1.5, -2}},
 			{2, pq.StringArray{}, nil},
 		})

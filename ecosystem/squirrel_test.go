@@ -19,7 +19,7 @@ func TestSquirrel(t *testing.T) {
 
 		insert := build.Insert("items").Columns("id", "name", "price", "parent")
 		for id := range 50 {
-			insert = insert.Values(id, fmt.Sprint("item ", id), squirrel.Expr("? * ?", id, 3), id/5)
+			insert = insert.Values(id, fmt.Sprint("item ", id), squirrel.Expr("3 * ?", id), id/5)
 		}
 		inserted, err := insert.ExecContext(ctx)
 		s.must(err)
