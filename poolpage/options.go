@@ -12,7 +12,9 @@ type settings struct {
 }
 
 // WithHandles shows the pools of more handles. Handles that share a pool are shown once.
-func WithHandles(more ...*sql.DB) Option { return func(s *settings) { s.handles = append(s.handles, more...) } }
+func WithHandles(more ...*sql.DB) Option {
+	return func(s *settings) { s.handles = append(s.handles, more...) }
+}
 
 // WithActions lets the page change connection_limit and reset the pool. Everybody who reaches the page may do so then; requests
 // from other sites are refused, see [net/http.CrossOriginProtection].
