@@ -211,16 +211,6 @@ func TestGORMTransactions(t *testing.T) {
 			})
 		})
 		names("after a panic")
-		s.must(db.Transaction(func(tx *gorm.DB) error {
-			locking := tx
-			if s.dialect != sqliteSQL {
-				locking = tx.Clauses(clause.Locking{Strength: "UPDATE"})
-			}
-			var u gormUser
-			s.must(locking.First(&u, "name = ?", "outer").Error)
-			u.Age = 50
-			return tx.Save(&u).Error
-		}))
 		ctx, cancel := context.WithCancel(s.Context())
 		cancel()
 		s.fails("a transaction of a context that has ended", db.WithContext(ctx).Transaction(func(*gorm.DB) error { return nil }))
