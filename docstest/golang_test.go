@@ -26,7 +26,12 @@ var packages = map[string]string{
 	"pq": "github.com/lib/pq", "prometheus": "github.com/prometheus/client_golang/prometheus",
 	"signal": "os/signal", "slog": "log/slog", "sql": "database/sql", "sqlx": "github.com/jmoiron/sqlx",
 	"stdlib": "github.com/jackc/pgx/v5/stdlib", "strings": "strings", "syscall": "syscall", "testing": "testing",
-	"time": "time",
+	"time":    "time",
+	"dialect": "entgo.io/ent/dialect", "entsql": "entgo.io/ent/dialect/sql", "ent": "github.com/go-lifeguard/lifeguard/ecosystem/ent",
+	"fs": "io/fs", "goose": "github.com/pressly/goose/v3", "lock": "github.com/pressly/goose/v3/lock", "otelsql": "github.com/XSAM/otelsql",
+	"pgdialect": "github.com/uptrace/bun/dialect/pgdialect", "river": "github.com/riverqueue/river",
+	"riverdatabasesql": "github.com/riverqueue/river/riverdriver/riverdatabasesql", "squirrel": "github.com/Masterminds/squirrel",
+	"store": "github.com/go-lifeguard/lifeguard/ecosystem/sqlc/pgqueries",
 }
 
 var (
