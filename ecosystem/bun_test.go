@@ -146,7 +146,7 @@ func TestBun(t *testing.T) {
 			s.see("author", a)
 		}
 		var titles []bunBook
-		n, err := db.NewSelect().Model(&titles).Relation("Author").Where("author.name IN (?)", bun.In([]string{"author 1", "author 3"})).
+		n, err := db.NewSelect().Model(&titles).Relation("Author").Where("author.name IN (?)", bun.List([]string{"author 1", "author 3"})).
 			Order("book.id").Limit(2).ScanAndCount(ctx)
 		s.must(err)
 		s.see("count", n)

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -184,15 +183,6 @@ func (m *member) kill() {
 	_ = m.cmd.Process.Kill() // it may have ended
 	<-m.read
 	_ = m.cmd.Wait()
-}
-
-func (m *member) pause(t *testing.T, on bool) {
-	t.Helper()
-	signal := syscall.SIGCONT
-	if on {
-		signal = syscall.SIGSTOP
-	}
-	require.NoError(t, m.cmd.Process.Signal(signal))
 }
 
 // arena is a server with a role that may have so many connections and no more, and somebody who watches.

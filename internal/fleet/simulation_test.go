@@ -37,8 +37,6 @@ type simulated struct {
 	hold           time.Duration
 	polled, looked time.Duration
 	timer          int // the number of the last timer
-	closing        int
-	owed           Owed
 	hurry          time.Duration
 	idleAt, bornAt map[int64]time.Duration
 	heard          time.Duration
