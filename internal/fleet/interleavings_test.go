@@ -135,6 +135,9 @@ func (w *world) driveConn(p *process, i int) bool {
 // TestEveryInterleaving tries every order in which things can happen to a few processes, fleet sessions that are lost
 // included. In none of them is a token held twice. From each of them, every process is served if everybody takes its turn.
 func TestEveryInterleaving(t *testing.T) {
+	if raceEnabled {
+		t.Skip("it has one goroutine; make test runs it without the race detector")
+	}
 	type happens struct{ processes, tokens, limit, callers, polls, losses int }
 	bounds := []happens{
 		{processes: 2, tokens: 1, limit: 1, callers: 1, losses: 1},

@@ -385,6 +385,9 @@ func (s *simulation) yield(p *process) {
 // some of what is said to them, and looks after each event whether a token is held twice. Then all becomes quiet, and all
 // that want tokens have their share in time.
 func TestManyProcesses(t *testing.T) {
+	if raceEnabled {
+		t.Skip("it has one goroutine; make test runs it without the race detector")
+	}
 	const processes, tokens = 100, 500
 	number := *seed
 	if number == 0 {
@@ -440,6 +443,9 @@ func TestManyProcesses(t *testing.T) {
 
 // TestRoundByRound has twelve processes make progress on eight tokens.
 func TestRoundByRound(t *testing.T) {
+	if raceEnabled {
+		t.Skip("it has one goroutine; make test runs it without the race detector")
+	}
 	s := newSimulation(t, 8, 1)
 	for range 12 {
 		s.start(20, 30, 5*time.Millisecond)
