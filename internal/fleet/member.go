@@ -185,8 +185,8 @@ func (m *Member) Ask() (a Ask, ok bool) {
 	if m.ticket != 0 || want == 0 {
 		m.renew = false
 	}
-	if m.try && want > 0 && !m.defers() {
-		a.Take, a.Limit = want, m.Limit()
+	if take := min(want, m.most()); m.try && take > 0 && !m.defers() {
+		a.Take, a.Limit = take, m.Limit()
 		for _, h := range m.holds {
 			a.Own = append(a.Own, h.number)
 		}
@@ -221,7 +221,7 @@ func (m *Member) Answered(a Ask, got Answer) {
 	case m.ticket == 0:
 		m.stand() // once more with the word: what was freed before it came was freed without a word
 	case len(got.Taken) > 0:
-		m.renew = true
+		m.stand() // behind those that have waited since before
 	}
 }
 

@@ -67,21 +67,38 @@ func standing(held, share int) int {
 	return 2
 }
 
-// defers says whether somebody else comes first. Tickets are given in the order of words: who needs a token once more
-// after it gave one up for a need has a later ticket than that.
+// defers says whether somebody else comes first: for those who have their share, anybody who has less. Where there are more
+// members than tokens, also whoever got in line before. Elsewhere there is no line below the share: a token that is free is
+// taken at once, by anybody, and who takes no more than the share leaves the others theirs.
+//
+// Tickets are given in the order of words: who needs a token once more after it gave one up for a need has a later ticket
+// than that.
 func (m *Member) defers() bool {
 	share := m.Share()
 	own, ticket := standing(m.held(), share), m.ticket
 	if ticket == 0 {
 		ticket = m.clock + 1
 	}
+	line := m.Limit() < len(m.peers)
 	return slices.ContainsFunc(m.needs, func(n need) bool {
 		class := standing(n.held, share)
-		if n.age > polite || class == 2 || class > own {
+		switch {
+		case n.age > polite || class == 2 || class > own:
+			return false
+		case own < 2 && !line:
 			return false
 		}
 		return class < own || n.ticket < ticket || n.ticket == ticket && n.from < m.id
 	})
+}
+
+// most is how many tokens may be taken: no more than to the share while others have less than theirs.
+func (m *Member) most() int {
+	share := m.Share()
+	if slices.ContainsFunc(m.needs, func(n need) bool { return n.age <= polite && n.held < share }) {
+		return max(share-m.held(), 0)
+	}
+	return m.want()
 }
 
 // Owed is what a member has to give up.

@@ -437,7 +437,7 @@ func TestManyProcesses(t *testing.T) {
 	}
 	t.Logf("%d checks; then at least %d of %d tokens each, longest wait %v", s.checks, fewest, tokens/processes, longest)
 	assert.GreaterOrEqual(t, fewest, tokens/processes-1)
-	assert.Less(t, longest, 2*time.Second)
+	assert.Less(t, longest, time.Second)
 	assert.Empty(t, s.bare())
 }
 
@@ -460,7 +460,7 @@ func TestRoundByRound(t *testing.T) {
 		least, sum = min(least, p.served), sum+p.served
 	}
 	t.Logf("the least was served %d of %d", least, sum)
-	assert.Greater(t, least*12*5, sum, "each has a fifth of its part at least")
+	assert.Greater(t, least*12*2, sum, "each has half of its part at least")
 	assert.Greater(t, sum, 30*8*200*6/10, "the tokens are used")
 }
 
