@@ -24,7 +24,7 @@ staticcheck: ## staticcheck (needs Go 1.26)
 	go run $(STATICCHECK) $(PACKAGES)
 
 # Tests of these packages measure latencies, so each has the machine to itself.
-ALONE = go-lifeguard/lifeguard$$|/internal/(fleet|handle|leak|session)$$
+ALONE = go-lifeguard/lifeguard$$|/internal/(fleet|handle|leak|session)$$|/benchmarks/
 
 # These take longest. They begin first, and the short ones fill the other core.
 LONG = /drivertest$$|/internal/(pool|stmtcache)$$|/ecosystem

@@ -275,7 +275,11 @@ func (g *goBlocks) assign(out string) (problems []problem) {
 		}
 		if m := inPage.FindStringSubmatch(line); m != nil {
 			n, _ := strconv.Atoi(m[2]) // digits
-			problems = append(problems, problem{relative(m[1]), n, m[3]})
+			page := m[1]
+			if !filepath.IsAbs(page) { // the go command shortens what lies near
+				page = filepath.Join(g.folder, page)
+			}
+			problems = append(problems, problem{relative(page), n, m[3]})
 		} else if m := inFile.FindStringSubmatch(line); m != nil && g.blocks[m[1]] != nil {
 			n, _ := strconv.Atoi(m[2])
 			problems = append(problems, problem{g.blocks[m[1]].page, g.blocks[m[1]].line + n - 1, m[3]})

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -77,17 +78,22 @@ func (a *bunAuthor) AfterScanRow(context.Context) error {
 	return nil
 }
 
-// A queryCounter sees bun's queries.
+// A queryCounter sees bun's queries, some of which run side by side.
 type queryCounter struct {
 	bun.QueryHook
-	counts map[string]int
+	mu     sync.Mutex
+	counts map[string]int // guarded by mu
 }
 
 func (c *queryCounter) BeforeQuery(ctx context.Context, _ *bun.QueryEvent) context.Context {
 	return ctx
 }
 
-func (c *queryCounter) AfterQuery(_ context.Context, e *bun.QueryEvent) { c.counts[e.Operation()]++ }
+func (c *queryCounter) AfterQuery(_ context.Context, e *bun.QueryEvent) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.counts[e.Operation()]++
+}
 
 func (s *stage) bun() *bun.DB {
 	dialect := map[string]func() schema.Dialect{
