@@ -127,17 +127,21 @@ func demoTime(r *http.Request) (seconds int, err error) {
 	return WholeNumber(query, "seconds", demoSeconds, 1, demoMost)
 }
 
-// slowQuery takes about as many seconds. SQLite cannot sleep, so it counts.
+// slowQuery takes about as many seconds. SQLite cannot sleep, so it counts, again and again.
 func (d *Database) slowQuery(ctx context.Context, seconds int) error {
 	if d.Kind == Postgres {
 		_, err := d.ExecContext(ctx, "SELECT pg_sleep($1)", seconds)
 		return err
 	}
-	const aSecond = 1_500_000
-	var n int
-	return d.QueryRowContext(ctx,
-		"WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < $1) SELECT count(*) FROM numbers",
-		seconds*aSecond).Scan(&n)
+	const some = 500_000 // numbers, a third of a second
+	for end := time.Now().Add(time.Duration(seconds) * time.Second); time.Now().Before(end); {
+		var n int
+		if err := d.QueryRowContext(ctx,
+			"WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < $1) SELECT count(*) FROM numbers", some).Scan(&n); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // trouble is what demo has made and not cleared away yet.
