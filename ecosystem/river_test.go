@@ -92,7 +92,7 @@ func riverClient(s *stage, driver riverdriver.Driver[*sql.Tx], workers *river.Wo
 	return client
 }
 
-// work has the client work until as many jobs as there are have come to their end.
+// work has the client work until that many jobs have ended.
 func (s *stage) work(client *river.Client[*sql.Tx], jobs int) {
 	ended, stop := client.Subscribe(river.EventKindJobCompleted, river.EventKindJobCancelled)
 	defer stop()

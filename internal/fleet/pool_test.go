@@ -21,7 +21,7 @@ import (
 	"github.com/go-lifeguard/lifeguard/internal/pgtest"
 )
 
-// open opens a handle, which is as good as a process to the others of its fleet.
+// open opens a handle. To the others of its fleet it is a process.
 func open(t *testing.T, dsn string, opts ...lifeguard.Option) (*sql.DB, *lifeguard.Pool) {
 	t.Helper()
 	db, err := lifeguard.Open("lifeguard", dsn, opts...)
@@ -114,9 +114,9 @@ func TestIdleProcessIsQuiet(t *testing.T) {
 	proxy, err := faultproxy.New(fmt.Sprintf("%s:%d", server.Host(), server.Port()))
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, proxy.Close()) }) // after the handle
-	db, _ := open(t, strings.Replace(pgtest.DSN(t), fmt.Sprintf(":%d/", server.Port()), fmt.Sprintf(":%d/", proxy.Port()), 1)+"&fleet_limit=3")
+	db, pool := open(t, strings.Replace(pgtest.DSN(t), fmt.Sprintf(":%d/", server.Port()), fmt.Sprintf(":%d/", proxy.Port()), 1)+"&fleet_limit=3")
 	require.NoError(t, db.Ping())
-	time.Sleep(time.Second) // the fleet session has settled
+	eventually(t, 5*time.Second, "the fleet session has seen itself", func() bool { return pool.Stats().FleetProcesses == 1 })
 	var asked atomic.Int64
 	proxy.SetFrontend(func(message byte, _ []byte) {
 		if message == 'Q' {
