@@ -15,6 +15,7 @@ import (
 
 	"github.com/go-lifeguard/lifeguard"
 	"github.com/go-lifeguard/lifeguard/benchmarks/internal/candidate"
+	"github.com/go-lifeguard/lifeguard/benchmarks/internal/proxy"
 	"github.com/go-lifeguard/lifeguard/benchmarks/internal/report"
 	"github.com/go-lifeguard/lifeguard/internal/pgtest"
 )
@@ -156,5 +157,24 @@ func TestBurstReportsEveryFailure(t *testing.T) {
 	})
 	if e := new(pq.Error); !errors.As(err, &e) {
 		t.Errorf("got %v, want the server's error", err)
+	}
+}
+
+// A dial that takes longer than the pool_timeout is measured with does not end a run.
+func TestFillOutlastsSlowDials(t *testing.T) {
+	between, dsn, err := through(pgtest.DSN(t), proxy.Options{Connect: 200 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer between.Close()
+	lifeguards := candidate.All()[1]
+	err = withPool(t.Context(), lifeguards, dsn, candidate.Settings{Connections: 2, PoolTimeout: 30 * time.Millisecond}, func(pool candidate.Pool) error {
+		if _, err := pool.Acquire(t.Context()); !errors.Is(err, lifeguard.ErrPoolTimeout) {
+			return fmt.Errorf("%s: got %v, want a timeout", lifeguards.Name(), err)
+		}
+		return fill(t.Context(), pool, 2)
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }
