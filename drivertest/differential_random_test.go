@@ -138,7 +138,7 @@ func (c *composer) name(kind string) string {
 // change does something after which statements may mean something else.
 func (c *composer) change(h *hand, favourites []phrase) {
 	inTx := h.tx != "" || h.byHand
-	switch n := c.IntN(20); {
+	switch n := c.IntN(24); {
 	case n < 6:
 		c.line("%s exec %s", h.who(), c.one(c.schema))
 	case n < 11:
@@ -153,7 +153,7 @@ func (c *composer) change(h *hand, favourites []phrase) {
 	case n < 16:
 		h.byHand = true
 		c.line("%s exec %s", h.base, c.one([]string{"BEGIN", "START TRANSACTION"}))
-	case n == 16 && h.tx == "":
+	case (n == 16 || n >= 20) && h.tx == "":
 		c.prepared(h, favourites[c.IntN(len(favourites))])
 	case n == 17:
 		q := favourites[c.IntN(len(favourites))]

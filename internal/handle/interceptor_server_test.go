@@ -44,12 +44,13 @@ func TestInterceptorsAndStatementCache(t *testing.T) {
 		require.Equal(t, "ax", s)
 	}
 	assert.Equal(t, 2, kept())
-	// A statement that the server has forgotten is prepared again, behind the interceptors.
+	// Statements that the server has forgotten are prepared again, behind the interceptors; the program's own is not.
 	_, err = c.Exec("DEALLOCATE ALL")
 	require.NoError(t, err)
-	require.NoError(t, st.QueryRow("b").Scan(&s))
-	require.Equal(t, "bx", s)
+	require.ErrorContains(t, st.QueryRow("b").Scan(&s), "26000")
 	require.NoError(t, st.Close())
+	require.NoError(t, c.QueryRow("SELECT $1::text || 'x'", "b").Scan(&s))
+	require.Equal(t, "bx", s)
 	rows, err := c.Query("SELECT $1::int + generate_series(1, 3)", 1)
 	require.NoError(t, err)
 	require.True(t, rows.Next())

@@ -128,7 +128,7 @@ func (s *Session) NoteEnd() { s.sawEnd = true }
 // Takeover makes the session another lease's: what the one before prepared and did not close is closed.
 func (s *Session) Takeover() {
 	s.sawEnd = false
-	s.closeStatements()
+	s.cache.TakeOver(s.closeStatements)
 }
 
 // Reset prepares the session for its next user. Errors that database/sql ignores are nil here.

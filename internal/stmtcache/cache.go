@@ -49,6 +49,7 @@ type Cache struct {
 	ddl            bool   // so was what all sessions see
 	late           effect // of a query whose result is open
 	forgot         bool   // the server was told to forget statements
+	leaving        bool   // the session becomes another lease's
 	failed         bool   // an operation failed, perhaps with its transaction: the next Prepare asks the server
 
 	seen []uint64 // see worth
@@ -112,13 +113,13 @@ func (c *Cache) direct(ctx context.Context, query string, args []driver.NamedVal
 // its Close. The driver's own errors are returned as they are.
 func (c *Cache) Prepare(ctx context.Context, query string) (*Statement, error) {
 	if st := c.unprepared(query); st != nil {
-		return &Statement{cache: c, text: query, parent: st, refs: 1}, nil
+		return &Statement{cache: c, text: query, parent: st, owned: true}, nil
 	}
 	var does effect
-	if c.size > 0 && c.open == 0 && !c.failed {
+	if before := c.byText[query]; c.size > 0 && c.open == 0 && !c.failed && c.shares(before) {
 		k, e, err := c.find(ctx, query)
 		if k != nil {
-			k.refs++
+			k.owned, k.borrowed = true, k == before
 		}
 		if k != nil || err != nil {
 			return k, err
@@ -132,12 +133,24 @@ func (c *Cache) Prepare(ctx context.Context, query string) (*Statement, error) {
 		return nil, c.Explain(err)
 	}
 	c.failed = false
-	k := &Statement{cache: c, text: query, parent: parent, refs: 1, does: does}
+	k := &Statement{cache: c, text: query, parent: parent, owned: true, does: does}
 	if c.kind == libpq.LibPQ && parent.NumInput() < 0 {
 		k.copying = true
 		c.open++
 	}
 	return k, nil
+}
+
+// shares says whether the program may be given k, the statement that is kept for what it prepares, or one in its place. Asked
+// to prepare, lib/pq asks the server. But database/sql prepares the statements of a [database/sql.DB] again on each lease, where
+// lib/pq's connection has them already. go-sql-driver/mysql prepares each query with arguments.
+func (c *Cache) shares(k *Statement) bool { return k == nil || k.left || c.kind == libpq.GoMySQL }
+
+// TakeOver says that the session becomes another lease's. closeOpen closes what the lease before has left open.
+func (c *Cache) TakeOver(closeOpen func()) {
+	c.leaving = true
+	closeOpen()
+	c.leaving = false
 }
 
 // find gives the kept statement for query, preparing it if that is worth it; if there is none, what query does to
@@ -146,7 +159,7 @@ func (c *Cache) find(ctx context.Context, query string) (*Statement, effect, err
 	c.follow()
 	c.lookups++
 	k := c.byText[query]
-	if k != nil && !k.banned {
+	if k != nil && !k.banned && !k.owned {
 		if k.fresh() {
 			c.shared.hits.Add(1)
 			k.used = c.lookups
@@ -300,7 +313,7 @@ func (c *Cache) Close() {
 func (c *Cache) dropOldest() bool {
 	var oldest *Statement
 	for _, k := range c.byText {
-		if k.refs == 0 && (oldest == nil || k.used < oldest.used) {
+		if !k.owned && (oldest == nil || k.used < oldest.used) {
 			oldest = k
 		}
 	}
@@ -311,12 +324,12 @@ func (c *Cache) dropOldest() bool {
 	return true
 }
 
-// drop stops keeping k. If the program has it open, it is closed later.
+// drop stops keeping k. If the program has it open, the program closes it.
 func (c *Cache) drop(k *Statement) {
 	k.kept = false
 	delete(c.byText, k.text)
 	c.shared.kept.Add(-1)
-	if k.refs == 0 {
+	if !k.owned {
 		c.closeStmt(k.parent)
 	}
 }

@@ -305,7 +305,7 @@ func TestProgramsStatements(t *testing.T) {
 	}
 	again, err := r.Cache.Prepare(t.Context(), "SELECT 0")
 	require.NoError(t, err)
-	require.Same(t, open[0], again)
+	require.NotSame(t, open[0], again, "lib/pq asks the server")
 	require.NoError(t, again.Close())
 	for range 3 {
 		for i := range 20 {
@@ -327,6 +327,56 @@ func TestProgramsStatements(t *testing.T) {
 		require.NoError(t, k.Close())
 	}
 	require.Len(t, r.alive, len(r.byText))
+}
+
+// database/sql prepares a statement of a handle again when its connection has become another lease's. The server is not asked
+// again, and no kept statement is trusted for longer than its time.
+func TestTakeOver(t *testing.T) {
+	r := newRig(t, libpq.LibPQ, 10)
+	prepared := func(want ...string) *Statement {
+		t.Helper()
+		k, err := r.Cache.Prepare(t.Context(), q)
+		require.NoError(t, err)
+		r.took(q, want...)
+		return k
+	}
+	run := func(k *Statement, code string, want ...string) {
+		t.Helper()
+		if code != "" {
+			r.fail["run "+q] = []error{pgError(code, "", "")}
+		}
+		_, err := k.Exec(t.Context(), arguments(1))
+		if r.took(q, want...); len(want) == 1 && code != "" {
+			require.Error(t, err)
+		} else {
+			require.NoError(t, err)
+		}
+	}
+	next := func(k *Statement) { r.TakeOver(func() { require.NoError(t, k.Close()) }) }
+
+	k := prepared("prepare %")
+	run(k, "", "run %")
+	next(k)
+	k = prepared()
+	run(k, "", "run %")
+	run(k, "26000", "run %", "prepare %", "close %", "run %") // it may have been stale before the program asked
+	run(k, "26000", "run %")                                  // now it is the program's own
+	require.NoError(t, k.Close())
+	k = prepared("prepare %")
+	require.NoError(t, k.Close())
+
+	r = newRig(t, libpq.LibPQ, 10)
+	k = prepared("prepare %")
+	next(k)
+	r.now += int64(validity) - 1
+	k = prepared()
+	run(k, "", "run %")
+	r.now++
+	run(k, "", "prepare %", "close %", "run %")
+	r.now += int64(time.Hour)
+	run(k, "", "run %") // as old as the driver's would be
+	require.NoError(t, k.Close())
+	require.Len(t, r.alive, 1)
 }
 
 // While a result is open nothing is prepared or closed, and lib/pq's refusal comes where a statement stands in for a query.

@@ -61,7 +61,12 @@ func (k *Statement) heal(ctx context.Context, err error) (again bool, _ error) {
 	c, why := k.cache, suspect(err)
 	now := c.shared.Now()
 	switch {
-	case why == innocent || !k.kept:
+	case why == innocent:
+		return false, err
+	case !k.borrowed && (k.owned || !k.kept): // the driver gives this error, too
+		if why == certainly {
+			k.at = stale
+		}
 		return false, err
 	case c.open > 0:
 		k.at = stale
@@ -86,8 +91,7 @@ func (k *Statement) heal(ctx context.Context, err error) (again bool, _ error) {
 		return false, err // the transaction has failed, or the connection has gone
 	}
 	retyped := why == perhaps && c.retyped(ctx, k.text)
-	_ = k.parent.Close() // the server may not know it any more
-	k.parent, k.generation, k.at, k.uses = fresh, generation, now, 0
+	k.replace(fresh, generation, now)
 	switch {
 	case retyped:
 		c.announce(k)

@@ -340,9 +340,9 @@ func sessionStress(t *testing.T, s *Shared, random *rand.Rand) {
 			if !assert.NoError(t, err) {
 				return
 			}
-			kept := k.kept
+			borrowed := k.borrowed
 			_, err = k.Exec(t.Context(), nil)
-			assert.True(t, err == nil || !kept, "healed")
+			assert.True(t, err == nil || !borrowed, "healed")
 			assert.NoError(t, k.Close())
 			assert.LessOrEqual(t, len(c.byText), 8)
 			c.Ended()

@@ -17,8 +17,10 @@ type Statement struct {
 	kept       bool   // it is in the cache
 	copying    bool   // it is lib/pq's COPY: while it is open, the connection can do nothing else
 	banned     bool   // its text is to run on no kept statement
+	owned      bool   // the program has prepared it, and not closed it: nobody else runs on it
+	borrowed   bool   // it is owned, and was there before the program prepared it
+	left       bool   // the lease before had it open to its end
 	misplanned uint8  // how often its generic plan failed
-	refs       int32  // how often the program has it open
 	uses       int32  // since it was prepared
 	generation uint64 // Cache.generation when it was prepared
 	at         int64  // when it was prepared
@@ -28,11 +30,33 @@ type Statement struct {
 
 // fresh says whether k may be used where the driver would prepare its text now.
 func (k *Statement) fresh() bool {
-	return k.generation == k.cache.generation && k.cache.shared.Now()-k.at < int64(validity)
+	return k.generation == k.cache.generation && !k.expired()
+}
+
+func (k *Statement) expired() bool { return k.cache.shared.Now()-k.at >= int64(validity) }
+
+// renew prepares a borrowed statement anew before it is used for longer than a kept one may be.
+func (k *Statement) renew(ctx context.Context) {
+	c := k.cache
+	if !k.borrowed || !k.expired() || c.open > 0 {
+		return
+	}
+	c.follow()
+	generation, now := c.generation, c.shared.Now()
+	if fresh, err := c.prepare(ctx, k.text); err == nil {
+		k.replace(fresh, generation, now)
+	}
+}
+
+// replace makes k run on fresh, which was prepared in that generation at that time.
+func (k *Statement) replace(fresh driver.Stmt, generation uint64, now int64) {
+	_ = k.parent.Close() // the server may not know it any more
+	k.parent, k.generation, k.at, k.uses, k.borrowed = fresh, generation, now, 0, false
 }
 
 // Exec runs the statement. After an error that says that it is stale, it runs once more.
 func (k *Statement) Exec(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
+	k.renew(ctx)
 	k.uses++
 	res, err := fallback.Stmt{Stmt: k.parent}.ExecContext(ctx, args)
 	if err != nil {
@@ -47,6 +71,7 @@ func (k *Statement) Exec(ctx context.Context, args []driver.NamedValue) (driver.
 
 // Query is Exec for a query.
 func (k *Statement) Query(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
+	k.renew(ctx)
 	k.uses++
 	rows, err := fallback.Stmt{Stmt: k.parent}.QueryContext(ctx, args)
 	if err != nil {
@@ -71,10 +96,10 @@ func (k *Statement) Driver() driver.Stmt { return k.parent }
 // Copying says whether it is lib/pq's COPY, which is not cancelled like a query.
 func (k *Statement) Copying() bool { return k.copying }
 
-// Close ends the program's use of the statement, once for each Prepare. It closes the driver's if nothing else uses it.
+// Close ends the program's use of the statement. It closes the driver's if that is not kept.
 func (k *Statement) Close() error {
-	k.refs--
-	if k.kept || k.refs > 0 {
+	k.owned, k.borrowed, k.left = false, false, k.cache.leaving
+	if k.kept {
 		return nil
 	}
 	if k.copying {
