@@ -1,9 +1,11 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/url"
 
 	"github.com/go-lifeguard/lifeguard/examples/internal/service"
 )
@@ -15,26 +17,14 @@ func newHandler(d *service.Database, log *slog.Logger) http.Handler {
 	api := service.API{Database: d, Log: log}
 	e := endpoints{customers{d.DB}}
 	mux := api.Mux("customers", "/api/customers?limit=3")
-	mux.HandleFunc("GET /api/customers", api.Answer(e.list))
+	mux.HandleFunc("GET /api/customers", api.Answer(service.List(e.list)))
 	mux.HandleFunc("POST /api/customers", api.Answer(e.add))
 	mux.HandleFunc("GET /api/customers/{id}", api.Answer(e.show))
 	return mux
 }
 
-func (e endpoints) list(w http.ResponseWriter, r *http.Request) error {
-	query, err := service.Query(r)
-	if err != nil {
-		return err
-	}
-	limit, offset, err := service.Page(query)
-	if err != nil {
-		return err
-	}
-	page, err := e.customers.list(r.Context(), limit, offset)
-	if err != nil {
-		return err
-	}
-	return service.Respond(w, http.StatusOK, page)
+func (e endpoints) list(ctx context.Context, _ url.Values, limit, offset int) ([]customer, error) {
+	return e.customers.list(ctx, limit, offset)
 }
 
 func (e endpoints) show(w http.ResponseWriter, r *http.Request) error {

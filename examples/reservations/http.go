@@ -1,10 +1,12 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"math"
 	"net/http"
+	"net/url"
 
 	"github.com/go-lifeguard/lifeguard/examples/internal/service"
 )
@@ -16,47 +18,24 @@ func newHandler(d *service.Database, log *slog.Logger) http.Handler {
 	api := service.API{Database: d, Log: log}
 	e := endpoints{reservations{d.DB}}
 	mux := api.Mux("reservations", "/api/events", "/api/reservations")
-	mux.HandleFunc("GET /api/events", api.Answer(e.events))
-	mux.HandleFunc("GET /api/reservations", api.Answer(e.list))
+	mux.HandleFunc("GET /api/events", api.Answer(service.List(e.events)))
+	mux.HandleFunc("GET /api/reservations", api.Answer(service.List(e.list)))
 	mux.HandleFunc("POST /api/reservations", api.Answer(e.add))
 	mux.HandleFunc("GET /api/reservations/{id}", api.Answer(e.show))
 	return mux
 }
 
-func (e endpoints) events(w http.ResponseWriter, r *http.Request) error {
-	query, err := service.Query(r)
-	if err != nil {
-		return err
-	}
-	limit, offset, err := service.Page(query)
-	if err != nil {
-		return err
-	}
-	page, err := e.reservations.events(r.Context(), limit, offset)
-	if err != nil {
-		return err
-	}
-	return service.Respond(w, http.StatusOK, page)
+func (e endpoints) events(ctx context.Context, _ url.Values, limit, offset int) ([]event, error) {
+	return e.reservations.events(ctx, limit, offset)
 }
 
-func (e endpoints) list(w http.ResponseWriter, r *http.Request) error {
-	query, err := service.Query(r)
-	if err != nil {
-		return err
-	}
-	limit, offset, err := service.Page(query)
-	if err != nil {
-		return err
-	}
+// list may be that of one event.
+func (e endpoints) list(ctx context.Context, query url.Values, limit, offset int) ([]reservation, error) {
 	of, err := service.WholeNumber(query, "event", 0, 1, math.MaxInt32)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	page, err := e.reservations.list(r.Context(), int64(of), limit, offset)
-	if err != nil {
-		return err
-	}
-	return service.Respond(w, http.StatusOK, page)
+	return e.reservations.list(ctx, int64(of), limit, offset)
 }
 
 func (e endpoints) show(w http.ResponseWriter, r *http.Request) error {

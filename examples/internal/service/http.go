@@ -116,8 +116,28 @@ const (
 	maxOffset    = 1_000_000
 )
 
-// Page reads which part of a list a request asks for.
-func Page(query url.Values) (limit, offset int, err error) {
+// List is a handler that answers with the part of a list that the request asks
+// for. read reads it; query is for parameters of its own.
+func List[T any](read func(ctx context.Context, query url.Values, limit, offset int) ([]T, error)) func(http.ResponseWriter, *http.Request) error {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		query, err := Query(r)
+		if err != nil {
+			return err
+		}
+		limit, offset, err := page(query)
+		if err != nil {
+			return err
+		}
+		part, err := read(r.Context(), query, limit, offset)
+		if err != nil {
+			return err
+		}
+		return Respond(w, http.StatusOK, part)
+	}
+}
+
+// page reads which part of a list a request asks for.
+func page(query url.Values) (limit, offset int, err error) {
 	if limit, err = WholeNumber(query, "limit", DefaultLimit, 1, maxLimit); err != nil {
 		return 0, 0, err
 	}
