@@ -27,7 +27,7 @@ staticcheck: ## staticcheck (needs Go 1.26)
 ALONE = go-lifeguard/lifeguard$$|/internal/(fleet|handle|leak|session)$$|/benchmarks/
 
 # These take longest. They begin first, and the short ones fill the other core.
-LONG = /drivertest$$|/internal/(pool|stmtcache)$$|/ecosystem
+LONG = /ecosystem|/internal/(pool|stmtcache)$$
 
 # Everything is built first, on all cores. What does not build is reported by the commands after it. The last of them is what
 # the race detector changes.

@@ -350,7 +350,7 @@ func TestRetryableNames(t *testing.T) {
 
 type mySQLError struct{ Number uint16 }
 
-// MySQLError is named as go-sql-driver/mysql's. With the driver itself, this is tested in the module drivertest.
+// MySQLError is named as go-sql-driver/mysql's. With the driver itself, this is tested in ecosystem/drivertest.
 type MySQLError mySQLError
 
 func (e *MySQLError) Error() string { return "Error " + strconv.Itoa(int(e.Number)) }

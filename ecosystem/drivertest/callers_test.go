@@ -47,8 +47,8 @@ func TestCallerThroughLibraries(t *testing.T) {
 				t.Fatalf("%d spans, want at least 2", len(ended))
 			}
 			want := map[string]string{
-				"sqlx": "github.com/go-lifeguard/lifeguard/drivertest.throughSQLX",
-				"gorm": "github.com/go-lifeguard/lifeguard/drivertest.throughGORM",
+				"sqlx": "github.com/go-lifeguard/lifeguard/ecosystem/drivertest.throughSQLX",
+				"gorm": "github.com/go-lifeguard/lifeguard/ecosystem/drivertest.throughGORM",
 			}[name]
 			for _, s := range ended {
 				got := ""
