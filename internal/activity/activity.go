@@ -36,6 +36,7 @@ type Session struct {
 type View struct {
 	connector driver.Connector
 	redact    dsn.Redactor
+	now       func() time.Time
 
 	mu       sync.Mutex  // held while the server is asked; guards all below
 	db       *sql.DB     // nil while it rests
@@ -48,7 +49,7 @@ type View struct {
 
 // New makes a view by a DSN of lib/pq's. It connects at the first call of Sessions.
 func New(driverDSN string) (*View, error) {
-	v := &View{redact: dsn.NewRedactor(driverDSN)}
+	v := &View{redact: dsn.NewRedactor(driverDSN), now: time.Now}
 	c, err := pq.NewConnector(driverDSN)
 	if err != nil {
 		return nil, v.redact.Error(err)
@@ -63,11 +64,11 @@ func (v *View) Sessions() (map[int64]Session, time.Time, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	// Counted from the answer: those who have waited for a silent server together do not wait once more each.
-	if time.Since(v.answered) >= fresh {
+	if v.now().Sub(v.answered) >= fresh {
 		v.openLocked()
-		v.asked = time.Now()
+		v.asked = v.now()
 		v.sessions, v.err = v.askLocked()
-		v.answered = time.Now()
+		v.answered = v.now()
 	}
 	return v.sessions, v.asked, v.err
 }

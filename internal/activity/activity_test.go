@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"net/url"
 	"os"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,6 +31,23 @@ func newView(t *testing.T, dsn string) *activity.View {
 	return v
 }
 
+// tooOld is an age at which an answer is not given again.
+const tooOld = 500 * time.Millisecond
+
+// hasty is a clock that goes as the machine's does, and jumps.
+type hasty struct{ ahead atomic.Int64 }
+
+func (h *hasty) now() time.Time       { return time.Now().Add(time.Duration(h.ahead.Load())) }
+func (h *hasty) jump(d time.Duration) { h.ahead.Add(int64(d)) }
+
+// newHastyView is newView with a clock that jumps.
+func newHastyView(t *testing.T, dsn string) (*activity.View, *hasty) {
+	t.Helper()
+	v, clock := newView(t, dsn), &hasty{}
+	v.SetClock(clock.now)
+	return v, clock
+}
+
 // session is a connection beside the view, and its process.
 func session(t *testing.T, dsn string) (*sql.Conn, int64) {
 	t.Helper()
@@ -45,14 +63,15 @@ func session(t *testing.T, dsn string) (*sql.Conn, int64) {
 }
 
 // once asks anew, and waits for what takes a server a while to show.
-func once(t *testing.T, v *activity.View, shows func(map[int64]activity.Session) bool) map[int64]activity.Session {
+func once(t *testing.T, v *activity.View, clock *hasty, shows func(map[int64]activity.Session) bool) map[int64]activity.Session {
 	t.Helper()
 	var all map[int64]activity.Session
 	require.Eventually(t, func() bool {
+		clock.jump(tooOld)
 		var err error
 		all, _, err = v.Sessions()
 		return err == nil && shows(all)
-	}, 30*time.Second, 50*time.Millisecond)
+	}, 30*time.Second, 10*time.Millisecond)
 	return all
 }
 
@@ -69,8 +88,8 @@ func TestSessions(t *testing.T) {
 		_, err := second.ExecContext(t.Context(), "UPDATE seats SET id = id")
 		done <- err
 	}()
-	v := newView(t, dsn+named)
-	all := once(t, v, func(all map[int64]activity.Session) bool { return len(all[blocked].Blockers) > 0 })
+	v, clock := newHastyView(t, dsn+named)
+	all := once(t, v, clock, func(all map[int64]activity.Session) bool { return len(all[blocked].Blockers) > 0 })
 	assert.Equal(t, "idle in transaction", all[holder].State)
 	assert.Equal(t, "holder", all[holder].Application)
 	assert.Empty(t, all[holder].WaitEvent, "its client is no news")
@@ -91,13 +110,18 @@ func TestSessions(t *testing.T) {
 func TestAsksTwiceASecond(t *testing.T) {
 	dsn := pgtest.DSN(t)
 	v := newView(t, dsn+named)
-	began, questions := time.Now(), map[time.Time]bool{}
-	for time.Since(began) < 700*time.Millisecond {
-		_, asked, err := v.Sessions()
-		require.NoError(t, err)
-		questions[asked] = true
+	began := time.Now()
+	now := began
+	v.SetClock(func() time.Time { return now })
+	questions := map[int64]bool{}
+	for ; now.Before(began.Add(3 * time.Second)); now = now.Add(100 * time.Millisecond) {
+		for range 3 {
+			_, asked, err := v.Sessions()
+			require.NoError(t, err)
+			questions[asked.Sub(began).Milliseconds()] = true
+		}
 	}
-	assert.LessOrEqual(t, len(questions), int(time.Since(began)/(500*time.Millisecond))+1)
+	assert.Equal(t, map[int64]bool{0: true, 500: true, 1000: true, 1500: true, 2000: true, 2500: true}, questions)
 	assert.Equal(t, 1, views(t, dsn))
 }
 
@@ -115,7 +139,7 @@ func views(t *testing.T, dsn string) (n int) {
 func TestClose(t *testing.T) {
 	before := goleak.IgnoreCurrent()
 	dsn := pgtest.DSN(t)
-	v := newView(t, dsn+named)
+	v, clock := newHastyView(t, dsn+named)
 	v.Close() // of one that was never asked
 	for range 2 {
 		_, _, err := v.Sessions()
@@ -125,7 +149,7 @@ func TestClose(t *testing.T) {
 		v.Close()
 		require.NoError(t, goleak.Find(before))
 		require.Eventually(t, func() bool { return views(t, dsn) == 0 }, 10*time.Second, 10*time.Millisecond)
-		time.Sleep(600 * time.Millisecond) // until an answer is old
+		clock.jump(tooOld)
 	}
 }
 
@@ -154,12 +178,12 @@ func TestSilentServer(t *testing.T) {
 	defer proxy.Close()
 	u.Host = proxy.Addr()
 	dsn := u.String()
-	v := newView(t, dsn+named)
+	v, clock := newHastyView(t, dsn+named)
 	_, _, err = v.Sessions()
 	require.NoError(t, err)
 	proxy.Lose(faultproxy.ToClient)
 	proxy.LoseNew(faultproxy.ToClient)
-	time.Sleep(600 * time.Millisecond) // until the answer is old
+	clock.jump(tooOld)
 	began := time.Now()
 	answers := make(chan error)
 	for range 5 {
@@ -173,5 +197,5 @@ func TestSilentServer(t *testing.T) {
 	}
 	assert.Less(t, time.Since(began), patience)
 	require.NoError(t, proxy.Heal())
-	once(t, v, func(map[int64]activity.Session) bool { return true })
+	once(t, v, clock, func(map[int64]activity.Session) bool { return true })
 }
