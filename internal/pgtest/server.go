@@ -115,8 +115,11 @@ func binaries(more ...string) (string, error) {
 	return dir, nil
 }
 
-func start(settings []string) (*Server, error) {
-	bin, err := binaries()
+func start(settings []string) (*Server, error) { return launch((*Server).initialize, settings) }
+
+// launch starts a server in a new folder, which fill puts the data into. That may need more programs than a server does.
+func launch(fill func(s *Server, bin string, account *localserver.Account) error, settings []string, programs ...string) (*Server, error) {
+	bin, err := binaries(programs...)
 	if err != nil {
 		return nil, err
 	}
@@ -129,7 +132,7 @@ func start(settings []string) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{program: filepath.Join(bin, "postgres"), folder: folder}
-	if err := s.initialize(bin, account); err != nil {
+	if err := fill(s, bin, account); err != nil {
 		return nil, errors.Join(err, s.remove())
 	}
 	if err := s.listen(settings); err != nil {
@@ -160,6 +163,7 @@ func (s *Server) listen(settings []string) error {
 	return nil
 }
 
+// initialize fills the folder with a copy of the template.
 func (s *Server) initialize(bin string, account *localserver.Account) error {
 	template.Lock()
 	defer template.Unlock()

@@ -1,7 +1,6 @@
 package pgtest
 
 import (
-	"errors"
 	"fmt"
 	"path/filepath"
 	"testing"
@@ -30,31 +29,15 @@ func StartPair(tb testing.TB) (primary, standby *Server) {
 
 // follower copies a server and starts the copy as its standby.
 func (s *Server) follower() (*Server, error) {
-	bin, err := binaries("pg_basebackup")
-	if err != nil {
-		return nil, err
+	copied := func(standby *Server, bin string, _ *localserver.Account) error {
+		err := standby.folder.Run(filepath.Join(bin, "pg_basebackup"), "-D", standby.folder.Path("data"), "-d", s.replicationDSN(),
+			"--checkpoint=fast", "--no-sync")
+		if err == nil {
+			_, err = standby.folder.WriteFile("data/standby.signal", "")
+		}
+		return err
 	}
-	account, err := localserver.Unprivileged("postgres", "nobody")
-	if err != nil {
-		return nil, err
-	}
-	folder, err := localserver.NewFolder("postgres", account, "QUIT")
-	if err != nil {
-		return nil, err
-	}
-	standby := &Server{program: filepath.Join(bin, "postgres"), folder: folder}
-	err = folder.Run(filepath.Join(bin, "pg_basebackup"), "-D", folder.Path("data"), "-d", s.replicationDSN(),
-		"--checkpoint=fast", "--no-sync")
-	if err == nil {
-		_, err = folder.WriteFile("data/standby.signal", "")
-	}
-	if err != nil {
-		return nil, errors.Join(err, standby.remove())
-	}
-	if err := standby.listen(append(replicating, "primary_conninfo="+s.replicationDSN())); err != nil {
-		return nil, err
-	}
-	return standby, nil
+	return launch(copied, append(replicating, "primary_conninfo="+s.replicationDSN()), "pg_basebackup")
 }
 
 func (s *Server) replicationDSN() string {
