@@ -153,7 +153,7 @@ func (p *performance) wait(st *step) outcome {
 	return outcome{}
 }
 
-// blocked waits until a step that was begun waits for a lock, or has ended after all.
+// blocked waits until a step that was begun waits for a lock, as all others do that were begun, or has ended after all.
 func (p *performance) blocked(st *step) outcome {
 	ended, begun := p.behind[st.words[0]]
 	if !begun {
@@ -165,9 +165,14 @@ func (p *performance) blocked(st *step) outcome {
 			did.lines = append(did.lines, "it has ended")
 			return true, nil
 		}
-		var n int
+		var n, begun int
+		for _, e := range p.behind {
+			if len(e) == 0 {
+				begun++
+			}
+		}
 		err := p.stage.admin.QueryRowContext(p.ctx, p.stage.target.locked).Scan(&n)
-		return n > 0, err
+		return n >= begun, err
 	})
 	if len(asked.codes) > 0 {
 		return asked

@@ -47,6 +47,7 @@ type Cache struct {
 	seenGeneration uint64 // shared.generation as far as generation has followed it
 	changed        bool   // this session was changed in a transaction that may not have ended
 	ddl            bool   // so was what all sessions see
+	changing       bool   // this session is part of shared.changing
 	late           effect // of a query whose result is open
 	forgot         bool   // the server was told to forget statements
 	leaving        bool   // the session becomes another lease's
@@ -71,8 +72,9 @@ func (c *Cache) Exec(ctx context.Context, query string, args []driver.NamedValue
 	case does == 0:
 		return nil, false, nil
 	}
+	c.begin(does)
 	res, err = c.conn.Exec(ctx, query, args)
-	c.settle(does) // after it has run: what is prepared by others meanwhile is stale
+	c.end(does)
 	return res, true, c.Explain(err)
 }
 
@@ -88,11 +90,9 @@ func (c *Cache) Query(ctx context.Context, query string, args []driver.NamedValu
 	case does == 0:
 		return nil, nil, false, nil
 	}
+	c.begin(does)
 	rows, err = c.conn.Query(ctx, query, args)
-	c.settle(does)
-	if err == nil {
-		c.late |= does // of several statements, some may run while the result is read
-	}
+	c.endQuery(does, err)
 	return rows, nil, true, c.Explain(err)
 }
 
@@ -159,6 +159,9 @@ func (c *Cache) find(ctx context.Context, query string) (*Statement, effect, err
 	c.follow()
 	c.lookups++
 	k := c.byText[query]
+	if c.shared.changing.Load() > 0 {
+		return nil, read(query, c.kind == libpq.GoMySQL) &^ keepable, nil
+	}
 	if k != nil && !k.banned && !k.owned {
 		if k.fresh() {
 			c.shared.hits.Add(1)
@@ -252,6 +255,37 @@ func (c *Cache) follow() {
 	}
 }
 
+// begin says that a text begins to run.
+func (c *Cache) begin(does effect) {
+	if !c.changing && (does&pool != 0 || does&(ends|undoes) != 0 && c.ddl) {
+		c.changing = true
+		c.shared.changing.Add(1)
+	}
+}
+
+// end says that it has run: what others have prepared meanwhile is stale.
+func (c *Cache) end(does effect) {
+	c.settle(does)
+	c.unchanging()
+}
+
+// endQuery is end for one with a result. Of several statements, some may run while that is read.
+func (c *Cache) endQuery(does effect, err error) {
+	if err != nil {
+		c.end(does)
+		return
+	}
+	c.settle(does)
+	c.late |= does
+}
+
+func (c *Cache) unchanging() {
+	if c.changing {
+		c.changing = false
+		c.shared.changing.Add(-1)
+	}
+}
+
 // settle notes what a text has done.
 func (c *Cache) settle(does effect) {
 	if does == 0 {
@@ -295,7 +329,7 @@ func (c *Cache) Closed(k *Statement) {
 	if c.open > 0 {
 		return
 	}
-	c.settle(c.late)
+	c.end(c.late)
 	c.late = 0
 	for _, st := range c.closing {
 		_ = st.Close() // the reader is done, and no error of the statement's concerns it
@@ -307,6 +341,7 @@ func (c *Cache) Closed(k *Statement) {
 func (c *Cache) Close() {
 	c.shared.kept.Add(-int64(len(c.byText)))
 	c.byText, c.size = nil, 0
+	c.unchanging() // by an operation that has panicked, or a result that was not closed
 }
 
 // dropOldest closes the least recently used statement that the program has not open. The round trip takes longer than the search.

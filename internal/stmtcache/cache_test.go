@@ -244,6 +244,74 @@ func (b *beforePrepare) Prepare(ctx context.Context, query string) (driver.Stmt,
 	return b.scripted.Prepare(ctx, query)
 }
 
+// While a change is under way, nobody uses a statement that was prepared before.
+func TestChangeUnderWay(t *testing.T) {
+	for _, change := range []struct{ before, text string }{
+		{"", "ALTER TABLE x ADD y int"}, {"CREATE TABLE x ()", "LOCK TABLE x"}, {"CREATE TABLE x ()", "COMMIT"}, {"", "SELECT 1; DROP TABLE x"},
+	} {
+		for _, run := range []func(c *Cache) error{
+			func(c *Cache) error {
+				_, _, err := c.Exec(t.Context(), change.text, nil)
+				return err
+			},
+			func(c *Cache) error {
+				_, k, _, err := c.Query(t.Context(), change.text, nil)
+				if err == nil {
+					c.Opened(k)
+					c.Closed(k)
+				}
+				return err
+			},
+			func(c *Cache) error {
+				k, err := c.Prepare(t.Context(), change.text)
+				require.NoError(t, err)
+				_, err = k.Exec(t.Context(), nil)
+				require.NoError(t, k.Close())
+				return err
+			},
+		} {
+			r := newRig(t, libpq.LibPQ, 10)
+			other := r.shared.New(libpq.LibPQ, nil, newScripted(t), false)
+			if change.before != "" {
+				_, _, err := other.Exec(t.Context(), change.before, nil)
+				require.NoError(t, err)
+			}
+			r.must(q, "prepare %", "run %")
+			other.conn.(*scripted).during = func() { r.must(q, "exec %") }
+			require.NoError(t, run(other))
+			require.Zero(t, r.shared.changing.Load())
+			r.must(q, "exec %") // once: it may be a text that is not met again
+			r.must(q, "close %", "prepare %", "run %")
+		}
+	}
+}
+
+// A change is under way until its result has been read, or its session has ended.
+func TestChangeWithAResult(t *testing.T) {
+	r := newRig(t, libpq.LibPQ, 10)
+	r.must(q, "prepare %", "run %")
+	other := r.shared.New(libpq.LibPQ, nil, newScripted(t), false)
+	_, _, _, err := other.Query(t.Context(), "SELECT 1; DROP TABLE x", nil)
+	require.NoError(t, err)
+	other.Opened(nil)
+	r.must(q, "exec %")
+	r.must(q, "exec %")
+	other.Closed(nil)
+	r.must(q, "exec %")
+	r.must(q, "close %", "prepare %", "run %")
+
+	other.conn.(*scripted).fail["query DROP TABLE x"] = []error{pgError("42P01", "", "")}
+	_, _, _, err = other.Query(t.Context(), "DROP TABLE x", nil)
+	require.Error(t, err)
+	require.Zero(t, r.shared.changing.Load())
+
+	other.conn.(*scripted).during = func() { panic("the driver's") }
+	require.Panics(t, func() { _, _, _ = other.Exec(t.Context(), "DROP TABLE x", nil) })
+	require.EqualValues(t, 1, r.shared.changing.Load())
+	other.Close()
+	require.Zero(t, r.shared.changing.Load())
+}
+
 func TestBounded(t *testing.T) {
 	for _, kind := range []libpq.Kind{libpq.LibPQ, libpq.GoMySQL} {
 		r := newRig(t, kind, 10)

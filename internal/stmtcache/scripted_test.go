@@ -28,6 +28,7 @@ type scripted struct {
 	prepared int
 	alive    map[int]string // prepared and not closed
 	inUse    bool           // a result is open: nothing may be prepared or closed
+	during   func()         // is called once, while a text or a statement runs
 }
 
 // rig is a cache over a scripted connection.
@@ -57,6 +58,10 @@ const (
 )
 
 func (s *scripted) note(operation, text string) error {
+	if during := s.during; during != nil && operation != "prepare" {
+		s.during = nil
+		during()
+	}
 	s.log = append(s.log, operation+" "+text)
 	key := operation + " " + text
 	if answers := s.fail[key]; len(answers) > 0 {

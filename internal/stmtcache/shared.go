@@ -25,6 +25,10 @@ type Shared struct {
 	// it was prepared: so none that was prepared before a change is used after the change was announced.
 	generation atomic.Uint64
 
+	// changing counts the changes under way. A statement that was prepared before one and runs into its locks would go on
+	// when it has ended, and mean what it meant before: so while there is any, queries run as the driver runs them.
+	changing atomic.Int64
+
 	hits, misses, retries atomic.Uint64
 	warned                atomic.Bool
 

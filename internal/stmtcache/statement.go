@@ -58,6 +58,7 @@ func (k *Statement) replace(fresh driver.Stmt, generation uint64, now int64) {
 func (k *Statement) Exec(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
 	k.renew(ctx)
 	k.uses++
+	k.cache.begin(k.does)
 	res, err := fallback.Stmt{Stmt: k.parent}.ExecContext(ctx, args)
 	if err != nil {
 		var again bool
@@ -65,7 +66,7 @@ func (k *Statement) Exec(ctx context.Context, args []driver.NamedValue) (driver.
 			res, err = fallback.Stmt{Stmt: k.parent}.ExecContext(ctx, args)
 		}
 	}
-	k.cache.settle(k.does)
+	k.cache.end(k.does)
 	return res, k.cache.Explain(err)
 }
 
@@ -73,6 +74,7 @@ func (k *Statement) Exec(ctx context.Context, args []driver.NamedValue) (driver.
 func (k *Statement) Query(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
 	k.renew(ctx)
 	k.uses++
+	k.cache.begin(k.does)
 	rows, err := fallback.Stmt{Stmt: k.parent}.QueryContext(ctx, args)
 	if err != nil {
 		var again bool
@@ -80,10 +82,7 @@ func (k *Statement) Query(ctx context.Context, args []driver.NamedValue) (driver
 			rows, err = fallback.Stmt{Stmt: k.parent}.QueryContext(ctx, args)
 		}
 	}
-	k.cache.settle(k.does)
-	if err == nil {
-		k.cache.late |= k.does
-	}
+	k.cache.endQuery(k.does, err)
 	return rows, k.cache.Explain(err)
 }
 
