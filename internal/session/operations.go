@@ -60,7 +60,7 @@ func (s *Session) CloseResult(ctx context.Context, r *Result) error {
 	err := r.Rows.Close()
 	if err != nil {
 		s.Judge(ctx, err) // first, so that nothing more is tried on a connection that does not answer
-		err, _ = r.bound.explain(err)
+		err = s.Explain(r, err)
 	}
 	s.cache.Closed(r.kept)
 	cancelled := r.watched && s.unwatch()
