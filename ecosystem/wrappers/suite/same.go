@@ -1,4 +1,4 @@
-package wrappers
+package suite
 
 import (
 	"context"
@@ -195,19 +195,19 @@ func (tr *transcript) connections(ctx context.Context, db *sql.DB) {
 	tr.failed("closed early", rows.Close())
 }
 
-// TestSame has a program do the same through a library over lib/pq, with lifeguard between the two, and with lifeguard over
+// testSame has a program do the same through a library over lib/pq, with lifeguard between the two, and with lifeguard over
 // both: it sees the same.
-func TestSame(t *testing.T) {
+func testSame(t *testing.T, libraries []Library) {
 	for _, l := range libraries {
-		t.Run(l.name, func(t *testing.T) {
-			plain, err := l.open("postgres", func() driver.Driver { return &pq.Driver{} }, pgtest.Shared(t).DSN())
+		t.Run(l.Name, func(t *testing.T) {
+			plain, err := l.Open("postgres", func() driver.Driver { return &pq.Driver{} }, pgtest.Shared(t).DSN())
 			require.NoError(t, err)
 			defer plain.Close()
 			want := play(t.Context(), plain)
 			require.Greater(t, len(want), 150)
 			params := settings{"connection_limit=2", "pool_timeout=20"}
 			assert.Equal(t, want, play(t.Context(), over(t, l, params).db), "over")
-			if !l.onlyOver {
+			if !l.OnlyOver {
 				assert.Equal(t, want, play(t.Context(), below(t, l, params).db), "under")
 			}
 		})

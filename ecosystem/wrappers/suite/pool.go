@@ -1,4 +1,4 @@
-package wrappers
+package suite
 
 import (
 	"context"
@@ -20,11 +20,11 @@ const (
 	tick    = 5 * time.Millisecond
 )
 
-// TestLimit has many callers do what callers do. The server never sees more connections than the limit, and the pool opens
+// testLimit has many callers do what callers do. The server never sees more connections than the limit, and the pool opens
 // no more than it needs.
-func TestLimit(t *testing.T) {
+func testLimit(t *testing.T, libraries []Library) {
 	const limit = 3
-	each(t, settings{"connection_limit=3", "pool_timeout=60"}, func(t *testing.T, s *setup) {
+	each(t, libraries, settings{"connection_limit=3", "pool_timeout=60"}, func(t *testing.T, s *setup) {
 		assert.Equal(t, limit, s.pool.Config().ConnectionLimit)
 		const query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1"
 		var calls sync.WaitGroup
@@ -53,7 +53,7 @@ func TestLimit(t *testing.T) {
 		calls.Wait()
 		st := s.pool.Stats()
 		assert.GreaterOrEqual(t, st.Acquired, uint64(96), "all went through the pool")
-		if !s.hides || s.under {
+		if !s.Hides || s.under {
 			assert.LessOrEqual(t, st.Opened, uint64(limit), "connections are used again")
 			assert.Zero(t, st.InUse)
 		} else {
@@ -63,9 +63,9 @@ func TestLimit(t *testing.T) {
 	})
 }
 
-// TestReuse has one caller after another: however a library is made, one connection serves them all.
-func TestReuse(t *testing.T) {
-	each(t, settings{"connection_limit=2"}, func(t *testing.T, s *setup) {
+// testReuse has one caller after another: however a library is made, one connection serves them all.
+func testReuse(t *testing.T, libraries []Library) {
+	each(t, libraries, settings{"connection_limit=2"}, func(t *testing.T, s *setup) {
 		for range 20 {
 			require.NoError(t, s.db.QueryRow("SELECT $1::int", 1).Scan(new(int)))
 			_, err := s.db.Exec("SELECT 1")
@@ -79,22 +79,23 @@ func TestReuse(t *testing.T) {
 	})
 }
 
-// TestPoolOf: the pool of a handle is found where lifeguard opened it. Behind a library another handle of the same
-// pool_name shows it, as the other tests have it.
-func TestPoolOf(t *testing.T) {
-	each(t, settings{"connection_limit=2"}, func(t *testing.T, s *setup) {
+// testPoolOf: the pool of a handle is found where its driver is lifeguard's. Behind most libraries another handle of the
+// same pool_name shows it, as the other tests have it.
+func testPoolOf(t *testing.T, libraries []Library) {
+	each(t, libraries, settings{"connection_limit=2"}, func(t *testing.T, s *setup) {
 		p, ok := lifeguard.PoolOf(s.db)
-		assert.Equal(t, s.under, ok)
+		assert.Equal(t, s.under || s.ShowsDriver, ok)
 		if ok {
 			assert.Same(t, s.pool, p)
 		}
 	})
 }
 
-// TestPoolTimeout holds every connection. Who waits in vain is told by whom, and the error's type arrives.
-func TestPoolTimeout(t *testing.T) {
+// testPoolTimeout holds every connection. Who waits in vain is told by whom, and the error's type arrives.
+func testPoolTimeout(t *testing.T, libraries []Library) {
 	test := func(t *testing.T, s *setup) {
 		assert.Equal(t, 2, s.pool.Config().ConnectionLimit)
+		require.Eventually(t, func() bool { return s.pool.Ready(t.Context()) == nil }, waitFor, tick) // so that no wait is one for a dial
 		first, err := s.db.Begin()
 		require.NoError(t, err)
 		second, err := s.db.Conn(t.Context())
@@ -106,19 +107,21 @@ func TestPoolTimeout(t *testing.T) {
 		require.ErrorAs(t, err, &timeout)
 		assert.ErrorIs(t, err, lifeguard.ErrPoolTimeout)
 		assert.Equal(t, []int{2, 2}, []int{timeout.Limit, timeout.InUse})
-		assert.Contains(t, err.Error(), "pool_test.go:", "the holder's place in the code")
+		assert.Contains(t, err.Error(), "pool.go:", "the holder's place in the code")
 		require.NoError(t, first.Rollback())
 		_, err = s.db.Exec("SELECT 1")
 		require.NoError(t, err)
 		require.NoError(t, second.Close())
 	}
-	each(t, settings{"connection_limit=2", "pool_timeout=300ms"}, test)
-	eachWithout(t, []lifeguard.Option{lifeguard.WithConnectionLimit(2), lifeguard.WithPoolTimeout(300 * time.Millisecond)}, test)
+	each(t, libraries, settings{"connection_limit=2", "min_connections=2", "pool_timeout=300ms"}, test)
+	eachWithout(t, libraries, []lifeguard.Option{
+		lifeguard.WithConnectionLimit(2), lifeguard.WithMinConnections(2), lifeguard.WithPoolTimeout(300 * time.Millisecond),
+	}, test)
 }
 
-// TestWaiterIsServed: a caller that waits gets the connection when it comes back, though no other caller comes.
-func TestWaiterIsServed(t *testing.T) {
-	each(t, settings{"connection_limit=1", "pool_timeout=60"}, func(t *testing.T, s *setup) {
+// testWaiterIsServed: a caller that waits gets the connection when it comes back, though no other caller comes.
+func testWaiterIsServed(t *testing.T, libraries []Library) {
+	each(t, libraries, settings{"connection_limit=1", "pool_timeout=60"}, func(t *testing.T, s *setup) {
 		for what, hold := range map[string]func() (end func() error){
 			"tx":   func() func() error { tx, err := s.db.Begin(); require.NoError(t, err); return tx.Commit },
 			"rows": func() func() error { rows, err := s.db.Query("SELECT 1"); require.NoError(t, err); return rows.Close },
@@ -135,16 +138,16 @@ func TestWaiterIsServed(t *testing.T) {
 	})
 }
 
-// TestContext: the end of a context ends a wait and a query, unless the library drops it.
-func TestContext(t *testing.T) {
-	each(t, settings{"connection_limit=1", "pool_timeout=5"}, func(t *testing.T, s *setup) {
+// testContext: the end of a context ends a wait and a query, unless the library drops it.
+func testContext(t *testing.T, libraries []Library) {
+	each(t, libraries, settings{"connection_limit=1", "pool_timeout=5"}, func(t *testing.T, s *setup) {
 		tx, err := s.db.Begin()
 		require.NoError(t, err)
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
 		began := time.Now()
 		_, err = s.db.ExecContext(ctx, "SELECT 1")
-		if s.noContext && !s.under {
+		if s.NoContext && !s.under {
 			assert.ErrorIs(t, err, lifeguard.ErrPoolTimeout, "the library connects without the context")
 		} else {
 			assert.ErrorIs(t, err, context.DeadlineExceeded)
@@ -163,9 +166,9 @@ func TestContext(t *testing.T) {
 	})
 }
 
-// TestShutdown: it waits for a transaction, ends at once when nobody has anything, and names who keeps it waiting.
-func TestShutdown(t *testing.T) {
-	each(t, settings{"connection_limit=2"}, func(t *testing.T, s *setup) {
+// testShutdown: it waits for a transaction, ends at once when nobody has anything, and names who keeps it waiting.
+func testShutdown(t *testing.T, libraries []Library) {
+	each(t, libraries, settings{"connection_limit=2"}, func(t *testing.T, s *setup) {
 		tx, err := s.db.Begin()
 		require.NoError(t, err)
 		require.NoError(t, s.db.QueryRow("SELECT 1").Scan(new(int)))
@@ -189,14 +192,14 @@ func TestShutdown(t *testing.T) {
 	})
 }
 
-// TestLeaks: what is held for too long is reported with its place, and what lies idle is not.
-func TestLeaks(t *testing.T) {
+// testLeaks: what is held for too long is reported with its place, and what lies idle is not.
+func testLeaks(t *testing.T, libraries []Library) {
 	for _, l := range libraries {
-		for name, open := range map[string]func(*testing.T, library, settings, ...lifeguard.Option) *setup{"over": over, "under": below} {
-			if name == "under" && l.onlyOver {
+		for name, open := range map[string]func(*testing.T, Library, settings, ...lifeguard.Option) *setup{"over": over, "under": below} {
+			if name == "under" && l.OnlyOver {
 				continue
 			}
-			t.Run(l.name+" "+name, func(t *testing.T) {
+			t.Run(l.Name+" "+name, func(t *testing.T) {
 				leaks := make(chan lifeguard.Leak, 10)
 				s := open(t, l, settings{"connection_limit=3", "leak_threshold=100ms"},
 					lifeguard.WithLeakHandler(func(l lifeguard.Leak) { leaks <- l }))
@@ -206,7 +209,7 @@ func TestLeaks(t *testing.T) {
 				_, err = tx.Exec("SELECT 'held'")
 				require.NoError(t, err)
 				leak := <-leaks
-				assert.True(t, strings.HasSuffix(leak.Stack[0].File, "pool_test.go"), "%v", leak.Stack[0])
+				assert.True(t, strings.HasSuffix(leak.Stack[0].File, "suite/pool.go"), "%v", leak.Stack[0])
 				assert.True(t, leak.InTx)
 				require.NoError(t, tx.Rollback())
 				for leak := range leaks {
@@ -224,19 +227,19 @@ func TestLeaks(t *testing.T) {
 	}
 }
 
-// TestConnBehindAVeil says what it costs that a library hides IsValid: a sql.Conn that came back counts as held until the
+// testConnBehindAVeil says what it costs that a library hides IsValid: a sql.Conn that came back counts as held until the
 // handle uses its connection again.
-func TestConnBehindAVeil(t *testing.T) {
+func testConnBehindAVeil(t *testing.T, libraries []Library) {
 	for _, l := range libraries {
-		t.Run(l.name, func(t *testing.T) {
-			s := over(t, l, settings{"connection_limit=1", "pool_timeout=300ms"})
+		t.Run(l.Name, func(t *testing.T) {
+			s := over(t, l, settings{"connection_limit=1", "pool_timeout=5"})
 			c, err := s.db.Conn(t.Context())
 			require.NoError(t, err)
 			_, err = c.ExecContext(t.Context(), "SELECT 1")
 			require.NoError(t, err)
 			require.NoError(t, c.Close())
 			inUse := 0
-			if l.hides {
+			if l.Hides {
 				inUse = 1
 			}
 			assert.Equal(t, inUse, s.pool.Stats().InUse)
@@ -250,13 +253,13 @@ func TestConnBehindAVeil(t *testing.T) {
 	}
 }
 
-// TestBadParameter: a parameter that is wrong is an error that does not show the password.
-func TestBadParameter(t *testing.T) {
+// testBadParameter: a parameter that is wrong is an error that does not show the password.
+func testBadParameter(t *testing.T, libraries []Library) {
 	for _, l := range libraries {
-		t.Run(l.name, func(t *testing.T) {
-			name := unique("lifeguard")
+		t.Run(l.Name, func(t *testing.T) {
+			name := Unique("lifeguard")
 			lifeguardDriver := registerDriver(name)
-			db, err := l.open(name, lifeguardDriver, "postgres://app:hunter2@localhost/shop?connection_limit=zero")
+			db, err := l.Open(name, lifeguardDriver, "postgres://app:hunter2@localhost/shop?connection_limit=zero")
 			if err == nil {
 				err = db.Ping() // a library may open the connector later
 				_ = db.Close()
@@ -268,14 +271,14 @@ func TestBadParameter(t *testing.T) {
 	}
 }
 
-// TestCloseBehindAVeil says what it costs that a library hides the connector's Close: the pool does not hear that the handle
+// testCloseBehindAVeil says what it costs that a library hides the connector's Close: the pool does not hear that the handle
 // is closed, and keeps its connections for max_idle_connection_lifetime. Its Shutdown ends it at once.
-func TestCloseBehindAVeil(t *testing.T) {
+func testCloseBehindAVeil(t *testing.T, libraries []Library) {
 	for _, l := range libraries {
-		t.Run(l.name, func(t *testing.T) {
+		t.Run(l.Name, func(t *testing.T) {
 			s := over(t, l, settings{"connection_limit=1", "max_idle_connection_lifetime=1s"})
 			require.NoError(t, s.db.Ping())
-			require.Equal(t, 1, s.backends(t))
+			require.EqualValues(t, 1, s.pool.Stats().Opened)
 			require.NoError(t, s.db.Close())
 			s.nothingLeft(t)
 		})
