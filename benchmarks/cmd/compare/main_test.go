@@ -65,7 +65,7 @@ func TestRunAll(t *testing.T) {
 	}
 	for _, want := range []string{
 		"## In short", "prepared query, 8 goroutines, no delay, 4 connections", "allocations of Exec, everything on",
-		"100 goroutines on 5 connections, 20 ms each: p99", "held for 100 µs",
+		"100 goroutines on 5 connections, 20 ms each: 99 in 100 answered within", "held for 100 µs",
 		"| query by primary key, 8 goroutines, no delay |", "[Overload](#overload-requests-that-come-anyway)",
 		"figures mean nothing", "## Overhead", "## PostgreSQL", "## Contention", "## Overload", "## Spike", "## Slow dials", "## Churn", "## Acquire and release, by size of pool and crowd", "## Memory",
 		"| **lifeguard** |", "| pgxpool |", "puddle",
@@ -89,7 +89,7 @@ func TestRun(t *testing.T) {
 	}
 	for _, want := range []string{
 		"1 round, fewer than 5", "## Where lifeguard is behind", "## Contention", "## Spike", "| **lifeguard** |",
-		"XSAM/otelsql: left out of quick runs.", "| 100 goroutines on 5 connections, 5 ms each: p99 |", "| seed | 5 |", "| PostgreSQL |", strings.Join(args, " "),
+		"XSAM/otelsql: left out of quick runs.", "| 100 goroutines on 5 connections, 5 ms each: 99 in 100 answered within |", "| seed | 5 |", "| PostgreSQL |", strings.Join(args, " "),
 		"![Latency of 100 goroutines on 5 connections](img/bench-contention.svg)",
 	} {
 		if !strings.Contains(string(text), want) {

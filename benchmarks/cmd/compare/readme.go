@@ -41,8 +41,12 @@ func (p *page) readmeBlock() string {
 		b.WriteString(line + "\n")
 	}
 	b.WriteString("\n")
-	prose(&b, fmt.Sprintf("Medians of %s, written by `make bench`. What they are figures of, all others, and where lifeguard is "+
-		"behind and why: [Comparison](docs/benchmarks.md).", rounds(p.rounds)))
+	of := ""
+	if p.machine.revision != "" {
+		of = " of commit " + p.machine.revision
+	}
+	prose(&b, fmt.Sprintf("Medians of %s%s, written by `make bench`. [Comparison](docs/benchmarks.md) has what they are figures "+
+		"of, all others, and where lifeguard is behind, and why.", rounds(p.rounds), of))
 	return strings.TrimRight(b.String(), "\n") + "\n"
 }
 

@@ -92,7 +92,7 @@ func (w churn) Run(ctx context.Context, r *Run) (_ *Section, err error) {
 		Tables: []*report.Table{table},
 		Cause:  plainCause(w.cause),
 		Headlines: []Headline{{
-			Text: "dials per 100 checkouts, idle limit not set", Table: table, Front: true,
+			Text: "dials per 100 checkouts, idle limit not set", Table: table,
 			Row: report.Row{Candidate: "lifeguard"}, Column: churnDials,
 		}},
 	}, nil

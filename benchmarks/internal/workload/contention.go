@@ -74,7 +74,8 @@ func (contention) text(length time.Duration, perRound float64) string {
 
 func (contention) headline(t *report.Table, takes time.Duration, column string, front bool) Headline {
 	return Headline{
-		Text:  fmt.Sprintf("%d goroutines on %d connections, %s each: %s", contenders, contendedConnections, report.Duration(takes), column),
+		Text: fmt.Sprintf("%d goroutines on %d connections, %s each: %s", contenders, contendedConnections, report.Duration(takes),
+			map[string]string{"p50": "half answered within", "p99": "99 in 100 answered within"}[column]),
 		Table: t, Front: front, Row: report.Row{Candidate: "lifeguard"}, Column: column,
 	}
 }

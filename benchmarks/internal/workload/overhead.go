@@ -147,7 +147,7 @@ func (w overhead) Run(ctx context.Context, r *Run) (*Section, error) {
 		Cause:    w.cause,
 		Headlines: []Headline{
 			{
-				Text: "QueryRow in memory", Table: times, Peer: "ngrok/sqlmw", Front: true,
+				Text: "QueryRow in memory", Table: times, Peer: "ngrok/sqlmw",
 				Row: report.Row{Variant: tracings[0].name, Candidate: "lifeguard"}, Column: overheadShown,
 			},
 			everything(times, "QueryRow in memory, everything on", overheadShown),

@@ -203,10 +203,9 @@ func (overload) headlines(p patience, t *report.Table, loads []float64) []Headli
 	return []Headline{
 		{
 			Text: fmt.Sprintf("%s, %s: answered in time", row.Variant, p.short), Table: t, Row: row, Column: overloadAnswered,
-			Front: true,
 		},
 		{
-			Text: fmt.Sprintf("%s, %s: their median", row.Variant, p.short), Table: t, Row: row, Column: overloadMedian,
+			Text: fmt.Sprintf("%s, %s: half of those within", row.Variant, p.short), Table: t, Row: row, Column: overloadMedian,
 			Front: true,
 		},
 	}

@@ -160,7 +160,7 @@ func (postgres) headlines(p part, tables []*report.Table) (list []Headline) {
 			if few := 8; few != many && slices.Contains(p.clients, few) {
 				add(j, tables[i], few, Headline{})
 			}
-			add(j, tables[i], many, Headline{Front: true})
+			add(j, tables[i], many, Headline{Front: p.delay > 0})
 		case "select1", "transaction":
 			if p.delay == 0 {
 				add(j, tables[i], many, Headline{Front: j.name == "select1"})

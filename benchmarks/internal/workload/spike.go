@@ -86,9 +86,9 @@ func (w spike) Run(ctx context.Context, r *Run) (_ *Section, err error) {
 		Tables: []*report.Table{table},
 		Cause:  plainCause(w.cause),
 		Headlines: []Headline{
-			w.headline(table, 0, "spike on a cold pool: ", spikeServed, true),
-			w.headline(table, 5, "spike on 5 open connections: ", spikeServed, false),
-			w.headline(table, 5, "spike on 5 open connections: ", spikeOpened, false),
+			w.headline(table, 0, fmt.Sprintf("%d callers at once on a cold pool: ", spikeRequests), spikeServed, true),
+			w.headline(table, 5, fmt.Sprintf("%d callers at once on 5 open connections: ", spikeRequests), spikeServed, false),
+			w.headline(table, 5, fmt.Sprintf("%d callers at once on 5 open connections: ", spikeRequests), spikeOpened, false),
 		},
 	}, nil
 }
