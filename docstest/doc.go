@@ -23,6 +23,7 @@
 //	<!-- check: status 1 -->          sh ends with that status
 //	<!-- check: output -->            text has to be in what the block before printed
 //	<!-- check: log 4004 -->          text has to be in what the server on that port prints, within ten seconds of the last command
+//	<!-- check: maria -->             sql runs on MariaDB
 //	<!-- check: rules -->             yaml is a file of rules for Prometheus; config its configuration
 //	<!-- check: skip, reason -->      nothing is done
 //
@@ -34,6 +35,7 @@
 // What a test cannot have as it is written is replaced: localhost:5432/shop by the page's database, with the roles shop and
 // app, app:secret@tcp(localhost:3306)/shop by one on MariaDB, other ports of localhost by free ones, and bin/ by a
 // temporary folder. "go test" and make are not run: the packages, the tests or benchmarks, and the flags have to exist.
+// The comparison of benchmarks/ runs with -smoke, and writes to a temporary folder. apt-get simulates.
 //
 // A Go fragment is what does not begin with a package clause. Lines with … alone are left out, imports that are missing are
 // added from the table in golang_test.go, variables need not be used, and a function that gives an error ends in "return nil".

@@ -1,6 +1,7 @@
 package docstest
 
 import (
+	"encoding/json"
 	"flag"
 	"os"
 	"path/filepath"
@@ -8,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -20,11 +22,11 @@ import (
 const (
 	top = ".." // the repository
 
-	maxSkips = 12 // blocks that are not tried, of all pages
+	pagesAtOnce = 6 // they wait for servers and for timeouts most of the time
 )
 
-// generated are pages that a program writes, with its own marks.
-var generated = []string{"docs/benchmarks.md"}
+// skips are the blocks that are not tried, by page, with their reasons. TestDashboard looks at what Grafana would show.
+var skips = []string{"docs/prometheus.md: it needs Docker and an image from the internet"}
 
 func TestMain(m *testing.M) { os.Exit(pgtest.Run(runner(func() int { return mariatest.Run(m) }))) }
 
@@ -50,39 +52,49 @@ func pages(t *testing.T) map[string]string {
 // checked tries the blocks of pages, and gives their problems.
 func checked(t *testing.T, texts map[string]string) (problems []problem) {
 	t.Helper()
-	var all []*block
 	with := map[string]*substitutes{}
 	of := map[string][]*block{}
 	for name, text := range texts {
 		blocks, wrong := read(name, text)
-		if !slices.Contains(generated, name) {
-			problems = append(problems, wrong...)
-		}
-		blocks = slices.DeleteFunc(blocks, func(b *block) bool { return b.has("skip") })
-		with[name], of[name] = substitutesFor(t, text, folder(t)), blocks
-		all = append(all, blocks...)
+		problems = append(problems, wrong...)
+		of[name] = slices.DeleteFunc(blocks, func(b *block) bool { return b.has("skip") })
+		with[name] = substitutesFor(t, text, folder(t))
 	}
-	built, wrong := goProblems(t, all, of, with)
+	code, wrong := goCode(t, of, with)
 	problems = append(problems, wrong...)
-	for _, b := range all {
-		problems = append(problems, parse(b, with[b.page].scratch)...)
-	}
+
+	// The pages do not wait for the compiler, but for those that run what it builds.
 	found := make(chan []problem)
-	started := 0
-	atOnce := make(chan struct{}, 3)
+	built := make(chan struct{})
+	go func() {
+		began := time.Now()
+		wrong, err := code.build()
+		assert.NoError(t, err)
+		t.Logf("building took %s", time.Since(began).Round(time.Millisecond))
+		close(built)
+		found <- wrong
+	}()
+	atOnce := make(chan struct{}, pagesAtOnce)
 	for name, blocks := range of {
-		s := &session{page: name, scratch: with[name].scratch, go_: built, with: with[name]}
-		s.blocks = slices.DeleteFunc(slices.Clone(blocks), func(b *block) bool { return !runs(b) || b.lang == "go" && !built.has(b) })
-		started++
+		s := &session{page: name, scratch: with[name].scratch, go_: code, with: with[name]}
 		go func() {
+			if slices.ContainsFunc(blocks, func(b *block) bool { return b.has("run") }) {
+				<-built
+			}
+			s.blocks = slices.DeleteFunc(slices.Clone(blocks), func(b *block) bool { return !runs(b) || b.lang == "go" && !code.has(b) })
 			atOnce <- struct{}{}
 			defer func() { <-atOnce }()
+			began := time.Now()
 			wrong, err := s.run()
 			assert.NoError(t, err)
+			t.Logf("%s took %s", s.page, time.Since(began).Round(time.Millisecond))
+			for _, b := range blocks {
+				wrong = append(wrong, parse(b, s.scratch)...)
+			}
 			found <- wrong
 		}()
 	}
-	for range started {
+	for range len(of) + 1 {
 		problems = append(problems, <-found...)
 	}
 	return problems
@@ -99,18 +111,24 @@ func runs(b *block) bool {
 	return b.has("run")
 }
 
-func goProblems(t *testing.T, all []*block, of map[string][]*block, with map[string]*substitutes) (*goBlocks, []problem) {
+// goCode has the packages of all Go blocks.
+func goCode(t *testing.T, of map[string][]*block, with map[string]*substitutes) (*goBlocks, []problem) {
 	t.Helper()
-	code := slices.DeleteFunc(slices.Clone(all), func(b *block) bool { return b.hidden || b.lang != "go" && b.lang != "diff" })
-	built, problems, err := writeGo(code, folder(t), func(b *block) (string, error) {
+	var code []*block
+	for _, blocks := range of {
+		for _, b := range blocks {
+			if !b.hidden && (b.lang == "go" || b.lang == "diff") {
+				code = append(code, b)
+			}
+		}
+	}
+	written, problems, err := writeGo(code, folder(t), func(b *block) (string, error) {
 		prelude := slices.DeleteFunc(slices.Clone(of[b.page]), func(p *block) bool { return !p.hidden || p.lang != "go" })
 		text, err := goText(b, prelude)
 		return with[b.page].in(text), err
 	})
 	require.NoError(t, err)
-	wrong, err := built.build()
-	require.NoError(t, err)
-	return built, append(problems, wrong...)
+	return written, problems
 }
 
 // folder is a temporary one that servers can reach.
@@ -136,17 +154,17 @@ func TestPages(t *testing.T) {
 	}
 }
 
-func TestFewBlocksAreSkipped(t *testing.T) {
-	skipped := 0
+func TestOnlyTheseBlocksAreSkipped(t *testing.T) {
+	var skipped []string
 	for name, text := range pages(t) {
 		blocks, _ := read(name, text)
 		for _, b := range blocks {
-			if b.has("skip") {
-				skipped++
+			if reason, ok := b.rules["skip"]; ok {
+				skipped = append(skipped, name+": "+reason)
 			}
 		}
 	}
-	assert.LessOrEqual(t, skipped, maxSkips)
+	assert.ElementsMatch(t, skips, skipped)
 }
 
 // README's first screen has 40 lines of 80 columns. What a reader needs to begin stands there.
@@ -201,6 +219,53 @@ func TestRunbook(t *testing.T) {
 	}
 	assert.Positive(t, n)
 }
+
+// Grafana can read the dashboard, and Prometheus its queries. That their metrics exist is tried in examples/.
+func TestDashboard(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(top, "docs", "dashboard.json"))
+	require.NoError(t, err)
+	var dashboard struct {
+		Title  string
+		Panels []struct {
+			Title   string
+			Targets []struct{ Expr string }
+		}
+		Templating struct{ List []struct{ Name string } }
+	}
+	require.NoError(t, json.Unmarshal(text, &dashboard))
+	assert.NotEmpty(t, dashboard.Title)
+	known := map[string]bool{"__rate_interval": true}
+	for _, v := range dashboard.Templating.List {
+		known[v.Name] = true
+	}
+	var queries, titles []string
+	for _, panel := range dashboard.Panels {
+		titles = append(titles, panel.Title)
+		for _, target := range panel.Targets {
+			for _, m := range variable.FindAllStringSubmatch(target.Expr, -1) {
+				assert.True(t, known[m[1]], "%s: there is no variable $%s", panel.Title, m[1])
+			}
+			queries = append(queries, strings.ReplaceAll(target.Expr, "$__rate_interval", "5m"))
+		}
+	}
+	require.NotEmpty(t, queries)
+	assert.NoError(t, promtool(t.TempDir(), asRules(strings.Join(queries, "\n\n")), "check", "rules"))
+
+	// The pages name panels in italics, after this word.
+	for name, page := range pages(t) {
+		for _, line := range panelsNamed.FindAllStringSubmatch(strings.Join(strings.Fields(page), " "), -1) {
+			for _, m := range italics.FindAllStringSubmatch(line[1], -1) {
+				assert.Contains(t, titles, m[1], "%s names a panel", name)
+			}
+		}
+	}
+}
+
+var (
+	variable    = regexp.MustCompile(`\$(\w+)`)
+	panelsNamed = regexp.MustCompile(`Panels?: ((?:\*[^*]+\*(?:, )?)+)`)
+	italics     = regexp.MustCompile(`\*([^*]+)\*`)
+)
 
 var (
 	link    = regexp.MustCompile(`(?m)\]\(([^)\s]+)\)|^\[\w+\]: (\S+)$`)

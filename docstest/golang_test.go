@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // packages are imported where a fragment uses them and does not import them itself.
@@ -25,6 +26,7 @@ var packages = map[string]string{
 	"pgxpool": "github.com/jackc/pgx/v5/pgxpool", "poolpage": "github.com/go-lifeguard/lifeguard/poolpage",
 	"pq": "github.com/lib/pq", "prometheus": "github.com/prometheus/client_golang/prometheus",
 	"signal": "os/signal", "slog": "log/slog", "sql": "database/sql", "sqlx": "github.com/jmoiron/sqlx",
+	"source": "github.com/golang-migrate/migrate/v4/source",
 	"stdlib": "github.com/jackc/pgx/v5/stdlib", "strings": "strings", "syscall": "syscall", "testing": "testing",
 	"time":    "time",
 	"dialect": "entgo.io/ent/dialect", "entsql": "entgo.io/ent/dialect/sql", "ent": "github.com/go-lifeguard/lifeguard/ecosystem/ent",
@@ -137,17 +139,17 @@ func addImports(head, body string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	imported := map[string]bool{}
+	imported, named := map[string]bool{}, map[string]bool{} // paths, and the names that they stand for, as far as they tell
 	for _, spec := range file.Imports {
 		path, err := strconv.Unquote(spec.Path.Value)
 		if err != nil {
 			return "", err
 		}
-		imported[path] = true
+		imported[path], named[filepath.Base(path)] = true, true
 	}
 	var missing []string
 	for _, name := range file.Unresolved {
-		if path := packages[name.Name]; path != "" && !imported[path] {
+		if path := packages[name.Name]; path != "" && !imported[path] && !named[name.Name] {
 			imported[path] = true
 			missing = append(missing, fmt.Sprintf("import %s %q", name.Name, path))
 		}
@@ -212,44 +214,66 @@ func workspace() (work, sums string, err error) {
 
 var aboutBlock = regexp.MustCompile(`blocks/(block\d+)`)
 
-// build has the go command compile and vet every block, and link those that are to be run.
+// build has the go command vet every block, and link those that are to be run.
 func (g *goBlocks) build() (problems []problem, err error) {
 	all := slices.Sorted(maps.Keys(g.blocks))
 	if len(all) == 0 {
 		return nil, nil
 	}
-	tool := func(arguments ...string) {
-		cmd := exec.Command("go", arguments...)
-		cmd.Dir, cmd.Env = g.folder, append(os.Environ(), "GOWORK="+filepath.Join(g.folder, "go.work"))
-		out, toolErr := cmd.CombinedOutput()
-		if exit := new(exec.ExitError); toolErr != nil && !errors.As(toolErr, &exit) {
-			err = errors.Join(err, toolErr)
-			return
-		}
-		if toolErr != nil {
-			problems = append(problems, g.assign(string(out))...)
-		}
-	}
-	var paths []string
+	var paths, programs []string
 	for _, name := range all {
 		paths = append(paths, "./"+name)
-	}
-	// A fragment may end in a return, after which the variables are used.
-	tool(append([]string{"vet", "-unreachable=false"}, paths...)...)
-	if len(problems) > 0 {
-		return problems, err
-	}
-	for _, name := range all {
 		if g.blocks[name].has("run") {
-			tool("build", "-o", g.program(g.blocks[name]), "./"+name)
+			programs = append(programs, "./"+name)
 		}
 	}
-	return problems, err
+	var linked []problem
+	var linkErr error
+	var linking sync.WaitGroup
+	if len(programs) > 0 {
+		linking.Go(func() {
+			linked, linkErr = g.tool(append([]string{"build", "-o", filepath.Join(g.folder, programFolder) + "/"}, programs...)...)
+		})
+	}
+	// A fragment may end in a return, after which the variables are used.
+	problems, err = g.tool(append([]string{"vet", "-unreachable=false"}, paths...)...)
+	linking.Wait()
+	if len(problems) == 0 { // else it says the same
+		problems = linked
+	}
+	return problems, errors.Join(err, linkErr)
 }
+
+// tool runs the go command, and finds the pages of what it says.
+func (g *goBlocks) tool(arguments ...string) ([]problem, error) {
+	cmd := exec.Command("go", arguments...)
+	cmd.Dir, cmd.Env = g.folder, append(os.Environ(), "GOWORK="+filepath.Join(g.folder, "go.work"), goFlags())
+	out, err := cmd.CombinedOutput()
+	if exit := new(exec.ExitError); errors.As(err, &exit) {
+		return g.assign(string(out)), nil
+	}
+	return nil, err
+}
+
+// goFlags has the go command build as it built this test: then most of what blocks and examples need is built already.
+func goFlags() string {
+	flags := os.Getenv("GOFLAGS")
+	if raceDetector {
+		flags += " -race"
+	}
+	return "GOFLAGS=" + flags
+}
+
+const programFolder = "programs"
 
 // program is where the program of a block is.
 func (g *goBlocks) program(b *block) string {
-	return filepath.Join(g.folder, fmt.Sprintf("program-%s-%d", strings.ReplaceAll(b.page, "/", "-"), b.line))
+	for name, other := range g.blocks {
+		if other == b {
+			return filepath.Join(g.folder, programFolder, name)
+		}
+	}
+	return ""
 }
 
 // has says whether the program of a block could be built.

@@ -24,7 +24,7 @@ func (s *session) kept() (problems []problem, err error) {
 	}
 	for _, command := range bytes.Split(bytes.TrimSuffix(text, []byte("\x00\n\x00")), []byte("\x00\n\x00")) {
 		words := strings.Split(string(command), "\x00")
-		if why := look(words[0], words[1:]); why != "" {
+		if why := s.look(words[0], words[1:]); why != "" {
 			problems = append(problems, problem{s.page, 0, strings.Join(words[1:], " ") + ": " + why})
 		}
 	}
@@ -32,10 +32,14 @@ func (s *session) kept() (problems []problem, err error) {
 }
 
 // look says what is wrong with a command, which is to run in a folder.
-func look(folder string, words []string) string {
+func (s *session) look(folder string, words []string) string {
 	switch {
 	case words[0] == "make":
-		return said(folder, "make", append([]string{"-n"}, words[1:]...)...)
+		return s.lookAtMake(folder, words[1:])
+	case words[1] == "run":
+		return s.compare(folder, words[3:])
+	case words[1] == "tool":
+		return said(folder, "go", "tool", "-n", words[2])
 	case words[1] == "get", words[1] == "install":
 		return lookAtModules(folder, words[2:])
 	default:
@@ -43,10 +47,71 @@ func look(folder string, words []string) string {
 	}
 }
 
+const comparison = "./benchmarks/cmd/compare"
+
+// lookAtMake has make say what it would run. If that is the comparison, it runs in its smallest form.
+func (s *session) lookAtMake(folder string, words []string) string {
+	cmd := exec.Command("make", append([]string{"-n"}, words...)...)
+	cmd.Dir = folder
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Sprintf("%v: %s", err, bytes.TrimSpace(out))
+	}
+	for line := range strings.Lines(string(out)) {
+		if arguments, ok := strings.CutPrefix(line, "go run "+comparison+" "); ok {
+			return s.compare(folder, strings.Fields(arguments))
+		}
+	}
+	return ""
+}
+
+// compare runs the comparison as small as it gets, and reads the page that it writes as one of the documentation.
+func (s *session) compare(folder string, arguments []string) string {
+	arguments, page := s.smoke(arguments)
+	readme, err := os.ReadFile(filepath.Join(top, "README.md"))
+	if err := errors.Join(err, os.WriteFile(filepath.Join(s.scratch, "README.md"), readme, 0o600)); err != nil {
+		return err.Error()
+	}
+	if why := said(folder, "go", append([]string{"run", comparison}, arguments...)...); why != "" || page == "" {
+		return why
+	}
+	text, err := os.ReadFile(page)
+	if err != nil {
+		return err.Error()
+	}
+	blocks, problems := read(filepath.Base(page), string(text))
+	if len(problems) > 0 {
+		return "its page: " + problems[0].String()
+	}
+	if len(blocks) == 0 {
+		return "its page has no commands"
+	}
+	return ""
+}
+
+// smoke gives the arguments of the comparison that show next to nothing, with a folder of the test's in the place of
+// docs/; and the page that is written there, if any is.
+func (s *session) smoke(arguments []string) (small []string, page string) {
+	small = slices.DeleteFunc(slices.Clone(arguments), func(a string) bool { return a == "-quick" })
+	for i, name := range small[:max(len(small)-1, 0)] {
+		switch name {
+		case "-out":
+			small[i+1], page = s.scratch, filepath.Join(s.scratch, "benchmarks.md")
+		case "-readme":
+			small[i+1] = filepath.Join(s.scratch, "README.md")
+		}
+	}
+	small = append(small, "-smoke", "-rounds", "1") // the later of two flags wins
+	if !slices.Contains(arguments, "-workloads") {
+		small = append(small, "-workloads", "spike", "-candidates", "lifeguard")
+	}
+	return small, page
+}
+
 // said is what a command says that fails.
 func said(folder, name string, arguments ...string) string {
 	cmd := exec.Command(name, arguments...)
-	cmd.Dir = folder
+	cmd.Dir, cmd.Env = folder, append(os.Environ(), goFlags())
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Sprintf("%v: %s", err, bytes.TrimSpace(out))
 	}

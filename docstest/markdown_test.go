@@ -43,6 +43,7 @@ var directives = map[string][]string{
 	"log":    {"text"},
 	"rules":  {"yaml"},
 	"config": {"yaml"},
+	"maria":  {"sql"},
 	"skip":   {"go", "diff", "sh", "console", "sql", "yaml", "json", "promql", "dsn"},
 }
 

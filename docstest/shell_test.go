@@ -18,14 +18,22 @@ import (
 // pageLimit is how long the commands of a page may take. It ends a hang; nothing waits for it.
 const pageLimit = 10 * time.Minute
 
-// begin is what the session defines first. go test and make are kept for later, because they take minutes or change files.
+// begin is what the session defines first. What takes minutes or changes files is kept for later: see kept_test.go.
+// apt-get says what it would install.
 const begin = `set -eu
 cd "$CHECK_TOP"
 export PATH="$CHECK_TMP:$PATH" PGCONNECT_TIMEOUT=10 PAGER=cat PSQL_PAGER=cat TERM=dumb
 unset DATABASE_URL PORT
 keep() { { printf '%s\0' "$(pwd)" "$@"; printf '\n\0'; } >>"$CHECK_TMP/kept"; }
-go() { case ${1-} in test | get | install) keep go "$@" ;; *) command go "$@" ;; esac; }
+go() {
+	case ${1-}/${2-} in
+	test/* | get/* | install/* | tool/* | run/./benchmarks/cmd/compare) keep go "$@" ;;
+	*) command go "$@" ;;
+	esac
+}
 make() { keep make "$@"; }
+sudo() { "$@"; }
+apt-get() { command apt-get --simulate "$@"; }
 await() { # a port, the log of who is to listen there, and a file that is there when it has ended
 	for _ in $(seq 3000); do
 		if (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; then return; fi
@@ -108,7 +116,7 @@ func (s *session) run() (problems []problem, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), pageLimit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "bash", "-c", script)
-	cmd.Env = append(os.Environ(), "CHECK_TOP="+root, "CHECK_TMP="+s.scratch)
+	cmd.Env = append(os.Environ(), "CHECK_TOP="+root, "CHECK_TMP="+s.scratch, goFlags())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	out, err := os.Create(filepath.Join(s.scratch, "out")) // no pipe: servers would keep it open
@@ -188,6 +196,9 @@ func (s *session) commands(i int, b *block) (string, error) {
 		return s.with.in(commands), nil
 	case "sql":
 		file := filepath.Join(s.scratch, fmt.Sprintf("block%d.sql", i))
+		if b.has("maria") {
+			return s.with.mariaClient() + " <" + file, os.WriteFile(file, []byte(b.text), 0o600)
+		}
 		return fmt.Sprintf("psql -X -q -v ON_ERROR_STOP=1 -f %s '%s'", file, s.with.admin),
 			os.WriteFile(file, []byte(prepared(b.text)), 0o600)
 	case "go":

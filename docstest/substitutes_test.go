@@ -2,6 +2,7 @@ package docstest
 
 import (
 	"database/sql"
+	"fmt"
 	"net/url"
 	"regexp"
 	"strconv"
@@ -34,6 +35,7 @@ var (
 	localPort = regexp.MustCompile(`localhost:(\d{4,5})\b`)
 	servePort = regexp.MustCompile(`<!-- check: serve (\d+)`)
 	binFolder = regexp.MustCompile(`(^|[\s='">(])bin/`)
+	mariaDSN  = regexp.MustCompile(`^(.*?):(.*)@tcp\((.*):(\d+)\)/(.*)$`)
 )
 
 // substitutesFor makes what the text of a page needs.
@@ -93,6 +95,12 @@ func (s *substitutes) renew(port string) error {
 // database is the URL of the page's database.
 func (s *substitutes) database() string {
 	return "postgres://shop:secret@" + s.postgres + "?sslmode=disable"
+}
+
+// mariaClient is a command that runs SQL on the page's database of MariaDB.
+func (s *substitutes) mariaClient() string {
+	m := mariaDSN.FindStringSubmatch(s.maria)
+	return fmt.Sprintf("mariadb --no-defaults --protocol=tcp --user='%s' --password='%s' --host='%s' --port='%s' '%s'", m[1], m[2], m[3], m[4], m[5])
 }
 
 // in puts the substitutes into what a page has.

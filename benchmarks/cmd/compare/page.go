@@ -156,20 +156,16 @@ func (p *page) writeMachine(b *strings.Builder) {
 			fmt.Fprintf(b, "| %s | %s |\n", row[0], row[1])
 		}
 	}
-	fmt.Fprintf(b, `
-This page was written by
-
-    go run ./benchmarks/cmd/compare %s
-
-With that seed the order of the candidates, the arrivals and the identifiers are the same again; the machine is not. Other
-commands, from the root of the repository:
-
-    make bench                  # everything, about half an hour; writes this page and the figures in README
-    make bench BENCH=quick      # less of everything, under 3 minutes
-    go run ./benchmarks/cmd/compare -workloads contention,overload -candidates plain,lifeguard,pgxpool -rounds 3
-    go run ./benchmarks/cmd/compare -help
-`, strings.Join(p.command(), " "))
+	fmt.Fprintf(b, "\nThis page was written by\n\n```sh\ngo run ./benchmarks/cmd/compare %s\n```\n\n%s", strings.Join(p.command(), " "), commands)
 }
+
+// commands are those that a reader may want next.
+const commands = "With that seed the order of the candidates, the arrivals and the identifiers are the same again; the machine is not. Other\n" +
+	"commands, from the root of the repository:\n\n```sh\n" + `make bench                  # everything, about half an hour; writes this page and the figures in README
+make bench BENCH=quick      # less of everything, under 3 minutes
+go run ./benchmarks/cmd/compare -workloads contention,overload -candidates plain,lifeguard,pgxpool -rounds 3
+go run ./benchmarks/cmd/compare -help
+` + "```\n"
 
 // command is the command line that repeats the run, seed included.
 func (p *page) command() []string {
