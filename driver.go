@@ -42,12 +42,11 @@ func Register(name string, d driver.Driver, opts ...Option) {
 // registered are the drivers that Register made, for Open: name to *wrappedDriver.
 var registered sync.Map
 
-// Open opens a handle on the driver registered as driverName, any driver, wrapped. Unlike [database/sql.Open] with a
-// driver wrapped by [Register] it can also let the handle keep connection_limit idle leases (database/sql keeps two by
-// default), so that a busy service does not hand them back and forth.
+// Open opens a handle on a driver that is registered with database/sql, such as "pgx" or "mysql", and wraps it. The handle
+// keeps up to connection_limit idle leases. With [database/sql.Open] it keeps two, and the others go back to the pool.
 //
-// Settings are the defaults, then [WithConfig], then the DSN, the later winning. An error names the parameter that is
-// wrong and never shows the DSN. No connection is opened, except for min_connections in the background.
+// Settings are the defaults, then the options in their order, then the DSN; the later wins. An error names the parameter
+// that is wrong, and never shows the DSN. No connection is opened, except for min_connections in the background.
 func Open(driverName, dsn string, opts ...Option) (*sql.DB, error) {
 	if driverName == "" {
 		return nil, errors.New(`lifeguard: Open needs the name of a registered driver, such as "postgres" or "pgx"`)
@@ -105,7 +104,8 @@ func known(d driver.Driver) driver.Driver {
 }
 
 // OpenDB opens a handle on a connector, for drivers that are configured in code. c's Close, if it has one, is called
-// when the handle is closed. Settings are the defaults, then [WithConfig].
+// when the handle is closed. Settings are the defaults, then the options in their order. [WithBeforeConnect] and
+// fleet_limit are errors here, because they need a DSN.
 func OpenDB(c driver.Connector, opts ...Option) (*sql.DB, error) {
 	if c == nil {
 		return nil, errors.New("lifeguard: OpenDB needs a connector, got nil")
@@ -153,8 +153,8 @@ func driverPackage(d driver.Driver) string {
 //		…
 //	})
 //
-// Anything else is returned as it is. A connection that was unwrapped is never taken
-// back by leak_reclaim_after until it was returned; of one that was taken back before, [ErrReclaimed] is all there is.
+// Anything else is returned as it is. From then on leak_reclaim_after leaves the connection alone until it is returned. If
+// it was taken back already, the answer is [ErrReclaimed], so that the type assertion fails.
 func Unwrap(driverConn any) any {
 	if c, ok := driverConn.(interface{ Unwrapped() any }); ok {
 		return c.Unwrapped()
@@ -162,7 +162,7 @@ func Unwrap(driverConn any) any {
 	return driverConn
 }
 
-// PoolOf gives the pool behind a handle; false if the handle was not opened through lifeguard.
+// PoolOf gives the pool behind a handle. It is false for a handle that was not opened through lifeguard.
 func PoolOf(db *sql.DB) (*Pool, bool) {
 	if c := connectorOf(db); c != nil {
 		return poolOf(c), true

@@ -20,30 +20,31 @@ import (
 
 // Errors that a caller may want to tell apart with [errors.Is].
 var (
-	// ErrPoolTimeout matches every [*PoolTimeoutError]: no connection came free, or could be opened, within pool_timeout
-	// or before the deadline of the caller's context.
+	// ErrPoolTimeout matches every [*PoolTimeoutError]: a wait for a connection ended in vain, by pool_timeout or by the
+	// deadline of the caller's context.
 	ErrPoolTimeout = errors.New("lifeguard: no connection within pool_timeout")
 
-	// ErrPoolClosed is returned by checkouts from a pool that is closed or shutting down, to waiters too.
+	// ErrPoolClosed is the answer of a pool that is closed or shutting down, also to callers that wait already.
 	ErrPoolClosed = pool.ErrClosed
 
-	// ErrReclaimed is returned by every use of a connection that was taken back from its holder.
+	// ErrReclaimed is returned by every use of a connection that was taken back from its holder, by leak_reclaim_after or
+	// because its rows were dropped.
 	ErrReclaimed = handle.ErrReclaimed
 
-	// ErrTooManyWaiting is returned at once to a caller that would wait beside max_waiting others.
+	// ErrTooManyWaiting is returned at once to a caller that would wait while max_waiting others do.
 	ErrTooManyWaiting = pool.ErrTooManyWaiting
 
-	// ErrOutcomeUnknown matches the error of a statement or commit whose connection broke after the server may have got
-	// it, where at_most_once is set.
+	// ErrOutcomeUnknown matches the error of a statement or commit that may have run: its connection broke after the
+	// server may have got it. It needs at_most_once.
 	ErrOutcomeUnknown = session.ErrOutcomeUnknown
 
 	// ErrSocketTimeout matches the error of every operation that socket_timeout ended.
 	ErrSocketTimeout = session.ErrSocketTimeout
 )
 
-// PoolTimeoutError says why a checkout waited in vain: until pool_timeout, or until the deadline of the caller's own
-// context. [errors.As] finds it. It matches [ErrPoolTimeout] with [errors.Is], and [context.DeadlineExceeded] too if
-// that ended the wait. Its Timeout method reports true, as for [net.Error].
+// PoolTimeoutError says why a checkout waited in vain, until pool_timeout or until the deadline of the caller's own
+// context. Find it with [errors.As] and [*PoolTimeoutError]. It matches [ErrPoolTimeout] with [errors.Is], and
+// [context.DeadlineExceeded] too if that ended the wait. Its Timeout method reports true, as for [net.Error].
 type PoolTimeoutError struct {
 	Pool    string        // name of the pool: pool_name, or host:port/database
 	Waited  time.Duration // how long the caller waited
@@ -51,9 +52,9 @@ type PoolTimeoutError struct {
 	InUse   int           // connections checked out
 	Waiting int           // callers still waiting, this one not counted
 	Holders []Holder      // holders of connections, longest first
-	Err     error         // why no connection could be opened, or none that is open be used; nil if the pool was simply full
+	Err     error         // why no connection could be opened or used; nil if the pool was full
 
-	Fleet *FleetShortage // which processes had the connections of fleet_limit, if they were the cause
+	Fleet *FleetShortage // which processes had the connections of fleet_limit; nil if that was not the cause
 
 	context error // context.DeadlineExceeded if the caller's deadline ended the wait
 }
@@ -67,8 +68,8 @@ type FleetShortage struct {
 // FleetMember is a process of a fleet.
 type FleetMember struct {
 	Name string // its application_name and address, as far as the server shows them
-	PID  int64  // of the server's process behind its fleet session
-	Held int    // connections
+	PID  int64  // of the server's process for its fleet session
+	Held int    // connections of fleet_limit that it has
 	Self bool   // it is this process
 }
 

@@ -53,16 +53,16 @@ type Leak struct {
 	Returned  bool // it was returned after all; Held says when, to a tenth of leak_threshold and at most a second
 }
 
-// WithLeakHandler has f called with every report of a leak: when it is found, again each time the time held has doubled
-// since, and when the connection is returned after all (Returned) or was taken back (Reclaimed). An operation that is
-// still running is no leak, however long it takes.
+// WithLeakHandler has f called with every report of a leak: when it is found, and again each time the time held has
+// doubled. There is one more when the connection is returned after all (Returned) or was taken back (Reclaimed). An
+// operation that is still running is no leak, however long it takes.
 //
 // f is called by the pool's one goroutine for leaks, which looks at nothing else until f returns. A panic in f is
 // logged.
 func WithLeakHandler(f func(Leak)) Option { return func(o *options) { o.leakHandler = f } }
 
-// Holders lists every connection that is checked out now, longest first. It does not stop the pool: the list is read one
-// connection after another.
+// Holders lists every connection that is checked out now, longest first. It is read one connection after another while the
+// pool goes on, so that it is no snapshot of one moment.
 func (p *Pool) Holders() []Holder {
 	holds := p.pool.Holds()
 	now := p.now()

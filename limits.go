@@ -11,10 +11,11 @@ import (
 // Config holds the settings of one pool. Each field is one parameter of the DSN, named in its comment.
 //
 // A Config is used as it stands: zero means none, not "the default", except where a field says otherwise. Start from
-// [DefaultConfig] and change single fields. The zero Config is not valid, because a pool needs a ConnectionLimit.
+// [DefaultConfig] and change single fields. The zero Config is not valid, because a pool needs a ConnectionLimit. Durations
+// lie between 0 and 876000 hours. A value out of its range is an error of [Open], [OpenDB] and [ParseDSN].
 type Config struct {
-	// ConnectionLimit is the most connections open at once, from 1 to 65535. Default: 10. DSN: connection_limit,
-	// where auto stands for RecommendedLimit(runtime.GOMAXPROCS(0), 1).
+	// ConnectionLimit is the most connections open at once, from 1 to 65535. Default: 10. DSN: connection_limit, where
+	// auto stands for RecommendedLimit(runtime.GOMAXPROCS(0), 1).
 	ConnectionLimit int
 
 	// PoolTimeout is the longest wait for a connection, dialling included. 0 waits as long as the context allows.
@@ -33,8 +34,8 @@ type Config struct {
 	// 0 on SQLite. DSN: max_idle_connection_lifetime.
 	MaxIdleConnectionLifetime time.Duration
 
-	// MinConnections is how many connections are opened at the start and kept, from 0 to MaxIdleConnections. Default:
-	// 0. DSN: min_connections.
+	// MinConnections is how many connections are opened at the start, in the background, and kept, from 0 to
+	// MaxIdleConnections. Default: 0. DSN: min_connections.
 	MinConnections int
 
 	// SocketTimeout bounds a single operation whose context has no sooner deadline. 0 means no bound. Default: 0.
@@ -67,20 +68,20 @@ type Config struct {
 	// cannot be shorter than LeakThreshold, and needs one. 0 means never. Default: 0. DSN: leak_reclaim_after.
 	LeakReclaimAfter time.Duration
 
-	// MaxWaiting is how many callers may wait for a connection at once. More get [ErrTooManyWaiting] at once. 0 means
-	// any number. Default: 0. DSN: max_waiting.
+	// MaxWaiting is how many callers may wait for a connection at once, up to 1000000. More get [ErrTooManyWaiting] at
+	// once. 0 means any number. Default: 0. DSN: max_waiting.
 	MaxWaiting int
 
 	// KeepaliveInterval is how often an idle connection is pinged. It is replaced if it does not answer. 0 means never.
 	// Default: 0. DSN: keepalive_interval.
 	KeepaliveInterval time.Duration
 
-	// AtMostOnce has a statement never sent again of which the server may have got a byte: database/sql does that after
+	// AtMostOnce forbids to send a statement again of which the server may have got a byte. database/sql does so after
 	// driver.ErrBadConn. The caller gets [ErrOutcomeUnknown] instead. Default: false. DSN: at_most_once.
 	AtMostOnce bool
 
-	// FleetLimit is the most connections that all processes of a fleet have open together, on PostgreSQL, from 1 to 65535.
-	// Each process has one more for the fleet itself. 0 is no fleet. Default: 0. DSN: fleet_limit.
+	// FleetLimit is the most connections that all processes of a fleet have open together, from 1 to 65535, on PostgreSQL
+	// alone. Each process has one more for the fleet itself. 0 is no fleet. Default: 0. DSN: fleet_limit.
 	FleetLimit int
 
 	// FleetName names the fleet among those of one database, in 1 to 255 bytes of printable characters. Processes with the
@@ -143,8 +144,8 @@ func DefaultConfig() Config {
 }
 
 // RecommendedLimit returns cores*2 + spindles, the pool size at which a database server with that many cores and
-// disks is usually busiest. Count an SSD as one spindle. The cores are the server's, not this machine's. The result
-// lies between 1 and 65535, the range of connection_limit; negative arguments count as 0.
+// disks is usually busiest. Count an SSD as one spindle. The cores are the server's, not this machine's, and the result is
+// for all processes together. It lies between 1 and 65535, the range of connection_limit. Negative arguments count as 0.
 func RecommendedLimit(cores, spindles int) int {
 	// Clamping the parts first keeps the sum from overflowing.
 	cores = min(max(cores, 0), maxConnections)
@@ -153,18 +154,20 @@ func RecommendedLimit(cores, spindles int) int {
 }
 
 // ParseDSN takes lifeguard's own parameters out of dsn. It returns base with those parameters applied, and the DSN
-// for the wrapped driver, which is dsn without them and otherwise the same to the byte.
+// for the wrapped driver. That one is dsn without the parameters, and otherwise the same to the byte.
 //
-// dsn is a URL (postgres://host/db?connection_limit=5), a libpq string of keywords and values (host=h
-// connection_limit=5), settings between semicolons as go-mssqldb takes them (server=h;user id=u;connection_limit=5),
-// or anything else that may end in a query part (user:password@tcp(host)/db?connection_limit=5).
+// These forms are read; any driver's DSN has one of them:
 //
-// Where dsn does not name them, MaxIdleConnections follows a changed connection_limit if the two were equal in base,
-// and MaxIdleConnections and MinConnections are lowered to fit under a smaller limit.
+//	postgres://host/db?connection_limit=5             a URL
+//	host=h connection_limit=5                         keywords and values, as libpq takes them
+//	server=h;user id=u;connection_limit=5             settings between semicolons, as go-mssqldb takes them
+//	user:password@tcp(host)/db?connection_limit=5     anything else that may end in a query part
 //
-// It returns an error when a parameter has a value that does not parse or is out of its range, is given twice,
-// contradicts another one, or is misspelt, and when base itself is not valid. No error shows more of dsn than the
-// name and value of the parameter.
+// A changed connection_limit takes MaxIdleConnections with it if the two were equal in base. A smaller one lowers
+// MaxIdleConnections and MinConnections to fit under it. Both hold only where dsn does not name them.
+//
+// It is an error if a parameter does not parse, is out of its range, is given twice, contradicts another, or is misspelt.
+// So is a base that is not valid. An error shows no more of dsn than the name and value of the parameter.
 func ParseDSN(dsn string, base Config) (cfg Config, driverDSN string, err error) {
 	return base.parse(dsn)
 }

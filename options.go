@@ -101,8 +101,8 @@ func (h containedHandler) WithGroup(name string) slog.Handler {
 	return containedHandler{h.Handler.WithGroup(name)}
 }
 
-// WithConfig replaces the defaults and the options before it. The settings are used as they stand, 0 meaning none; start
-// from [DefaultConfig] and change some. Parameters in the DSN win over them.
+// WithConfig replaces the defaults, and all settings of options before it. Start from [DefaultConfig] and change single
+// fields: 0 means none. Parameters in the DSN win. A Config that was not filled in is an error at the open.
 func WithConfig(c Config) Option {
 	return set(func(to *Config) error {
 		if c.unfilled() {
@@ -137,7 +137,7 @@ func WithFleetLimit(n int) Option { return setting(func(c *Config) { c.FleetLimi
 // WithPoolTimeout sets pool_timeout; 0 waits as long as the context allows. See [Config].
 func WithPoolTimeout(d time.Duration) Option { return setting(func(c *Config) { c.PoolTimeout = d }) }
 
-// WithMinConnections sets min_connections. See [Config].
+// WithMinConnections sets min_connections, from 0 to max_idle_connections. See [Config].
 func WithMinConnections(n int) Option { return setting(func(c *Config) { c.MinConnections = n }) }
 
 // WithMaxConnectionLifetime sets max_connection_lifetime; 0 is never. See [Config].
@@ -155,7 +155,7 @@ func WithSocketTimeout(d time.Duration) Option {
 	return setting(func(c *Config) { c.SocketTimeout = d })
 }
 
-// WithStatementCacheSize sets statement_cache_size; 0 is no cache. See [Config].
+// WithStatementCacheSize sets statement_cache_size, from 0 to 65535; 0 is no cache. See [Config].
 func WithStatementCacheSize(n int) Option {
 	return setting(func(c *Config) { c.StatementCacheSize = n })
 }
@@ -176,19 +176,19 @@ func WithLeakThreshold(d time.Duration) Option {
 	return setting(func(c *Config) { c.LeakThreshold = d })
 }
 
-// WithMaxWaiting sets max_waiting; 0 is any number. See [Config].
+// WithMaxWaiting sets max_waiting, up to 1000000; 0 is any number. See [Config].
 func WithMaxWaiting(n int) Option { return setting(func(c *Config) { c.MaxWaiting = n }) }
 
-// WithPoolName sets pool_name. See [Config].
+// WithPoolName sets pool_name, 1 to 255 bytes of printable characters. See [Config].
 func WithPoolName(name string) Option { return setting(func(c *Config) { c.PoolName = name }) }
 
-// WithBeforeConnect has f called before each connection is opened. It gets the wrapped driver's DSN and returns the one
-// for this connection: with a fresh token, or a password that was rotated. lifeguard's parameters in its answer are an
-// error. Secrets in the answer never reach an error or a log.
+// WithBeforeConnect has f called before each connection is opened. f gets the wrapped driver's DSN and returns the one for
+// this connection, such as with a fresh token or a rotated password. A parameter of lifeguard's in it is an error. Secrets
+// in it never reach an error or a log.
 //
-// f is called on a goroutine of the pool, with the time that the connection has. An error, a panic, and an f that does not
-// return in time fail the attempt to connect. Where the server refuses the password, f is asked once more: a different
-// answer is tried. A nil f panics. With [OpenDB], which has no DSN, it is an error.
+// f is called on a goroutine of the pool, for several connections at once, and ctx has the time that the connection has.
+// An error, a panic, or an f that does not return in time fails the attempt to connect. Where the server refuses the
+// password, f is asked once more, and a different answer is tried. A nil f panics. With [OpenDB] the option is an error.
 func WithBeforeConnect(f func(ctx context.Context, dsn string) (string, error)) Option {
 	if f == nil {
 		panic("lifeguard: WithBeforeConnect got a nil function")
@@ -196,9 +196,9 @@ func WithBeforeConnect(f func(ctx context.Context, dsn string) (string, error)) 
 	return func(o *options) { o.beforeConnect = f }
 }
 
-// WithAfterConnect has f called on every new connection, before anybody gets it: to set the session up. The connection is
-// f's until it returns, and is cut off then. Rows or a transaction that it leaves open, an error, a panic, and an f that
-// does not return in time fail the attempt to connect. A nil f panics.
+// WithAfterConnect has f set up every new connection before any caller gets it. f may use conn until it returns. Rows or a
+// transaction that it leaves open, an error, a panic, or an f that does not return in time fails the attempt to connect. A
+// nil f panics.
 func WithAfterConnect(f func(ctx context.Context, conn *sql.Conn) error) Option {
 	if f == nil {
 		panic("lifeguard: WithAfterConnect got a nil function")
@@ -206,7 +206,6 @@ func WithAfterConnect(f func(ctx context.Context, conn *sql.Conn) error) Option 
 	return func(o *options) { o.afterConnect = f }
 }
 
-// WithLogger sets where the pool reports leaks and its own trouble, dials that fail and connecting that works again, and
-// where query_log goes.
-// The default is [slog.Default] at the time the handle is opened.
+// WithLogger sets the logger of leaks, failed dials, the end of an outage, and query_log. The default is [slog.Default] at
+// the time the handle is opened.
 func WithLogger(l *slog.Logger) Option { return func(o *options) { o.log = l } }

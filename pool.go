@@ -17,8 +17,8 @@ import (
 )
 
 // Pool is the pool behind one handle, or behind several that were opened with the same pool_name and DSN. [PoolOf] gives
-// it. Stats, DBStats and Holders tell what happens in it, Ready is for probes, and SetConnectionLimit and Reset change it
-// at run time. All its methods are safe for concurrent use.
+// it. Stats, DBStats and Holders tell its state, Ready is for probes, and SetConnectionLimit and Reset change it at run
+// time. All its methods are safe for concurrent use.
 type Pool struct {
 	name     string
 	target   dsn.Target
@@ -73,18 +73,18 @@ func (p *Pool) now() int64 { return int64(time.Since(p.epoch)) }
 
 func (p *Pool) timeOf(clock int64) time.Time { return p.epoch.Add(time.Duration(clock)) }
 
-// Config returns the settings the pool works with; ConnectionLimit is the present one, and PoolName the name in use,
-// also where it was derived from the DSN.
+// Config returns the settings of the pool. ConnectionLimit is the present one. PoolName is the name in use, also where it
+// was derived from the DSN.
 func (p *Pool) Config() Config {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.cfg
 }
 
-// SetConnectionLimit changes connection_limit at run time. n must be at least 1 and not less than min_connections; the
-// idle limit follows if it was equal to the limit, and is cut to n otherwise. When n is smaller than before, idle
-// connections above it close at once and those in use as they come back; nothing under way is cut, and no waiter is
-// dropped.
+// SetConnectionLimit changes connection_limit at run time. It is an error if n is not between 1 and 65535, or is less than
+// min_connections. MaxIdleConnections follows if it was equal to the limit, and is cut to n otherwise. When n is smaller
+// than before, idle connections above it close at once, and those in use as they come back. Nothing under way is cut, and
+// no waiter is dropped.
 func (p *Pool) SetConnectionLimit(n int) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -102,12 +102,13 @@ func (p *Pool) SetConnectionLimit(n int) error {
 	return nil
 }
 
-// Reset closes every connection that was opened before now instead of using it again: idle ones at once, those in use
-// when they come back. Use it after something changed on the server that old connections do not know about.
+// Reset closes every connection that was opened before now: idle ones at once, those in use when they come back. Use it
+// after a change on the server that open connections do not see, such as ALTER ROLE … SET.
 func (p *Pool) Reset() { p.pool.Reset() }
 
-// Ready returns when min_connections, at least one, are open, and those that nobody uses have answered a ping. Use it in a
-// readiness probe. An error says how many were missing, and why; it matches ctx's error if ctx ended first.
+// Ready returns nil when min_connections, at least one, are open, and those that are idle have answered a ping. Use it in
+// a readiness probe. It waits until ctx ends, and for each connection no longer than pool_timeout. An error says how many
+// were missing, and why. It matches ctx's error if ctx ended first.
 func (p *Pool) Ready(ctx context.Context) error { return p.pool.Ready(ctx) }
 
 // Stats reads the pool's counters, which never count down. It is cheap: a scrape every second does no harm.

@@ -11,16 +11,16 @@ import (
 	"github.com/go-lifeguard/lifeguard/internal/handle"
 )
 
-// Shutdown closes handles without dropping work. From the moment it is called, new checkouts and those who wait get
-// [ErrPoolClosed]; transactions, rows and connections that are in use go on, and the idle ones close. When the last is
+// Shutdown closes handles without dropping work. From the moment it is called, new checkouts and callers that wait get
+// [ErrPoolClosed]. Transactions, rows and connections that are in use go on, and the idle ones close. When the last is
 // back, the handles are closed as by [database/sql.DB.Close], and Shutdown returns nil.
 //
-// If ctx ends first, what is left is closed as well, and the error, which matches ctx.Err() with [errors.Is], lists the
-// holders. A connection whose socket the pool reaches, as with lib/pq and pgx, is cut at once; one of another driver
-// closes as soon as the operation that runs on it ends, or its holder next touches it.
+// If ctx ends first, the rest is closed as well. The error lists the holders, and matches ctx.Err() with [errors.Is]. A
+// connection of lib/pq or pgx is cut at once, because the pool reaches its socket. One of another driver closes as soon as
+// the operation that runs on it ends, or its holder next touches it.
 //
 // A pool that several handles share stays for the others until the last one is closed. Shutdown may be called several
-// times, and beside Close; each call waits for the end of the same work. A handle that was not opened through lifeguard
+// times, and beside Close: each call waits for the end of the same work. A handle that was not opened through lifeguard
 // is an error, and is left alone.
 func Shutdown(ctx context.Context, dbs ...*sql.DB) error {
 	var errs []error
@@ -46,7 +46,7 @@ func Shutdown(ctx context.Context, dbs ...*sql.DB) error {
 }
 
 // Shutdown is [Shutdown] for every handle of the pool, for programs that do not keep their handles. The handles
-// themselves stay open, and answer with [ErrPoolClosed].
+// themselves stay open, and every use of one gets [ErrPoolClosed].
 func (p *Pool) Shutdown(ctx context.Context) error {
 	handles := p.pool.Handles()
 	for _, c := range handles {

@@ -31,9 +31,9 @@ type Stats struct {
 	WaitDuration     time.Duration // sum of all waits
 
 	FleetLimit     int // fleet_limit, the lowest of the fleet's processes; 0 without one
-	FleetProcesses int // that are in the fleet, this one included
-	FleetHeld      int // tokens of the fleet in this process: connections that are open, are being opened, or were just closed
-	FleetWanted    int // tokens that this process lacks
+	FleetProcesses int // processes in the fleet, this one included
+	FleetHeld      int // shares of fleet_limit that this process has, one for each connection it may open
+	FleetWanted    int // more that it needs now
 }
 
 // Look is for package poolpage: it has the handle's driver, and no more of this package than its public API.

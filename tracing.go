@@ -23,7 +23,7 @@ func WithTracerProvider(tp trace.TracerProvider) Option {
 }
 
 // WithMeterProvider sets where metrics go. The default is the global one of [otel.GetMeterProvider], which may also be
-// set after the handle was opened; the pool's metrics then begin within a second.
+// set after the handle was opened. The metrics then begin within a second.
 func WithMeterProvider(mp metric.MeterProvider) Option {
 	return func(o *options) { o.meterProvider = mp }
 }
@@ -34,8 +34,8 @@ func WithAttributes(attributes ...attribute.KeyValue) Option {
 	return func(o *options) { o.attributes = slices.Concat(o.attributes, attributes) }
 }
 
-// WithSkippedCallers names packages that reports never name as the code that ran a query or took a connection, by their
-// import paths, those below them included: "example.com/shop/store". Reports then name the caller of that code.
+// WithSkippedCallers takes import paths of packages, such as "example.com/shop/store", that are not to be named as the code
+// that ran a query or took a connection. Packages below them are skipped too. Reports then name the caller of that code.
 // database/sql, lifeguard and the common data-access libraries are always skipped. Used more than once, the option adds
 // to the packages given before.
 func WithSkippedCallers(packages ...string) Option {

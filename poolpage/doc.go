@@ -6,6 +6,6 @@
 // The page is for an internal port. It shows function names, file names and queries without their literals; it asks nobody
 // for a password. It changes nothing unless [WithActions] is given. See docs/poolpage.md.
 //
-// A mounted handler looks at the pool once a second and keeps five minutes of that, 18 KB, so that the page has a past
+// A mounted handler looks at the pool once a second and keeps five minutes of that, 17 KB, so that the page has a past
 // when it is opened. All who watch share one look and one rendering a second. No checkout and no query pays for it.
 package poolpage
