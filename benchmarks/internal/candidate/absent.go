@@ -9,7 +9,7 @@ func Absent() []Absentee {
 			"agent of its own rather than to OpenTelemetry",
 	}, {
 		Name: "aws/aws-advanced-go-wrapper",
-		Reason: "the module proxy refused all its versions (403) when this was written; weight is not the reason, for the same " +
+		Reason: "`go get` could download none of its versions when this was written; weight is not the reason, for the same " +
 			"program with pgx-driver v1.1.3, built from its source, has 9 modules and 20 MB, and no SDK of AWS",
 	}}
 }
