@@ -61,6 +61,7 @@ type reader struct {
 	verb, second string // its first two words
 	previous     string // the word read last
 	to           bool   // the word TO was read
+	written      bool   // the name of what is written follows
 	conflict     bool   // between ON CONFLICT and DO
 	afterString  bool   // a string was read last: another continues it
 }
@@ -152,6 +153,7 @@ func (r *reader) quoted(quote byte) bool {
 	case quote == '"':
 		r.afterString = false
 		r.name(content)
+		r.written = false
 	default:
 		if r.afterString || namesTime(content) {
 			r.keep = false
@@ -237,17 +239,23 @@ func (r *reader) word(rest string) bool {
 		r.second = word
 	}
 	r.name(word)
+	written := r.written
+	r.written = false
 	switch n {
 	case 2:
 		r.to = r.to || strings.EqualFold(word, "to")
 		r.conflict = r.conflict && !strings.EqualFold(word, "do")
 	case 4:
+		r.written = written && strings.EqualFold(word, "only") || strings.EqualFold(word, "into") ||
+			strings.EqualFold(word, "from") && strings.EqualFold(r.previous, "delete")
 		if strings.EqualFold(word, "time") && strings.EqualFold(r.previous, "with") {
 			r.keep = false // timetz, in the standard's words
 		}
 		if !r.mysql && strings.EqualFold(word, "into") && !strings.EqualFold(r.previous, "insert") && !strings.EqualFold(r.previous, "merge") {
 			r.effect |= unknown // SELECT … INTO makes a table
 		}
+	case 6:
+		r.written = strings.EqualFold(word, "update")
 	case 8:
 		r.conflict = r.conflict || !r.mysql && strings.EqualFold(word, "conflict")
 	}
@@ -257,6 +265,12 @@ func (r *reader) word(rest string) bool {
 
 // name looks for names by which a query does more, or means less, than it seems.
 func (r *reader) name(name string) {
+	if r.written && !r.mysql && startsWith(name, "pg_") && !startsWith(name, "pg_temp") {
+		r.effect |= unknown // a catalog, most likely
+	}
+	if r.mysql && (strings.EqualFold(name, "row_count") || strings.EqualFold(name, "found_rows")) {
+		r.keep = false // they tell of the statement before, which is to be the program's and not the cache's
+	}
 	for i := range len(name) {
 		switch {
 		case name[i]|0x20 == 't' && startsWith(name[i:], "timetz"):
@@ -274,7 +288,7 @@ func (r *reader) endStatement() {
 		r.statements++
 		r.effect |= r.judge()
 	}
-	r.begun, r.to, r.conflict, r.afterString = false, false, false, false
+	r.begun, r.to, r.written, r.conflict, r.afterString = false, false, false, false, false
 	r.verb, r.second, r.previous = "", "", ""
 }
 

@@ -18,7 +18,8 @@ func TestRead(t *testing.T) {
 			"INSERT\n/* a; b */INTO -- c\r\nx SELECT 1;", "SELECT ';'", `SELECT ";"`, "SELECT 'it''s'", "SELECT now(), current_date",
 			"SELECT into_y, y_into FROM x", "SELECT a - - b", "SELECT E'x'", "SELECT 'a' , 'b'",
 			"SELECT x AT TIME ZONE 'UTC'", "SELECT timestamptz '2024-01-01'", "INSERT INTO x VALUES ($1) ON CONFLICT (a) WHERE b = 'c' DO UPDATE SET d = $2",
-			"SELECT a#>>b", "SELECT x::now",
+			"SELECT a#>>b", "SELECT x::now", "UPDATE x SET pg_a = $1", "INSERT INTO x (pg_a) SELECT pg_b FROM pg_class", "SELECT pg_a FROM pg_proc FOR UPDATE",
+			"INSERT INTO pg_temp.x VALUES ($1)", "DELETE FROM x USING pg_class",
 		}},
 		{"not kept, harmless", false, 0, []string{
 			"", ";", "-- nothing", "/* nothing */ ;", "TABLE x", "BEGIN; SELECT ';'", "SELECT 1; SELECT 2", "SELECT 'now'", "SELECT 'x noW y'",
@@ -41,7 +42,8 @@ func TestRead(t *testing.T) {
 			"ALTER TABLE x ADD y int", "/* a note */ alter table x drop y", "CREATE TABLE x (y int)", "DROP TABLE x", "DO $$BEGIN NULL; END$$", "EXECUTE x",
 			"SELECT 1 INTO x", "SELECT 1\tINTO\tx", "WITH x AS (SELECT 1) SELECT * INTO y FROM x", "EXPLAIN ANALYZE SELECT 1", "COMMIT PREPARED 'x'",
 			"IMPORT FOREIGN SCHEMA x FROM SERVER y INTO z", "SELECT 1; ALTER TABLE x ADD y int", "CHECKPOINT", "_x", "1", "'x'", "selects", "\xc4ndere x",
-			"a_very_long_word", "CREATE UNLOGGED TABLE x ()", `"SELECT"`,
+			"a_very_long_word", "CREATE UNLOGGED TABLE x ()", `"SELECT"`, "UPDATE pg_proc SET x = $1", `DELETE FROM ONLY "pg_catalog"."pg_cast"`,
+			"WITH x AS (INSERT INTO pg_enum VALUES ($1)) SELECT 1", "merge into PG_Class using x on true when matched then do nothing",
 		}},
 		{"not understood", false, unknown, []string{
 			`SELECT '\'; SET search_path = x --'`, `SELECT E'\x6eow'`, `SELECT U&'n!006fw' UESCAPE '!'`, `SELECT u&"x"`, "SELECT '", `SELECT "`,
@@ -49,9 +51,9 @@ func TestRead(t *testing.T) {
 		}},
 		{"kept in MySQL", true, keepable, []string{
 			"SELECT ?", "REPLACE INTO x VALUES (?)", "SELECT `;` FROM x # now; y\n", "SELECT 5--1", "SELECT 'now'", "SELECT \"x;\" 'y'", "SELECT a$b$c", "SELECT $$;",
-			"SELECT x INTO OUTFILE 'y'",
+			"SELECT x INTO OUTFILE 'y'", "UPDATE pg_x SET y = ?",
 		}},
-		{"not kept in MySQL, harmless", true, 0, []string{"SELECT @x", "SHOW TABLES", "UNLOCK TABLES", "BEGIN WORK", "START TRANSACTION", "-- x"}},
+		{"not kept in MySQL, harmless", true, 0, []string{"SELECT @x", "SELECT ROW_COUNT(), ?", "INSERT INTO x SELECT found_rows() + ?", "SHOW TABLES", "UNLOCK TABLES", "BEGIN WORK", "START TRANSACTION", "-- x"}},
 		{"session in MySQL", true, session, []string{"USE x", "SET @x = 1", "SET sql_mode = ''", "SELECT 1; USE x"}},
 		{"pool in MySQL", true, unknown, []string{
 			"BEGIN NOT ATOMIC SET @x = 1", "/*!40101 SET sql_mode = '' */", "ALTER TABLE x ADD y int", "XA START 'x'", "EXECUTE x", "SELECT `\xe4\xbd\xa0`",
