@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/lib/pq"
@@ -17,7 +18,8 @@ type suspicion int
 
 const (
 	innocent  suspicion = iota - 1
-	perhaps             // a fresh statement may not give the error; the query may have begun to run
+	running             // a fresh statement may not give the error; the query may have begun to run
+	perhaps             // a fresh statement may not give the error; nothing has run
 	certainly           // the error comes from the statement, before anything has run
 )
 
@@ -41,12 +43,22 @@ func suspect(err error) suspicion {
 	}
 	switch e.Code.Class() {
 	case "0A", "22", "26", "42", "53", "XX":
+	default:
+		if e.Code != "08P01" {
+			return innocent
+		}
+	}
+	if e.Where == "" && e.Position != "" || argument(e.Where) {
 		return perhaps
 	}
-	if e.Code == "08P01" {
-		return perhaps
-	}
-	return innocent
+	return running
+}
+
+// argument says whether a context is that of an argument which was read: "unnamed portal parameter $1 = '…'", in the
+// server's language. Contexts of functions and their queries have quotes or brackets, those of what runs with arguments a colon.
+func argument(where string) bool {
+	where, _, _ = strings.Cut(where, " = ")
+	return strings.Contains(where, "$") && !strings.ContainsAny(where, "\n:\"«»()")
 }
 
 // recheck is the least time between two preparations of a text that may not be stale. Arguments that are no
@@ -71,9 +83,9 @@ func (k *Statement) heal(ctx context.Context, err error) (again bool, _ error) {
 	case c.open > 0:
 		k.at = stale
 		return false, err
-	case why == perhaps && k.checked != 0 && now-k.checked < int64(recheck):
+	case why != certainly && k.checked != 0 && now-k.checked < int64(recheck):
 		return false, err
-	case why == perhaps:
+	case why != certainly:
 		k.checked = now
 	}
 	moved := why == certainly && libpq.Code(err) == "0A000"
@@ -90,12 +102,13 @@ func (k *Statement) heal(ctx context.Context, err error) (again bool, _ error) {
 		}
 		return false, err // the transaction has failed, or the connection has gone
 	}
-	retyped := why == perhaps && c.retyped(ctx, k.text)
+	retyped := why != certainly && c.retyped(ctx, k.text)
 	k.replace(fresh, generation, now)
-	switch {
-	case retyped:
+	if retyped {
 		c.announce(k)
-	case why == perhaps:
+	}
+	switch {
+	case why == running, why == perhaps && !retyped:
 		return false, err
 	case libpq.Code(err) == "42P10":
 		k.misplanned++
@@ -121,12 +134,11 @@ func (c *Cache) announce(k *Statement) {
 	}
 }
 
-// retyped says whether the two statements that the server has of text take parameters of different types.
+// retyped says whether the last two statements that were prepared for text take parameters of different types.
 func (c *Cache) retyped(ctx context.Context, text string) bool {
-	// It says 1 only if there are two statements, of which one was just prepared.
-	n, err := c.ask(ctx, "SELECT count(*) FROM (SELECT 1 FROM pg_catalog.pg_prepared_statements WHERE statement = $1 AND NOT from_sql"+
-		" HAVING count(*) = 2 AND count(DISTINCT parameter_types::pg_catalog.oid[]) = 2) differ", driver.NamedValue{Ordinal: 1, Value: text})
-	return err == nil && n == 1
+	n, err := c.ask(ctx, "SELECT count(DISTINCT parameter_types::pg_catalog.oid[]) FROM (SELECT parameter_types FROM pg_catalog.pg_prepared_statements"+
+		" WHERE statement = $1 AND NOT from_sql ORDER BY prepare_time DESC LIMIT 2) latest", driver.NamedValue{Ordinal: 1, Value: text})
+	return err == nil && n == 2
 }
 
 // ask runs a query of the cache's own that gives a number in the last column of its only row.
