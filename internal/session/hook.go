@@ -202,7 +202,7 @@ func (d *detachable) CheckNamedValue(v *driver.NamedValue) error {
 }
 
 // Unwrapped is how lifeguard.Unwrap finds the wrapped driver's connection, within Raw.
-func (d *detachable) Unwrapped() any { return d.session.raw }
+func (d *detachable) Unwrapped() any { return d.session.Raw() }
 
 // hookRows count as open until they are closed.
 type hookRows struct {

@@ -48,7 +48,7 @@ func (b behind) Ping(ctx context.Context) error {
 }
 
 func (b behind) Spoil()         { b.s.spoiled = true }
-func (b behind) Unwrapped() any { return b.s.raw }
+func (b behind) Unwrapped() any { return b.s.Raw() }
 
 // keptRows are rows of a kept statement that stood in for a direct query.
 type keptRows struct {

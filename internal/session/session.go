@@ -92,8 +92,11 @@ func newSession(cfg *Config, conn driver.Conn, socket net.Conn) *Session {
 // PID is the server's process behind the session; 0 if it is not known. It never changes, so anybody may ask.
 func (s *Session) PID() int64 { return s.pid }
 
-// Raw gives the wrapped driver's connection.
-func (s *Session) Raw() driver.Conn { return s.raw }
+// Raw gives the wrapped driver's connection to the session's owner.
+func (s *Session) Raw() driver.Conn {
+	s.cache.Shown()
+	return s.raw
+}
 
 // CanExec and CanQuery say whether the connection runs a text without preparing it.
 func (s *Session) CanExec() bool  { return s.can.execer != nil || s.can.oldExecer != nil }

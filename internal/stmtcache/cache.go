@@ -51,6 +51,7 @@ type Cache struct {
 	late           effect // of a query whose result is open
 	forgot         bool   // the server was told to forget statements
 	leaving        bool   // the session becomes another lease's
+	shown          bool   // the program was given the driver's connection, on which nothing is seen
 	failed         bool   // an operation failed, perhaps with its transaction: the next Prepare asks the server
 
 	seen []uint64 // see worth
@@ -247,6 +248,10 @@ func (c *Cache) worth(query string, k *Statement) bool {
 
 // follow takes note of what other sessions have changed.
 func (c *Cache) follow() {
+	if c.shown {
+		c.shown = false
+		c.settle(session)
+	}
 	if moved := c.shared.generation.Load(); moved != c.seenGeneration {
 		c.seenGeneration = moved
 		c.generation++
@@ -310,6 +315,10 @@ func (c *Cache) Ended() {
 		c.settle(ends)
 	}
 }
+
+// Shown says that the program has the driver's connection for now, and does there what it likes. To other sessions that is
+// another client's doing.
+func (c *Cache) Shown() { c.shown = c.follows }
 
 // Opened says that a result is open on the session: of k, or of a query that ran on no statement if k is nil. While
 // any is open, the cache prepares and closes nothing.

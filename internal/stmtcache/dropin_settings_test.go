@@ -2,9 +2,12 @@ package stmtcache_test
 
 import (
 	"database/sql"
+	"database/sql/driver"
 	"time"
 
 	"github.com/lib/pq"
+
+	"github.com/go-lifeguard/lifeguard"
 )
 
 func (s *stmtScript) searchPath() {
@@ -181,6 +184,35 @@ func (s *stmtScript) transactionsByHand() {
 		s.do(s, "ROLLBACK")
 		use()
 	}
+}
+
+// onTheDriver changes settings where nobody sees it.
+func (s *stmtScript) onTheDriver() {
+	conn, err := s.Conn(s.Ctx)
+	s.Must(err)
+	use := func(q querier) {
+		for range 3 {
+			s.on(q, "SELECT extract(epoch FROM timestamptz '2024-03-04 12:00')::int8, $1::int", 1)
+		}
+	}
+	set := func(statement string) {
+		s.Must(conn.Raw(func(dc any) error {
+			_, err := lifeguard.Unwrap(dc).(driver.ExecerContext).ExecContext(s.Ctx, statement, nil)
+			return err
+		}))
+	}
+	use(conn)
+	set("SET TimeZone = 'Asia/Tokyo'")
+	use(conn)
+	tx, err := conn.BeginTx(s.Ctx, nil)
+	s.Must(err)
+	use(tx)
+	set("SET LOCAL TimeZone = 'America/New_York'")
+	use(tx)
+	s.Must(tx.Commit())
+	use(conn)
+	s.Must(conn.Close())
+	use(s)
 }
 
 func (s *stmtScript) temporaryTables() {

@@ -26,6 +26,7 @@ var statementScripts = []struct {
 	{"search path", (*stmtScript).searchPath},
 	{"settings", (*stmtScript).settingsThatMatter},
 	{"settings in disguise", (*stmtScript).settingsInDisguise},
+	{"on the driver", (*stmtScript).onTheDriver},
 	{"transactions by hand", (*stmtScript).transactionsByHand},
 	{"temporary tables", (*stmtScript).temporaryTables},
 	{"argument types", (*stmtScript).argumentTypes},
