@@ -288,7 +288,11 @@ func (p *Pool) dialError(err error) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &unfinished):
-		return &connectError{text: fmt.Sprintf("connecting to %s has not finished after %s", p.cfg.Target, Readable(unfinished.For)), err: p.dialError(unfinished.Err)}
+		text := fmt.Sprintf("connecting to %s has not finished after %s", p.cfg.Target, Readable(unfinished.For))
+		if hang := (*session.HangError)(nil); errors.As(err, &hang) {
+			text += fmt.Sprintf(", because the hook of %s has not returned", hang.Hook)
+		}
+		return &connectError{text: text, err: p.dialError(unfinished.Err)}
 	case errors.Is(err, driver.ErrBadConn):
 		// Its chain ends here: database/sql would answer a match with two more waits of the caller.
 		return &connectError{text: fmt.Sprintf("the driver could not open a connection: %v", p.cfg.Redact(err))}

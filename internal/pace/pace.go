@@ -1,6 +1,8 @@
 package pace
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -39,12 +41,13 @@ type Pace struct {
 	silent    int64 // start of the first dial without an answer while nothing was open; 0 for none
 	err       error // of the last dial that failed
 	erredAt   int64
+	gaveUp    error // with which the last dial that was given up ended; nil if only because it was
 }
 
 // UnfinishedError says that a dial got no answer.
 type UnfinishedError struct {
 	For time.Duration
-	Err error // how the dial was ended; nil while it goes on
+	Err error // how the dial was ended; while it goes on, what kept the one before it
 }
 
 func (e *UnfinishedError) Error() string {
@@ -81,8 +84,13 @@ func (p *Pace) Succeeded(took int64) {
 	*p = Pace{connected: true, usual: took, err: p.err, erredAt: p.erredAt} // the error explains waits during which it came
 }
 
-// GaveUp notes a dial that was ended in favour of another, which may begin at once: it has waited for long enough.
-func (p *Pace) GaveUp(started int64) {
+// GaveUp notes a dial that was ended in favour of another, which may begin at once: it has waited for long enough. err
+// is kept if it says more than that.
+func (p *Pace) GaveUp(started int64, err error) {
+	if errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	p.gaveUp = err
 	if p.failures == 0 {
 		p.failing = max(started, 1)
 	}
@@ -91,7 +99,7 @@ func (p *Pace) GaveUp(started int64) {
 
 // Failed notes a dial that failed. If the server itself has answered, earlier failures do not count.
 func (p *Pace) Failed(err error, started, now int64, answered bool) {
-	p.GaveUp(started)
+	p.GaveUp(started, nil)
 	if answered {
 		p.failures = 1
 	}
@@ -154,7 +162,7 @@ func (p *Pace) Trouble(oldest, since, now int64) error {
 		}
 	}
 	if oldest != 0 {
-		return &UnfinishedError{For: time.Duration(now - oldest)}
+		return &UnfinishedError{For: time.Duration(now - oldest), Err: p.gaveUp}
 	}
 	return nil
 }

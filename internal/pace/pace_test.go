@@ -1,6 +1,7 @@
 package pace
 
 import (
+	"context"
 	"errors"
 	"math"
 	"testing"
@@ -56,7 +57,7 @@ func TestBackoff(t *testing.T) {
 	assert.LessOrEqual(t, p.NotBefore(), at+100*ms, "a server that answers is asked again soon")
 
 	before := p.NotBefore()
-	p.GaveUp(at)
+	p.GaveUp(at, nil)
 	assert.Equal(t, before, p.NotBefore(), "the dial that takes its place may begin at once")
 	p.Succeeded(ms)
 	assert.Zero(t, p.Failing())
@@ -106,4 +107,9 @@ func TestTrouble(t *testing.T) {
 	err := p.Trouble(4*sec, 4*sec, 5*sec)
 	assert.EqualError(t, err, "connecting has not finished after 1s")
 	assert.NoError(t, errors.Unwrap(err))
+
+	p.GaveUp(4*sec, &UnfinishedError{For: time.Second, Err: context.Canceled})
+	assert.NoError(t, errors.Unwrap(p.Trouble(4*sec, 4*sec, 5*sec)), "it was given up, and nothing else")
+	p.GaveUp(4*sec, &UnfinishedError{For: time.Second, Err: refused})
+	assert.ErrorIs(t, p.Trouble(4*sec, 4*sec, 5*sec), refused, "what kept the dial that was given up")
 }

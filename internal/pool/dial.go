@@ -287,7 +287,7 @@ func (d *dialling[R]) dialFailedLocked(one *dial[R], err error, now int64) {
 		caller = nil
 	}
 	if one.replaced {
-		d.pace.GaveUp(one.started)
+		d.pace.GaveUp(one.started, err)
 		d.checkOutageLocked(now)
 		return
 	}

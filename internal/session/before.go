@@ -23,9 +23,11 @@ type BeforeConnect struct {
 func (c BeforeConnect) Driver() driver.Driver { return c.Parent }
 
 // Connect opens a connection with the DSN of this moment. Where the server refuses the password, it may have changed
-// since the hook gave it: a different second answer is tried, too.
+// since the hook gave it: a different second answer is tried, too. Both calls share the time of one.
 func (c BeforeConnect) Connect(ctx context.Context) (driver.Conn, error) {
-	answer, err := c.ask(ctx)
+	bounded, cancel := context.WithTimeout(ctx, hookTime(c.Patience))
+	defer cancel()
+	answer, err := c.ask(bounded)
 	if err != nil {
 		return nil, err
 	}
@@ -33,11 +35,14 @@ func (c BeforeConnect) Connect(ctx context.Context) (driver.Conn, error) {
 	if !libpq.PasswordRefused(err) {
 		return conn, err
 	}
-	second, askErr := c.ask(ctx)
-	if askErr != nil || second == answer {
+	switch second, askErr := c.ask(bounded); {
+	case askErr != nil:
+		return nil, fmt.Errorf("%w; asked again: %w", err, askErr)
+	case second == answer:
 		return nil, err
+	default:
+		return c.dial(ctx, second)
 	}
-	return c.dial(ctx, second)
 }
 
 func (c BeforeConnect) dial(ctx context.Context, answer string) (driver.Conn, error) {
@@ -52,20 +57,18 @@ func (c BeforeConnect) dial(ctx context.Context, answer string) (driver.Conn, er
 	return conn, nil
 }
 
-// ask runs the hook. One that does not return in time is left alone: it has nothing of the pool's.
+// ask runs the hook. One that does not return until ctx ends is left alone: it has nothing of the pool's.
 func (c BeforeConnect) ask(ctx context.Context) (string, error) {
 	type answer struct {
 		dsn string
 		err error
 	}
-	limit := hookTime(c.Patience)
-	bounded, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
+	began := time.Now()
 	answered := make(chan answer, 1)
 	go func() { // ends with the hook
 		var a answer
 		a.err = contain("ran the hook of WithBeforeConnect", func() (err error) {
-			a.dsn, err = c.DSN(bounded)
+			a.dsn, err = c.DSN(ctx)
 			return err
 		})
 		answered <- a
@@ -76,7 +79,7 @@ func (c BeforeConnect) ask(ctx context.Context) (string, error) {
 			return "", fmt.Errorf("lifeguard: the hook of WithBeforeConnect failed: %w", a.err)
 		}
 		return a.dsn, nil
-	case <-bounded.Done():
-		return "", hangs("WithBeforeConnect", limit, ctx)
+	case <-ctx.Done():
+		return "", &HangError{Hook: "WithBeforeConnect", For: time.Since(began)}
 	}
 }

@@ -21,6 +21,7 @@ type AfterConnect func(ctx context.Context, conn *sql.Conn) error
 // cut off when the hook returns, panics or has no time left, so that nothing it keeps can reach the session.
 func (hook AfterConnect) run(ctx context.Context, s *Session, patience time.Duration) error {
 	limit := hookTime(patience)
+	began := time.Now()
 	bounded, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	cut := &detachable{session: s}
@@ -48,7 +49,7 @@ func (hook AfterConnect) run(ctx context.Context, s *Session, patience time.Dura
 			err = fmt.Errorf("lifeguard: the hook of WithAfterConnect failed: %w", err)
 		}
 	case <-bounded.Done():
-		err = hangs("WithAfterConnect", limit, ctx)
+		err = &HangError{Hook: "WithAfterConnect", For: time.Since(began)}
 		s.Cut() // ends what it runs
 	}
 	if open := cut.detach(); err == nil && open != "" {
@@ -68,13 +69,14 @@ func hookTime(patience time.Duration) time.Duration {
 	return patience - patience/10
 }
 
-// hangs is the error for a hook that did not return. It matches no end of a context, unless the dial was given up: another
-// dial would not mend it.
-func hangs(hook string, limit time.Duration, dial context.Context) error {
-	if err := dial.Err(); err != nil {
-		return fmt.Errorf("lifeguard: the hook of %s has not returned: %w", hook, err)
-	}
-	return fmt.Errorf("lifeguard: the hook of %s has not returned within %v", hook, limit)
+// HangError says that a hook did not return. It matches no end of a context: another dial would not mend it.
+type HangError struct {
+	Hook string
+	For  time.Duration
+}
+
+func (e *HangError) Error() string {
+	return fmt.Sprintf("lifeguard: the hook of %s has not returned within %v", e.Hook, e.For.Round(time.Millisecond))
 }
 
 // detachable is a session as the throw-away *sql.DB has it.
