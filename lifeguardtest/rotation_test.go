@@ -30,7 +30,7 @@ type vault struct {
 func (v *vault) rotate(admin *sql.DB, role, password string) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	_, err := admin.Exec(fmt.Sprintf("ALTER ROLE %s PASSWORD '%s'", role, password))
+	_, err := admin.Exec(fmt.Sprintf("ALTER ROLE %s PASSWORD '%s'", role, pgtest.Verifier(password)))
 	if err == nil {
 		v.password = password
 	}

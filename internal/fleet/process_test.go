@@ -203,7 +203,7 @@ func newArena(t *testing.T, tokens, processes int, settings ...string) *arena {
 	settings = append(settings, "max_connections=200")
 	a := &arena{server: pgtest.Start(t, settings...), tokens: tokens}
 	a.root = a.server.Database(t)
-	a.exec(t, fmt.Sprintf("CREATE ROLE app LOGIN PASSWORD 'app' CONNECTION LIMIT %d", tokens+2*processes),
+	a.exec(t, fmt.Sprintf("CREATE ROLE app LOGIN PASSWORD '%s' CONNECTION LIMIT %d", pgtest.Verifier("app"), tokens+2*processes),
 		"CREATE TABLE ledger (at timestamptz DEFAULT now())", "GRANT ALL ON ledger TO app")
 	a.app = strings.Replace(a.root, "lifeguard:secret@", "app:app@", 1)
 	require.NotEqual(t, a.root, a.app)

@@ -91,6 +91,25 @@ func TestWrongPasswordIsRefused(t *testing.T) {
 	}
 }
 
+// A role that is made with a verifier has its password, and no other.
+func TestVerifier(t *testing.T) {
+	server := pgtest.Start(t)
+	execute(t, open(t, server.DSN()), "CREATE ROLE guest LOGIN PASSWORD '"+pgtest.Verifier("open sesame")+"'")
+	u, err := url.Parse(server.DSN())
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.User = url.UserPassword("guest", "open sesame")
+	if err := open(t, u.String()).Ping(); err != nil {
+		t.Error(err)
+	}
+	u.User = url.UserPassword("guest", "open barley")
+	var refused *pq.Error
+	if err := open(t, u.String()).Ping(); !errors.As(err, &refused) || refused.Code != "28P01" {
+		t.Errorf("got %v, want invalid_password", err)
+	}
+}
+
 func TestServerSurvivesStopsAndKills(t *testing.T) {
 	server := pgtest.Start(t, "max_connections=20")
 	dsn := server.Database(t)

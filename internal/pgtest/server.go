@@ -69,7 +69,7 @@ func templateDataLocked(bin string, account *localserver.Account) (string, error
 	if err != nil {
 		return "", err
 	}
-	secret, err := folder.WriteFile("password", password)
+	secret, err := folder.WriteFile("password", Verifier(password))
 	if err == nil {
 		err = folder.Run(filepath.Join(bin, "initdb"), "-D", folder.Path("data"), "-U", role, "--pwfile", secret,
 			"--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync")

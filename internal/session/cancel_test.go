@@ -65,8 +65,8 @@ var cancellations = []struct {
 	}},
 	{"rows", func(ctx context.Context, db *sql.DB) error {
 		// More than fits between the server and the reader, so that it is the rows that are cancelled.
-		rows, err := db.QueryContext(ctx, "SELECT CASE WHEN n < 1000000 THEN repeat('x', 100) ELSE pg_sleep(60)::text END "+
-			"FROM generate_series(1, 1000000) n WHERE n < $1 OR n = 1000000", 5)
+		rows, err := db.QueryContext(ctx, "SELECT CASE WHEN n < $1 THEN repeat('x', 1000000) ELSE pg_sleep(60)::text END "+
+			"FROM generate_series(1, $1) n", 20)
 		if err != nil {
 			return err
 		}

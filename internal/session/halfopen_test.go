@@ -174,10 +174,14 @@ func TestHalfOpen(t *testing.T) {
 // TestOwnDeadlineIsNotSocketTimeout has queries end at deadlines that are sooner than socket_timeout.
 func TestOwnDeadlineIsNotSocketTimeout(t *testing.T) {
 	c := pooltest.OpenPostgres(t, "lifeguard", pgtest.DSN(t), 4, "socket_timeout=20")
+	queries := 20
+	if *allFaults {
+		queries = 100
+	}
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
-			for range 100 {
+			for range queries {
 				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Millisecond)
 				rows, err := c.QueryContext(ctx, "SELECT pg_sleep($1) FROM generate_series(1, 10)", 0.001)
 				if err == nil {
