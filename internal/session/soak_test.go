@@ -129,7 +129,7 @@ func (r *soakReport) round(b *basin, length time.Duration) {
 	r.slowest, r.mayTake = max(r.slowest, b.slowest.Load().took), b.longest()
 }
 
-// print writes the tables that docs/reliability.md has.
+// print writes the tables that docs/faults.md has.
 func (r *soakReport) print(w io.Writer, held bool) {
 	row := func(what string, format string, args ...any) {
 		fmt.Fprintf(w, "| %s | %s |\n", what, fmt.Sprintf(format, args...))
