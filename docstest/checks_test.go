@@ -25,6 +25,7 @@ func testdata(t *testing.T, names ...string) map[string]string {
 }
 
 func TestGoodPage(t *testing.T) {
+	t.Parallel()
 	for _, p := range checked(t, testdata(t, "good")) {
 		t.Errorf("%s", p)
 	}
@@ -32,6 +33,7 @@ func TestGoodPage(t *testing.T) {
 
 // Each mistake is found, in its line, and nothing else is.
 func TestBrokenPages(t *testing.T) {
+	t.Parallel()
 	want := []string{
 		"broken.md:6: undefined: lifeguard.Nothing",
 		"broken.md:11: db.Pnig undefined",
@@ -53,7 +55,7 @@ func TestBrokenPages(t *testing.T) {
 		`output.md:16: it does not print "0 failed"`,
 		"status.md:8: exit status 99; it printed:\nstatus 3, want 2",
 		"kept.md:0: make no-such-target: exit status 2",
-		"kept.md:0: go test ./internal/nowhere: exit status 1",
+		"kept.md:0: go test ./internal/nowhere: lstat ",
 		"kept.md:0: go test -run NoSuchTest ./internal/waitq: -run NoSuchTest matches nothing",
 		"kept.md:0: go test -run ^$ -bench NoSuchBenchmark ./internal/handle: -bench NoSuchBenchmark matches nothing",
 		"kept.md:0: go test -soak 1m ./internal/waitq: there is no flag -soak",
@@ -79,6 +81,7 @@ func TestBrokenPages(t *testing.T) {
 
 // A program that fails is found, which only shows where everything can be built.
 func TestProgramThatFails(t *testing.T) {
+	t.Parallel()
 	page := "```go\npackage main\n\nfunc main() { panic(\"no\") }\n```\n"
 	found := checked(t, map[string]string{"docs/program.md": "<!-- check: run -->\n" + page})
 	if assert.Len(t, found, 1) {

@@ -22,8 +22,10 @@ import (
 const (
 	top = ".." // the repository
 
-	pagesAtOnce = 6 // they wait for servers and for timeouts most of the time
 )
+
+// atOnce bounds the pages that are tried at a time. They wait for servers and for timeouts most of it.
+var atOnce = make(chan struct{}, 6)
 
 // skips are the blocks that are not tried, by page, with their reasons. TestDashboard looks at what Grafana would show.
 var skips = []string{"docs/prometheus.md: it needs Docker and an image from the internet"}
@@ -32,7 +34,10 @@ func TestMain(m *testing.M) { os.Exit(pgtest.Run(runner(func() int { return mari
 
 type runner func() int
 
-func (r runner) Run() int { return r() }
+func (r runner) Run() int {
+	defer os.RemoveAll(sharedPrograms())
+	return r()
+}
 
 // pages are README and the documentation, by name below the repository.
 func pages(t *testing.T) map[string]string {
@@ -74,7 +79,6 @@ func checked(t *testing.T, texts map[string]string) (problems []problem) {
 		close(built)
 		found <- wrong
 	}()
-	atOnce := make(chan struct{}, pagesAtOnce)
 	for name, blocks := range of {
 		s := &session{page: name, scratch: with[name].scratch, go_: code, with: with[name]}
 		go func() {
@@ -145,6 +149,7 @@ var onlyPage = flag.String("page", "", "the only page that TestPages tries, such
 
 // Every block of the documentation does what it says.
 func TestPages(t *testing.T) {
+	t.Parallel()
 	texts := pages(t)
 	if *onlyPage != "" {
 		texts = map[string]string{*onlyPage: texts[*onlyPage]}
@@ -285,6 +290,16 @@ func anchors(text string) (ids []string) {
 		ids = append(ids, strings.ReplaceAll(notID.ReplaceAllString(strings.ToLower(m[1]), ""), " ", "-"))
 	}
 	return ids
+}
+
+// docs/README.md leads to every page.
+func TestMap(t *testing.T) {
+	texts := pages(t)
+	for name := range texts {
+		if page, ok := strings.CutPrefix(name, "docs/"); ok && page != "README.md" {
+			assert.Contains(t, texts["docs/README.md"], "]("+page, "docs/README.md does not lead to %s", name)
+		}
+	}
 }
 
 // A link leads to a file, and to a heading in it.

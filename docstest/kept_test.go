@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"go/ast"
+	"go/build"
 	"go/parser"
 	"go/token"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // kept looks at the commands that a page's session did not run.
@@ -65,8 +67,16 @@ func (s *session) lookAtMake(folder string, words []string) string {
 	return ""
 }
 
-// compare runs the comparison as small as it gets, and reads the page that it writes as one of the documentation.
+// compared are the results of the comparison by its arguments: several pages have the same.
+var compared sync.Map // string to func() string
+
 func (s *session) compare(folder string, arguments []string) string {
+	once, _ := compared.LoadOrStore(strings.Join(arguments, " "), sync.OnceValue(func() string { return s.compareOnce(folder, arguments) }))
+	return once.(func() string)()
+}
+
+// compareOnce runs the comparison as small as it gets, and reads the page that it writes as one of the documentation.
+func (s *session) compareOnce(folder string, arguments []string) string {
 	arguments, page := s.smoke(arguments)
 	readme, err := os.ReadFile(filepath.Join(top, "README.md"))
 	if err := errors.Join(err, os.WriteFile(filepath.Join(s.scratch, "README.md"), readme, 0o600)); err != nil {
@@ -165,13 +175,15 @@ func lookAtTest(folder string, words []string) string {
 	if len(paths) == 0 {
 		paths = []string{"."}
 	}
-	cmd := exec.Command("go", append([]string{"list", "-f", "{{$d := .Dir}}{{range .TestGoFiles}}{{$d}}/{{.}}\n{{end}}{{range .XTestGoFiles}}{{$d}}/{{.}}\n{{end}}"}, paths...)...)
-	cmd.Dir = folder
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return fmt.Sprintf("%v: %s", err, bytes.TrimSpace(out))
+	var files []string
+	for _, path := range paths {
+		found, err := testFiles(filepath.Join(folder, path))
+		if err != nil {
+			return err.Error()
+		}
+		files = append(files, found...)
 	}
-	tests, flags, err := declared(strings.Fields(string(out)))
+	tests, flags, err := declared(files)
 	if err != nil {
 		return err.Error()
 	}
@@ -181,6 +193,29 @@ func lookAtTest(folder string, words []string) string {
 		}
 	}
 	return unmatched(values, tests)
+}
+
+// testFiles are those of the package in a folder, and with /... of the packages below it. The go command would tell the
+// same, and take a second.
+func testFiles(folder string) (files []string, err error) {
+	top, below := strings.CutSuffix(folder, "/...")
+	err = filepath.WalkDir(top, func(path string, entry os.DirEntry, err error) error {
+		if err != nil || !entry.IsDir() {
+			return err
+		}
+		if path != top && (!below || strings.HasPrefix(entry.Name(), ".") || entry.Name() == "testdata") {
+			return filepath.SkipDir
+		}
+		pkg, err := build.ImportDir(path, 0)
+		if none := new(build.NoGoError); errors.As(err, &none) && below {
+			return nil
+		}
+		for _, name := range append(pkg.TestGoFiles, pkg.XTestGoFiles...) {
+			files = append(files, filepath.Join(path, name))
+		}
+		return err
+	})
+	return files, err
 }
 
 // unmatched says which pattern matches no test.

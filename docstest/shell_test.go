@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -28,8 +29,15 @@ keep() { { printf '%s\0' "$(pwd)" "$@"; printf '\n\0'; } >>"$CHECK_TMP/kept"; }
 go() {
 	case ${1-}/${2-} in
 	test/* | get/* | install/* | tool/* | run/./benchmarks/cmd/compare) keep go "$@" ;;
+	build/-o) link "${@:3}" ;;
+	run/./*) link "$CHECK_TMP/" "$2" && "$CHECK_TMP/$(basename "$2")" "${@:3}" ;;
 	*) command go "$@" ;;
 	esac
+}
+link() { # where to, and packages; a program that another page has is there already
+	command go build -o "$CHECK_SHARED/" "${@:2}"
+	local package
+	for package in "${@:2}"; do ln -f "$CHECK_SHARED/$(basename "$package")" "$1"; done
 }
 make() { keep make "$@"; }
 sudo() { "$@"; }
@@ -45,6 +53,15 @@ await() { # a port, the log of who is to listen there, and a file that is there 
 	return 1
 }
 `
+
+// sharedPrograms is the folder of what the pages build.
+var sharedPrograms = sync.OnceValue(func() string {
+	dir, err := os.MkdirTemp("", "docstest-programs-")
+	if err != nil {
+		panic(err) // nothing can be tried
+	}
+	return dir
+})
 
 // A session runs the commands of one page.
 type session struct {
@@ -116,7 +133,7 @@ func (s *session) run() (problems []problem, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), pageLimit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "bash", "-c", script)
-	cmd.Env = append(os.Environ(), "CHECK_TOP="+root, "CHECK_TMP="+s.scratch, goFlags())
+	cmd.Env = append(os.Environ(), "CHECK_TOP="+root, "CHECK_TMP="+s.scratch, "CHECK_SHARED="+sharedPrograms(), goFlags())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	out, err := os.Create(filepath.Join(s.scratch, "out")) // no pipe: servers would keep it open
