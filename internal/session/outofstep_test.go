@@ -27,6 +27,7 @@ type asker interface {
 // TestOutOfStep has lib/pq stop in the middle of a reply, after which it goes on with the connection as if it had read
 // all of it. On a healthy network, each of the questions that follow would get the answer to the one before, or none.
 func TestOutOfStep(t *testing.T) {
+	dsn := pgtest.DSN(t)
 	long := strings.Repeat("x", 40_000) // the server puts it into its error, for which lib/pq has 30,000 bytes
 	read := func(rows *sql.Rows, err error) error {
 		if err != nil {
@@ -83,7 +84,7 @@ func TestOutOfStep(t *testing.T) {
 				// With a context that can end, lib/pq has a goroutine for each operation, which must not be left.
 				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 				defer cancel()
-				c := pooltest.OpenPostgres(t, "lifeguard", pgtest.DSN(t), 1, params...)
+				c := pooltest.OpenPostgres(t, "lifeguard", dsn, 1, params...)
 				asked := 0
 				answers := func() {
 					t.Helper()
