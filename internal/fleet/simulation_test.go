@@ -381,14 +381,18 @@ func (s *simulation) yield(p *process) {
 	}
 }
 
-// TestManyProcesses has a hundred processes share five hundred tokens while they come and go, hang, lose their sessions and
-// some of what is said to them, and looks after each event whether a token is held twice. Then all becomes quiet, and all
-// that want tokens have their share in time.
+// TestManyProcesses has fifty processes, a hundred with -deep, share five tokens for each of them. They come and go, hang,
+// lose their sessions and some of what is said to them. After each event it looks whether a token is held twice. Then all
+// becomes quiet, and all that want tokens have their share in time.
 func TestManyProcesses(t *testing.T) {
 	if raceEnabled {
 		t.Skip("it has one goroutine; make test runs it without the race detector")
 	}
-	const processes, tokens = 100, 500
+	processes := 50
+	if *deep {
+		processes = 100
+	}
+	tokens := 5 * processes
 	number := *seed
 	if number == 0 {
 		number = rand.Uint64()
