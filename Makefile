@@ -6,7 +6,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME = 10s
 
 .DEFAULT_GOAL := help
-.PHONY: help check fmt-check vet staticcheck test versions faults fleet soak bench fuzz servers
+.PHONY: help check fmt-check vet staticcheck test versions faults fleet soak random bench fuzz servers
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,20 +24,23 @@ staticcheck: ## staticcheck (needs Go 1.26)
 	go run $(STATICCHECK) $(PACKAGES)
 
 # Tests of these packages measure latencies, so each has the machine to itself.
-ALONE = go-lifeguard/lifeguard$$|/internal/(fleet|handle|leak|session)$$|/benchmarks/
+ALONE = /internal/(fleet|session)$$|/benchmarks/
 
 # These take longest. They begin first, and the short ones fill the other core.
-LONG = /ecosystem|/internal/(pool|stmtcache)$$
+LONG = /ecosystem|/internal/(pool|stmtcache)$$|/docstest$$
 
-# Everything is built first, on all cores. What does not build is reported by the commands after it. The last of them is what
-# the race detector changes.
+# What the race detector changes, and what has one goroutine and computes for long: tests of packages that ask for it.
+PLAIN = $$(grep -rl --include='*_test.go' aceEnabled internal | xargs -n 1 dirname | sort -u | sed 's|^|./|')
+
+# Packages and tests are compiled first, on all cores; nothing is linked yet. What does not compile is reported by the
+# commands after it. vet has looked at everything, so go test does not do so again.
 test: servers ## install the servers that the tests run, then test everything with the race detector
-	@go test -race -run '^$$' $(PACKAGES) >/dev/null 2>&1 || true
+	@go list -race -e -export -deps -test $(PACKAGES) >/dev/null 2>&1 || true
 	@failed=; run() { echo "$$@"; "$$@" || failed=1; }; \
-	run go test -race -p 1 -timeout 30m $$(go list $(PACKAGES) | grep -E '$(ALONE)'); \
+	run go test -race -vet=off -p 1 -timeout 30m $$(go list $(PACKAGES) | grep -E '$(ALONE)'); \
 	others=$$(go list $(PACKAGES) | grep -vE '$(ALONE)'); \
-	run go test -race -p 2 -timeout 30m $$(echo "$$others" | grep -E '$(LONG)') $$(echo "$$others" | grep -vE '$(LONG)'); \
-	run go test -count=1 -run 'Allocations|NoReportForThoseInTime|EveryInterleaving|ManyProcesses|RoundByRound' ./internal/...; \
+	run go test -race -vet=off -p 3 -timeout 30m $$(echo "$$others" | grep -E '$(LONG)') $$(echo "$$others" | grep -vE '$(LONG)'); \
+	run go test -vet=off -count=1 -run 'Allocations|NoReportForThoseInTime|EveryInterleaving|ManyProcesses|RoundByRound' $(PLAIN); \
 	test -z "$$failed"
 
 versions: ## the short tests with other versions of Go, and with the newest libraries
@@ -55,6 +58,10 @@ fleet: servers ## what processes that share fleet_limit promise, with kill -9 an
 
 soak: servers ## the mixed storm of faults for as long as SOAK says (10m)
 	go test -race -count=1 -v -timeout 24h -run TestSoak ./internal/session -soak $(or $(SOAK),10m)
+
+random: servers ## make up scripts and texts by the thousand, and compare lifeguard with the plain driver; half an hour
+	go test -count=1 -v -timeout 4h -run 'Random|Composed|MySQLTexts' ./ecosystem/drivertest -scripts 20000 -mysqltexts 5000
+	go test -count=1 -v -timeout 4h -run 'Keepable|RandomScripts' ./internal/stmtcache -texts 50000 -scripts 200
 
 bench: servers ## compare with other libraries into docs/benchmarks.md and README, half an hour; BENCH=quick takes 3 minutes
 	go run ./benchmarks/cmd/compare -out docs -readme README.md $(if $(filter quick,$(BENCH)),-quick)

@@ -232,22 +232,24 @@ func (g *goBlocks) build() (problems []problem, err error) {
 	var linking sync.WaitGroup
 	if len(programs) > 0 {
 		linking.Go(func() {
-			linked, linkErr = g.tool(append([]string{"build", "-o", filepath.Join(g.folder, programFolder) + "/"}, programs...)...)
+			linked, linkErr = g.tool(goFlags(), append([]string{"build", "-o", filepath.Join(g.folder, programFolder) + "/"}, programs...)...)
 		})
 	}
-	// A fragment may end in a return, after which the variables are used.
-	problems, err = g.tool(append([]string{"vet", "-unreachable=false"}, paths...)...)
+	// Without flags, because what it finds out about dependencies is kept by its flags.
+	problems, err = g.tool("GOFLAGS="+os.Getenv("GOFLAGS"), append([]string{"vet"}, paths...)...)
 	linking.Wait()
+	// A fragment may end in a return, after which the variables are used.
+	problems = slices.DeleteFunc(problems, func(p problem) bool { return p.text == "unreachable code" })
 	if len(problems) == 0 { // else it says the same
 		problems = linked
 	}
 	return problems, errors.Join(err, linkErr)
 }
 
-// tool runs the go command, and finds the pages of what it says.
-func (g *goBlocks) tool(arguments ...string) ([]problem, error) {
+// tool runs the go command in an environment with one variable more, and finds the pages of what it says.
+func (g *goBlocks) tool(environment string, arguments ...string) ([]problem, error) {
 	cmd := exec.Command("go", arguments...)
-	cmd.Dir, cmd.Env = g.folder, append(os.Environ(), "GOWORK="+filepath.Join(g.folder, "go.work"), goFlags())
+	cmd.Dir, cmd.Env = g.folder, append(os.Environ(), "GOWORK="+filepath.Join(g.folder, "go.work"), environment)
 	out, err := cmd.CombinedOutput()
 	if exit := new(exec.ExitError); errors.As(err, &exit) {
 		return g.assign(string(out)), nil

@@ -15,7 +15,7 @@ import (
 	"github.com/go-lifeguard/lifeguard/internal/pgtest"
 )
 
-var rotating = flag.Duration("rotating", 5*time.Second, "how long the password is rotated under load")
+var rotating = flag.Duration("rotating", 3*time.Second, "how long the password is rotated under load")
 
 // A vault is what knows the current password of a role.
 type vault struct {

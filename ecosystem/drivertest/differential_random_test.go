@@ -31,11 +31,11 @@ func checkRandom(t *testing.T, target *target, n int, seed uint64) {
 	})
 }
 
-// TestComposedScriptsCanBeRead composes many more scripts than are run.
+// TestComposedScriptsCanBeRead composes ten times as many scripts as are run.
 func TestComposedScriptsCanBeRead(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
-	for i := range 20000 {
+	for i := range 10 * *randomScripts {
 		for _, words := range []*vocabulary{postgresVocabulary, mariaVocabulary} {
 			text := compose(words, rand.New(rand.NewPCG(seed, uint64(i))), i)
 			if _, err := parseScripts("composed", text); err != nil {

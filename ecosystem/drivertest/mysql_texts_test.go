@@ -19,7 +19,7 @@ import (
 	"github.com/go-lifeguard/lifeguard/internal/mariatest"
 )
 
-var mysqlTexts = flag.Int("mysqltexts", 150, "texts that TestMySQLTexts makes up")
+var mysqlTexts = flag.Int("mysqltexts", 60, "texts that TestMySQLTexts makes up")
 
 // mysqlWriter makes texts up in which quotes, comments, variables and settings decide what is said.
 type mysqlWriter struct{ *rand.Rand }

@@ -112,7 +112,7 @@ func TestCancel(t *testing.T) {
 	}
 }
 
-var cancels = flag.Int("cancels", 1000, "how many operations are cancelled at random moments")
+var cancels = flag.Int("cancels", 400, "how many operations are cancelled at random moments")
 
 // TestCancelsNeverMeetTheNext ends contexts at all moments of short operations, before and after their end. What runs on the
 // connection next has no context, and must never be cancelled. LIFEGUARD_TEST_SEED repeats a run.

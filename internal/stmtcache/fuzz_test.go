@@ -15,7 +15,7 @@ import (
 	"github.com/go-lifeguard/lifeguard/internal/pgtest"
 )
 
-var texts = flag.Int("texts", 2000, "texts that TestKeepable makes up")
+var texts = flag.Int("texts", 400, "texts that TestKeepable makes up")
 
 // choices makes a text out of bytes.
 type choices struct{ data []byte }
