@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -56,9 +57,15 @@ func substitutesFor(t *testing.T, text, scratch string) *substitutes {
 	return s
 }
 
+// makingRoles is held while roles are made: they belong to the server, and tests run side by side. An advisory lock would
+// be one of the page's database.
+var makingRoles sync.Mutex
+
 // database makes a database that belongs to the role shop, of which app is a member.
 func database(t *testing.T) (address, admin string) {
 	t.Helper()
+	makingRoles.Lock()
+	defer makingRoles.Unlock()
 	u, err := url.Parse(pgtest.DSN(t))
 	require.NoError(t, err)
 	name := strings.TrimPrefix(u.Path, "/")
@@ -67,7 +74,6 @@ func database(t *testing.T) (address, admin string) {
 	defer db.Close()
 	db.SetMaxOpenConns(1)
 	for _, statement := range []string{
-		"SELECT pg_advisory_lock(1)", // roles belong to the server, and pages run side by side
 		`DO $$ BEGIN
 			IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'shop') THEN
 				CREATE ROLE shop LOGIN PASSWORD 'secret';
