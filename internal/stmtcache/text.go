@@ -304,11 +304,11 @@ func (r *reader) judge() effect {
 	switch string(upper[:n]) {
 	case "SELECT", "WITH", "VALUES", "INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE":
 		return 0
-	case "TABLE", "START", "SAVEPOINT", "RELEASE", "TRUNCATE", "COPY", "UNLOCK", "LISTEN", "UNLISTEN", "NOTIFY",
+	case "TABLE", "START", "SAVEPOINT", "RELEASE", "COPY", "UNLOCK", "LISTEN", "UNLISTEN", "NOTIFY",
 		"DECLARE", "FETCH", "MOVE", "CLOSE", "SHOW", "VACUUM", "ANALYZE", "REINDEX", "CLUSTER", "REFRESH":
 		r.keep = false
 		return 0
-	case "LOCK": // whoever waits for it goes on after the changes that its transaction has made
+	case "LOCK", "TRUNCATE": // whoever waits for it goes on after the changes that its transaction has made
 		return undoes
 	case "BEGIN":
 		r.keep = false

@@ -26,7 +26,7 @@ func TestRead(t *testing.T) {
 			"SELECT '[n\"o\"w,)'::tsrange", "SELECT date 'Yesterday'", "SELECT 'to' 'day'", "SELECT 'n'\n'ow'", "SELECT 'n' -- x\n 'ow'",
 			"SELECT $$now$$::date", "SELECT $1::timetz", `SELECT x::"timetz"`, "SELECT x::_timetz", "SELECT time(3) WITH time ZONE '12:00 Europe/Berlin'",
 			"INSERT INTO x VALUES ($1) ON CONFLICT (a) WHERE b = $2 DO NOTHING", "COPY x FROM STDIN", "DECLARE c CURSOR FOR SELECT 1", "FETCH c",
-			"LISTEN x", "SAVEPOINT x", "TRUNCATE x", "SHOW x", "SELECT $$; SET timezone = 'UTC'$$", "SELECT $x$;$$;$x$; SELECT 1",
+			"LISTEN x", "SAVEPOINT x", "SHOW x", "SELECT $$; SET timezone = 'UTC'$$", "SELECT $x$;$$;$x$; SELECT 1",
 			"INSERT INTO x VALUES ('a; SET b = 1'); SELECT 1", "SELECT 'knowledge'", "VACUUM", "ANALYZE x",
 		}},
 		{"session", false, session, []string{
@@ -37,7 +37,7 @@ func TestRead(t *testing.T) {
 		{"forgets", false, session | forgets, []string{"DISCARD ALL", "DEALLOCATE ALL", "deallocate x"}},
 		{"call", false, session | undoes, []string{"CALL x($1)"}},
 		{"ends", false, ends, []string{"COMMIT", "end", "abort work", "ROLLBACK;", "SELECT 1; COMMIT AND CHAIN"}},
-		{"savepoint, lock", false, undoes, []string{"LOCK TABLE x", "ROLLBACK TO x", "rollback transaction to savepoint x"}},
+		{"savepoint, lock", false, undoes, []string{"LOCK TABLE x", "TRUNCATE x", "ROLLBACK TO x", "rollback transaction to savepoint x"}},
 		{"pool", false, unknown, []string{
 			"ALTER TABLE x ADD y int", "/* a note */ alter table x drop y", "CREATE TABLE x (y int)", "DROP TABLE x", "DO $$BEGIN NULL; END$$", "EXECUTE x",
 			"SELECT 1 INTO x", "SELECT 1\tINTO\tx", "WITH x AS (SELECT 1) SELECT * INTO y FROM x", "EXPLAIN ANALYZE SELECT 1", "COMMIT PREPARED 'x'",
