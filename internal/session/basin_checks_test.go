@@ -116,7 +116,7 @@ func (b *basin) placesBack(deadline time.Time) {
 		time.Sleep(time.Millisecond)
 	}
 	// What is due at once, with a moment for a machine that does other things too.
-	deadline = later(deadline, time.Now().Add(200*time.Millisecond))
+	deadline = later(deadline, time.Now().Add(time.Second))
 	ctx, cancel := context.WithDeadline(b.t.Context(), deadline)
 	defer cancel()
 	conns := make([]*sql.Conn, b.limit)

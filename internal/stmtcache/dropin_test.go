@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/go-lifeguard/lifeguard/internal/pgtest"
 	"github.com/go-lifeguard/lifeguard/internal/pooltest"
@@ -383,15 +382,28 @@ func (s *stmtScript) errorsOfKept() {
 	}
 }
 
+// asleep cancels the context of run when the server sleeps for it, and gives run's error.
+func (s *stmtScript) asleep(run func(ctx context.Context) error) error {
+	ctx, cancel := context.WithCancel(s.Ctx)
+	defer cancel()
+	failed := make(chan error, 1)
+	go func() { failed <- run(ctx) }()
+	pooltest.Eventually(s.T, "the query sleeps", func() (is bool) {
+		s.Must(s.Server.QueryRow("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = $1 AND state = 'active' "+
+			"AND wait_event = 'PgSleep')", s.Application).Scan(&is))
+		return is
+	})
+	cancel()
+	return <-failed
+}
+
 func (s *stmtScript) cancelledInTx() {
 	const sleep = "SELECT pg_sleep($1)"
 	s.on(s, sleep, 0)
 	s.on(s, sleep, 0)
 	s.inTx(func(q querier) {
 		tx := q.(*sql.Tx)
-		ctx, cancel := context.WithTimeout(s.Ctx, 30*time.Millisecond)
-		defer cancel()
-		_, err := tx.ExecContext(ctx, sleep, 60)
+		err := s.asleep(func(ctx context.Context) error { _, err := tx.ExecContext(ctx, sleep, 60); return err })
 		s.Note("cancelled: %t", pooltest.WasCancelled(err))
 		// lib/pq gives the connection up.
 		s.on(tx, "SELECT $1::int", 1)
@@ -403,14 +415,15 @@ func (s *stmtScript) cancelledInTx() {
 
 	conn, err := s.Conn(s.Ctx)
 	s.Must(err)
-	ctx, cancel := context.WithTimeout(s.Ctx, 30*time.Millisecond)
-	defer cancel()
-	rows, err := conn.QueryContext(ctx, sleep, 60)
-	if err == nil {
+	err = s.asleep(func(ctx context.Context) error {
+		rows, err := conn.QueryContext(ctx, sleep, 60)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
 		rows.Next()
-		err = rows.Err()
-		rows.Close()
-	}
+		return rows.Err()
+	})
 	s.Note("cancelled: %t", pooltest.WasCancelled(err))
 	s.do(conn, "SELECT $1::int", 3)
 	s.do(conn, "SELECT $1::int", 3)
