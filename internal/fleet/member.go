@@ -27,6 +27,7 @@ type hold struct {
 // A member takes a token only where the server shows that nobody holds it. It says so when it finds none, gives up what
 // others need more, and lets older needs go first, so that a token that was given up reaches the member for which it was.
 type Member struct {
+	patience
 	limit   int
 	id      ID // 0 without a fleet session
 	serials int
@@ -47,7 +48,7 @@ type Member struct {
 }
 
 // NewMember makes a member of a fleet of at most limit connections.
-func NewMember(limit int) *Member { return &Member{limit: limit} }
+func NewMember(limit int) *Member { return &Member{patience: usualPatience, limit: limit} }
 
 // Connected tells of a new fleet session, which holds nothing yet.
 func (m *Member) Connected(id ID) {
@@ -142,7 +143,7 @@ func (m *Member) Poll(look bool) {
 	for i := range m.needs {
 		m.needs[i].age++
 	}
-	m.needs = slices.DeleteFunc(m.needs, func(n need) bool { return n.age > forgotten })
+	m.needs = slices.DeleteFunc(m.needs, func(n need) bool { return n.age > m.forgotten })
 	m.try = true
 	m.renew = m.renew || look || m.held() < m.Share()
 	m.look = m.look || look
@@ -253,5 +254,14 @@ func (m *Member) spare() int {
 // want is how many tokens are to be taken.
 func (m *Member) want() int { return max(m.missing-m.spare(), 0) }
 
-// held counts the tokens in hand.
-func (m *Member) held() int { return len(m.holds) }
+// held counts the tokens in hand: not those of connections that have to close, nor those of dials that began with a session
+// that is lost.
+func (m *Member) held() int {
+	n := 0
+	for _, h := range m.holds {
+		if !h.doomed && (h.claimed || h.state == open) {
+			n++
+		}
+	}
+	return n
+}

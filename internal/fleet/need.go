@@ -2,17 +2,20 @@ package fleet
 
 import "slices"
 
-const (
+// patience is what a member counts before it takes others for hung.
+type patience struct {
 	// polite is for how many polls a member waits for an older need to be served. One that does not speak again within
 	// them may belong to a process that hangs, and a free token must not wait for it.
-	polite = 5
+	polite int
 
 	// forgotten is for how many polls a need is known that is not told again.
-	forgotten = 10
+	forgotten int
 
 	// insistent is how often a need was told after which shares do not count: those who have more may hang.
-	insistent = 4
-)
+	insistent int
+}
+
+var usualPatience = patience{polite: 5, forgotten: 10, insistent: 4}
 
 // need is what another member lacks.
 type need struct {
@@ -83,7 +86,7 @@ func (m *Member) defers() bool {
 	return slices.ContainsFunc(m.needs, func(n need) bool {
 		class := standing(n.held, share)
 		switch {
-		case n.age > polite || class == 2 || class > own:
+		case n.age > m.polite || class == 2 || class > own:
 			return false
 		case own < 2 && !line:
 			return false
@@ -95,7 +98,7 @@ func (m *Member) defers() bool {
 // most is how many tokens may be taken: no more than to the share while others have less than theirs.
 func (m *Member) most() int {
 	share := m.Share()
-	if slices.ContainsFunc(m.needs, func(n need) bool { return n.age <= polite && n.held < share }) {
+	if slices.ContainsFunc(m.needs, func(n need) bool { return n.age <= m.polite && n.held < share }) {
 		return max(share-m.held(), 0)
 	}
 	return m.want()
@@ -176,7 +179,7 @@ func (m *Member) turn(others bool) bool {
 	for _, n := range m.needs {
 		after := 2
 		if others {
-			after = insistent
+			after = m.insistent
 		}
 		place := (uint64(i) + n.ticket + uint64(n.from)) % uint64(len(holders))
 		if n.held == 0 && uint64(n.heard) >= uint64(after)+place {

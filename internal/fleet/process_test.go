@@ -252,6 +252,16 @@ func (a *arena) count(t *testing.T, query string) (n int) {
 	return n
 }
 
+// locks shows who holds what.
+func (a *arena) locks(t *testing.T) (text string) {
+	db := a.open()
+	defer func() { assert.NoError(t, db.Close()) }()
+	assert.NoError(t, db.QueryRow(`SELECT coalesce(string_agg(concat_ws(' ', pid, application_name, state, client_port, backend_start::time, query_start::time, locks, left(query, 30)), E'\n'), '')
+		FROM (SELECT pid, (SELECT string_agg(concat(mode, ' ', objid), ', ' ORDER BY objid) FROM pg_locks l WHERE l.pid = a.pid AND locktype = 'advisory') AS locks,
+		application_name, state, client_port, backend_start, query_start, query FROM pg_stat_activity a WHERE usename = 'app') x`).Scan(&text))
+	return text
+}
+
 // watch notes the most that were there at once. The server may be down.
 func (a *arena) watch(ctx context.Context) {
 	db := a.open()

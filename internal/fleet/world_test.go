@@ -1,7 +1,6 @@
 package fleet
 
 import (
-	"encoding/binary"
 	"fmt"
 	"slices"
 )
@@ -10,6 +9,7 @@ import (
 type world struct {
 	tokens int
 	next   int64    // process numbers of the server
+	losses int      // fleet sessions that may still be lost
 	locks  [][]lock // by token
 	procs  []*process
 	moved  []int // tokens whose locks have changed since the last look
@@ -56,8 +56,9 @@ type process struct {
 	conns   []conn
 	waiting int
 	served  int
-	// what may still happen to it
-	callers, polls, losses int
+	callers int // that may still come
+
+	finished bool // nothing that it does can make a difference
 }
 
 func newWorld(processes, tokens, limit int) *world {
@@ -97,8 +98,7 @@ func (w *world) connect(p *process) {
 
 // die ends the fleet session on the server. The process does not know yet.
 func (w *world) die(p *process) {
-	p.alive, p.reply = false, nil
-	p.inbox = nil
+	p.alive, p.finished, p.reply, p.inbox = false, false, nil, nil
 	for n := range w.locks {
 		w.unlock(n, func(l lock) bool { return l.fleet == p.session })
 	}
@@ -177,8 +177,10 @@ func (w *world) peers() []Peer {
 	return peers
 }
 
-// demand is what the pool of the process lacks.
-func (p *process) demand() {
+// demand tells what the pool of the process lacks.
+func (p *process) demand() { p.m.Demand(p.lacks(), p.waiting > 0) }
+
+func (p *process) lacks() int {
 	open, opening := 0, 0
 	for _, c := range p.conns {
 		if c.phase != leaving {
@@ -188,8 +190,7 @@ func (p *process) demand() {
 			opening++
 		}
 	}
-	missing := max(min(p.waiting-opening, p.limit-open), 0)
-	p.m.Demand(missing, p.waiting > 0)
+	return max(min(p.waiting-opening, p.limit-open), 0)
 }
 
 func (p *process) serve(c *conn) {
@@ -205,102 +206,6 @@ func (p *process) serve(c *conn) {
 func (w *world) close(p *process, i int) {
 	p.conns[i].phase = leaving
 	p.m.Closed(p.conns[i].serial)
-}
-
-// actions calls try for each thing that can happen, on a copy of the world.
-func (w *world) actions(try func(name string, next *world)) {
-	for i := range w.procs {
-		do := func(name string, f func(w *world, p *process)) {
-			next := w.clone()
-			p := next.procs[i]
-			f(next, p)
-			p.demand()
-			try(fmt.Sprintf("%d %s", i, name), next)
-		}
-		p := w.procs[i]
-		w.sessionActions(p, do)
-		w.poolActions(p, do)
-	}
-}
-
-func (w *world) sessionActions(p *process, do func(string, func(*world, *process))) {
-	switch {
-	case p.session == 0:
-		do("connects", func(w *world, p *process) { w.connect(p) })
-	case !p.alive:
-		do("notices", func(w *world, p *process) { w.notice(p) })
-	case p.pending == nil:
-		if _, ok := p.m.clone().Ask(); ok {
-			do("asks", func(w *world, p *process) {
-				a, _ := p.m.Ask()
-				p.pending = &a
-				w.execute(p)
-			})
-		}
-	default:
-		do("is answered", func(w *world, p *process) {
-			a, got := *p.pending, *p.reply
-			p.pending, p.reply = nil, nil
-			p.m.Answered(a, got)
-		})
-	}
-	if p.alive && len(p.inbox) > 0 {
-		do("hears", func(w *world, p *process) {
-			s := p.inbox[0]
-			p.inbox = slices.Delete(p.inbox, 0, 1)
-			p.m.Heard(s.from, s.Say)
-		})
-	}
-	if p.alive && p.losses > 0 {
-		do("loses its session", func(w *world, p *process) { p.losses--; w.die(p) })
-	}
-	if p.session != 0 && p.polls > 0 {
-		do("polls", func(w *world, p *process) { p.polls--; p.m.Poll(true) })
-	}
-}
-
-func (w *world) poolActions(p *process, do func(string, func(*world, *process))) {
-	if p.callers > 0 {
-		do("gets a caller", func(w *world, p *process) {
-			p.callers--
-			if i := slices.IndexFunc(p.conns, func(c conn) bool { return c.phase == idle }); i >= 0 {
-				p.conns[i].phase, p.served = busy, p.served+1
-				return
-			}
-			p.waiting++
-		})
-	}
-	if p.m.missing > 0 && p.m.spare() > 0 && p.session != 0 {
-		do("dials", func(w *world, p *process) {
-			serial, number, ok := p.m.Take()
-			if !ok {
-				return
-			}
-			w.next++
-			p.conns = append(p.conns, conn{serial: serial, number: number, pid: w.next, badge: p.session})
-		})
-	}
-	owed := p.m.Owed()
-	for i, c := range p.conns {
-		switch c.phase {
-		case asking:
-			do("is admitted", func(w *world, p *process) { w.admit(p, i) })
-		case admitted:
-			do("has opened", func(w *world, p *process) {
-				c := &p.conns[i]
-				p.m.Opened(c.serial, Conn{PID: c.pid, Badge: int32(c.badge)})
-				p.serve(c)
-			})
-		case idle:
-			if owed.Firm > 0 || owed.Rested > 0 || slices.Contains(owed.Doomed, c.serial) {
-				do("closes an idle connection", func(w *world, p *process) { w.close(p, i) })
-			}
-		case busy:
-			do("gets a connection back", func(w *world, p *process) { w.returned(p, i) })
-		case leaving:
-			do("is rid of a connection", func(w *world, p *process) { w.exit(p, i) })
-		}
-	}
 }
 
 // admit has the server carry out what a new connection asks.
@@ -376,89 +281,4 @@ func (w *world) bare() string {
 		}
 	}
 	return ""
-}
-
-// key is equal for worlds in which the same can happen.
-func (w *world) key() string {
-	var b []byte
-	num := func(ns ...int) {
-		for _, n := range ns {
-			b = binary.AppendVarint(b, int64(n))
-		}
-	}
-	flag := func(fs ...bool) {
-		for _, f := range fs {
-			if f {
-				num(1)
-			} else {
-				num(0)
-			}
-		}
-	}
-	say := func(s Say) { num(int(s.Word), int(s.Ticket), s.Held, s.Want) }
-	// Numbers of connections and of tokens in a process only tell them apart.
-	pids, serials := map[int64]int{0: 0}, map[int]int{}
-	for i, p := range w.procs {
-		for _, c := range p.conns {
-			pids[c.pid], serials[1000*i+c.serial] = len(pids), len(serials)
-		}
-		for _, h := range p.m.holds {
-			if _, ok := serials[1000*i+h.serial]; !ok {
-				serials[1000*i+h.serial] = len(serials)
-			}
-		}
-	}
-	for _, locks := range w.locks {
-		locks = slices.Clone(locks)
-		slices.SortFunc(locks, func(a, b lock) int { return int(a.fleet-b.fleet)*1000 + pids[a.conn.PID] - pids[b.conn.PID] })
-		num(len(locks))
-		for _, l := range locks {
-			num(int(l.fleet), pids[l.conn.PID])
-		}
-	}
-	for i, p := range w.procs {
-		m := p.m
-		num(int(p.session), len(p.inbox), len(p.conns), p.waiting, p.callers, p.polls, p.losses)
-		flag(p.alive, p.pending != nil, p.reply != nil, m.asked, m.try, m.renew, m.look, m.urgent)
-		num(int(m.id), m.missing, int(m.clock), int(m.ticket), len(m.holds), len(m.done), len(m.peers), len(m.needs), len(m.say))
-		for _, s := range p.inbox {
-			num(int(s.from))
-			say(s.Say)
-		}
-		for _, c := range p.conns {
-			num(serials[1000*i+c.serial], c.number, pids[c.pid], int(c.badge), int(c.phase))
-		}
-		for _, h := range m.holds {
-			num(serials[1000*i+h.serial], h.number, int(h.state), pids[h.conn.PID])
-			flag(h.claimed, h.doomed)
-		}
-		num(m.done...)
-		for _, peer := range m.peers {
-			num(int(peer.ID), peer.Limit, peer.Held)
-		}
-		for _, n := range m.needs {
-			num(int(n.from), int(n.ticket), n.held, n.want, min(n.heard, insistent+len(w.procs)), min(n.age, forgotten+1))
-		}
-		for _, s := range m.say {
-			say(s)
-		}
-		if p.pending != nil {
-			a := p.pending
-			num(len(a.Claim), len(a.Release), a.Take, a.Limit, len(a.Say))
-			num(a.Release...)
-			for _, s := range a.Say {
-				say(s)
-			}
-			flag(a.Look)
-		}
-		if p.reply != nil {
-			num(len(p.reply.Claimed), len(p.reply.Taken), len(p.reply.Peers))
-			flag(p.reply.Claimed...)
-			num(p.reply.Taken...)
-			for _, peer := range p.reply.Peers {
-				num(int(peer.ID), peer.Limit, peer.Held)
-			}
-		}
-	}
-	return string(b)
 }

@@ -63,6 +63,7 @@ func (d *dialling[R]) dialLocked(now int64) {
 		token, ok := p.cfg.Budget.Take(missing)
 		if !ok {
 			d.missing = missing
+			d.replaceLocked(now)
 			break
 		}
 		d.beginDialLocked(now, token)
@@ -138,9 +139,9 @@ func (d *dialling[R]) callerLocked() *waiter[R] {
 	return nil
 }
 
-// replaceLocked gives up the newest of the dials that have taken the last slots without an answer. What they wait for may
-// be lost with a network or a server that is back by now. Without this, holders that keep the others would leave a waiter
-// to the end of a dial that never ends.
+// replaceLocked gives up the newest of the dials that have taken the last slots, or the last tokens, without an answer. What
+// they wait for may be lost with a network or a server that is back by now. Without this, holders that keep the others would
+// leave a waiter to the end of a dial that never ends.
 func (d *dialling[R]) replaceLocked(now int64) {
 	p := d.pool
 	if len(d.inFlight) == 0 || !d.pace.Connected() || p.queue.Len() == 0 {

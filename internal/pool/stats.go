@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"slices"
 	"time"
 
 	"github.com/go-lifeguard/lifeguard/internal/account"
@@ -55,12 +56,8 @@ func (p *Pool[R]) Picture() Picture[R] {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	pic := Picture[R]{Stats: p.statsLocked(), Slots: make([]Pictured[R], 0, len(p.slots))}
-	here := make(map[*Slot[R]]bool, len(p.idle))
-	for _, s := range p.idle {
-		here[s] = true
-	}
 	for _, s := range p.slots {
-		one := Pictured[R]{Resource: s.Resource, Serial: s.serial, Born: s.born, IdleAt: s.idleAt, Lease: s.lease, Idle: here[s]}
+		one := Pictured[R]{Resource: s.Resource, Serial: s.serial, Born: s.born, IdleAt: s.idleAt, Lease: s.lease, Idle: slices.Contains(p.idle, s)}
 		if s.lease != nil {
 			one.IdleAt, one.Idle = s.lease.Idle()
 		}
