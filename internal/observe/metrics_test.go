@@ -113,6 +113,19 @@ func TestTimesOfConnections(t *testing.T) {
 		r.values("lifeguard.connection.dial_failures", ofPool))
 }
 
+// A pool of a fleet shows the fleet. Others do not: see TestCounts.
+func TestFleetCounts(t *testing.T) {
+	r := record(t, nil)
+	r.Watch(func() Counts { return Counts{FleetLimit: 40, FleetProcesses: 6, FleetHeld: 7, FleetWanted: 2} })
+	for name, want := range map[string]string{"limit": "40", "processes": "6", "held": "7", "wanted": "2"} {
+		name = "lifeguard.fleet." + name
+		assert.Equal(t, map[string]string{"": want}, r.values(name, ofPool), name)
+		sum, ok := r.collect()[name].Data.(metricdata.Sum[int64])
+		require.True(t, ok, name)
+		assert.False(t, sum.IsMonotonic, name)
+	}
+}
+
 func TestCounts(t *testing.T) {
 	east := attribute.String("shop", "east")
 	r := record(t, func(c *Config) { c.Attributes = []attribute.KeyValue{east} })
