@@ -40,7 +40,7 @@ type bank struct {
 	given map[int]*deposit
 	last  int
 
-	opened, failed, yielded int
+	opened, yielded int
 }
 
 // deposit is what the pool opens with a token; nil while it is not open.

@@ -232,6 +232,7 @@ func (s *Session) BeginTx(ctx context.Context, opts driver.TxOptions) (tx driver
 }
 
 func (s *Session) begin(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
+	s.cache.Begins()
 	if s.can.beginner != nil {
 		return s.can.beginner.BeginTx(ctx, opts)
 	}

@@ -48,6 +48,8 @@ type Cache struct {
 	changed        bool   // this session was changed in a transaction that may not have ended
 	ddl            bool   // so was what all sessions see
 	changing       bool   // this session is part of shared.changing
+	inTx           bool   // a transaction may be open
+	txGeneration   uint64 // shared.generation before it began
 	late           effect // of a query whose result is open
 	forgot         bool   // the server was told to forget statements
 	leaving        bool   // the session becomes another lease's
@@ -160,7 +162,7 @@ func (c *Cache) find(ctx context.Context, query string) (*Statement, effect, err
 	c.follow()
 	c.lookups++
 	k := c.byText[query]
-	if c.shared.changing.Load() > 0 {
+	if c.shared.changing.Load() > 0 || c.behind() {
 		return nil, read(query, c.kind == libpq.GoMySQL) &^ keepable, nil
 	}
 	if k != nil && !k.banned && !k.owned {
@@ -260,8 +262,14 @@ func (c *Cache) follow() {
 	}
 }
 
+// behind says that the transaction began before a change. The server may not have learned of it there, and prepare as before.
+func (c *Cache) behind() bool { return c.inTx && c.txGeneration != c.shared.generation.Load() }
+
 // begin says that a text begins to run.
 func (c *Cache) begin(does effect) {
+	if does&begins != 0 {
+		c.inTx, c.txGeneration = true, c.shared.generation.Load()
+	}
 	if !c.changing && (does&pool != 0 || does&(ends|undoes) != 0 && c.ddl) {
 		c.changing = true
 		c.shared.changing.Add(1)
@@ -296,6 +304,7 @@ func (c *Cache) settle(does effect) {
 	if does == 0 {
 		return
 	}
+	c.inTx = c.inTx && does&(begins|ends) != ends
 	over := does&(ends|undoes) != 0
 	if does&session != 0 || over && c.changed {
 		c.generation++
@@ -307,6 +316,13 @@ func (c *Cache) settle(does effect) {
 	c.changed = pending && (c.changed || does&session != 0)
 	c.ddl = pending && (c.ddl || does&pool != 0)
 	c.forgot = c.forgot || does&forgets != 0
+}
+
+// Begins says that the handle begins a transaction.
+func (c *Cache) Begins() {
+	if c.follows {
+		c.begin(begins)
+	}
 }
 
 // Ended says that the transaction that the handle began has ended, by COMMIT or ROLLBACK.

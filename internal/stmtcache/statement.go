@@ -38,7 +38,7 @@ func (k *Statement) expired() bool { return k.cache.shared.Now()-k.at >= int64(v
 // renew prepares a borrowed statement anew before it is used for longer than a kept one may be.
 func (k *Statement) renew(ctx context.Context) {
 	c := k.cache
-	if !k.borrowed || !k.expired() || c.open > 0 {
+	if !k.borrowed || !k.expired() || c.open > 0 || c.behind() {
 		return
 	}
 	c.follow()

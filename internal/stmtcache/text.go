@@ -11,6 +11,7 @@ const (
 	pool                        // statements of every session may
 	ends                        // it ends a transaction, which may undo such a change, or show it to others
 	undoes                      // it may do that, and the transaction may go on
+	begins                      // it leaves a transaction open that it has begun
 	forgets                     // the server forgets prepared statements
 
 	unknown = session | pool | undoes
@@ -286,7 +287,11 @@ func (r *reader) name(name string) {
 func (r *reader) endStatement() {
 	if r.begun {
 		r.statements++
-		r.effect |= r.judge()
+		does := r.judge()
+		if does&ends != 0 {
+			r.effect &^= begins
+		}
+		r.effect |= does
 	}
 	r.begun, r.to, r.written, r.conflict, r.afterString = false, false, false, false, false
 	r.verb, r.second, r.previous = "", "", ""
@@ -304,18 +309,17 @@ func (r *reader) judge() effect {
 	switch string(upper[:n]) {
 	case "SELECT", "WITH", "VALUES", "INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE":
 		return 0
-	case "TABLE", "START", "SAVEPOINT", "RELEASE", "COPY", "UNLOCK", "LISTEN", "UNLISTEN", "NOTIFY",
+	case "TABLE", "SAVEPOINT", "RELEASE", "COPY", "UNLOCK", "LISTEN", "UNLISTEN", "NOTIFY",
 		"DECLARE", "FETCH", "MOVE", "CLOSE", "SHOW", "VACUUM", "ANALYZE", "REINDEX", "CLUSTER", "REFRESH":
 		r.keep = false
 		return 0
 	case "LOCK", "TRUNCATE": // whoever waits for it goes on after the changes that its transaction has made
 		return undoes
-	case "BEGIN":
-		r.keep = false
-		if r.mysql && r.second != "" && !strings.EqualFold(r.second, "work") {
+	case "BEGIN", "START":
+		if r.mysql && upper[0] == 'B' && r.second != "" && !strings.EqualFold(r.second, "work") {
 			return unknown // a block of statements
 		}
-		return 0
+		return begins
 	case "COMMIT", "END", "ROLLBACK", "ABORT":
 		r.keep = false
 		switch {
@@ -323,6 +327,8 @@ func (r *reader) judge() effect {
 			return unknown
 		case r.to:
 			return undoes
+		case strings.EqualFold(r.previous, "chain"):
+			return ends | begins
 		}
 		return ends
 	case "SET", "RESET", "USE":

@@ -22,7 +22,7 @@ func TestRead(t *testing.T) {
 			"INSERT INTO pg_temp.x VALUES ($1)", "DELETE FROM x USING pg_class",
 		}},
 		{"not kept, harmless", false, 0, []string{
-			"", ";", "-- nothing", "/* nothing */ ;", "TABLE x", "BEGIN; SELECT ';'", "SELECT 1; SELECT 2", "SELECT 'now'", "SELECT 'x noW y'",
+			"", ";", "-- nothing", "/* nothing */ ;", "TABLE x", "SELECT 1; SELECT 2", "SELECT 'now'", "SELECT 'x noW y'",
 			"SELECT '[n\"o\"w,)'::tsrange", "SELECT date 'Yesterday'", "SELECT 'to' 'day'", "SELECT 'n'\n'ow'", "SELECT 'n' -- x\n 'ow'",
 			"SELECT $$now$$::date", "SELECT $1::timetz", `SELECT x::"timetz"`, "SELECT x::_timetz", "SELECT time(3) WITH time ZONE '12:00 Europe/Berlin'",
 			"INSERT INTO x VALUES ($1) ON CONFLICT (a) WHERE b = $2 DO NOTHING", "COPY x FROM STDIN", "DECLARE c CURSOR FOR SELECT 1", "FETCH c",
@@ -36,7 +36,10 @@ func TestRead(t *testing.T) {
 		}},
 		{"forgets", false, session | forgets, []string{"DISCARD ALL", "DEALLOCATE ALL", "deallocate x"}},
 		{"call", false, session | undoes, []string{"CALL x($1)"}},
-		{"ends", false, ends, []string{"COMMIT", "end", "abort work", "ROLLBACK;", "SELECT 1; COMMIT AND CHAIN"}},
+		{"begins", false, begins, []string{"BEGIN", "begin; SELECT ';'", "START TRANSACTION READ ONLY"}},
+		{"ends, and begins", false, ends | begins, []string{"SELECT 1; COMMIT AND CHAIN", "ROLLBACK WORK AND CHAIN", "COMMIT; BEGIN; ROLLBACK; BEGIN"}},
+		{"begins in MySQL", true, begins, []string{"BEGIN WORK", "START TRANSACTION", "begin"}},
+		{"ends", false, ends, []string{"COMMIT", "end", "abort work", "ROLLBACK;", "BEGIN; SELECT 1; COMMIT"}},
 		{"savepoint, lock", false, undoes, []string{"LOCK TABLE x", "TRUNCATE x", "ROLLBACK TO x", "rollback transaction to savepoint x"}},
 		{"pool", false, unknown, []string{
 			"ALTER TABLE x ADD y int", "/* a note */ alter table x drop y", "CREATE TABLE x (y int)", "DROP TABLE x", "DO $$BEGIN NULL; END$$", "EXECUTE x",
@@ -53,7 +56,7 @@ func TestRead(t *testing.T) {
 			"SELECT ?", "REPLACE INTO x VALUES (?)", "SELECT `;` FROM x # now; y\n", "SELECT 5--1", "SELECT 'now'", "SELECT \"x;\" 'y'", "SELECT a$b$c", "SELECT $$;",
 			"SELECT x INTO OUTFILE 'y'", "UPDATE pg_x SET y = ?",
 		}},
-		{"not kept in MySQL, harmless", true, 0, []string{"SELECT @x", "SELECT ROW_COUNT(), ?", "INSERT INTO x SELECT found_rows() + ?", "SHOW TABLES", "UNLOCK TABLES", "BEGIN WORK", "START TRANSACTION", "-- x"}},
+		{"not kept in MySQL, harmless", true, 0, []string{"SELECT @x", "SELECT ROW_COUNT(), ?", "INSERT INTO x SELECT found_rows() + ?", "SHOW TABLES", "UNLOCK TABLES", "-- x"}},
 		{"session in MySQL", true, session, []string{"USE x", "SET @x = 1", "SET sql_mode = ''", "SELECT 1; USE x"}},
 		{"pool in MySQL", true, unknown, []string{
 			"BEGIN NOT ATOMIC SET @x = 1", "/*!40101 SET sql_mode = '' */", "ALTER TABLE x ADD y int", "XA START 'x'", "EXECUTE x", "SELECT `\xe4\xbd\xa0`",
