@@ -1,0 +1,89 @@
+package stmtcache
+
+// follow takes note of what other sessions have changed.
+func (c *Cache) follow() {
+	if c.shown {
+		c.shown = false
+		c.settle(session)
+	}
+	if moved := c.shared.generation.Load(); moved != c.seenGeneration {
+		c.seenGeneration = moved
+		c.generation++
+	}
+	for c.shared.full(1) && c.dropOldest() {
+	}
+}
+
+// behind says that the transaction began before a change. The server may not have learned of it there, and prepare as before.
+func (c *Cache) behind() bool { return c.inTx && c.txGeneration != c.shared.generation.Load() }
+
+// begin says that a text begins to run.
+func (c *Cache) begin(does effect) {
+	if does&begins != 0 {
+		c.inTx, c.txGeneration = true, c.shared.generation.Load()
+	}
+	if !c.changing && (does&pool != 0 || does&(ends|undoes) != 0 && c.ddl) {
+		c.changing = true
+		c.shared.changing.Add(1)
+	}
+}
+
+// end says that it has run: what others have prepared meanwhile is stale.
+func (c *Cache) end(does effect) {
+	c.settle(does)
+	c.unchanging()
+}
+
+// endQuery is end for one with a result. Of several statements, some may run while that is read.
+func (c *Cache) endQuery(does effect, err error) {
+	if err != nil {
+		c.end(does)
+		return
+	}
+	c.settle(does)
+	c.late |= does
+}
+
+func (c *Cache) unchanging() {
+	if c.changing {
+		c.changing = false
+		c.shared.changing.Add(-1)
+	}
+}
+
+// settle notes what a text has done.
+func (c *Cache) settle(does effect) {
+	if does == 0 {
+		return
+	}
+	c.inTx = c.inTx && does&(begins|ends) != ends
+	over := does&(ends|undoes) != 0
+	if does&session != 0 || over && c.changed {
+		c.generation++
+	}
+	if does&pool != 0 || over && c.ddl {
+		c.shared.generation.Add(1)
+	}
+	pending := does&^forgets != ends
+	c.changed = pending && (c.changed || does&session != 0)
+	c.ddl = pending && (c.ddl || does&pool != 0)
+	c.forgot = c.forgot || does&forgets != 0
+}
+
+// Begins says that the handle begins a transaction.
+func (c *Cache) Begins() {
+	if c.follows {
+		c.begin(begins)
+	}
+}
+
+// Ended says that the transaction that the handle began has ended, by COMMIT or ROLLBACK.
+func (c *Cache) Ended() {
+	if c.follows {
+		c.settle(ends)
+	}
+}
+
+// Shown says that the program has the driver's connection for now, and does there what it likes. To other sessions that is
+// another client's doing.
+func (c *Cache) Shown() { c.shown = c.follows }
