@@ -27,12 +27,11 @@ const renewedAfter = 3
 
 // Cache keeps the prepared statements of one session. It belongs to the session's owner and is not safe for concurrent use.
 type Cache struct {
-	shared *Shared
-	kind   libpq.Kind
-	raw    driver.Conn
-	conn   Conn
+	changes
+	kind libpq.Kind
+	raw  driver.Conn
+	conn Conn
 
-	follows bool // texts are read for what they change
 	size    int  // 0: nothing is kept
 	trusted bool // the server itself answers here, no pooler
 
@@ -42,19 +41,8 @@ type Cache struct {
 	open     int           // results and COPY; while there are any, nothing is prepared or closed
 	openKept int           // those of statements
 	closing  []driver.Stmt // to be closed when none is open
-
-	generation     uint64 // moves at a change for this session; statements of another one are stale
-	seenGeneration uint64 // shared.generation as far as generation has followed it
-	changed        bool   // this session was changed in a transaction that may not have ended
-	ddl            bool   // so was what all sessions see
-	changing       bool   // this session is part of shared.changing
-	inTx           bool   // a transaction may be open
-	txGeneration   uint64 // shared.generation before it began
-	late           effect // of a query whose result is open
-	forgot         bool   // the server was told to forget statements
-	leaving        bool   // the session becomes another lease's
-	shown          bool   // the program was given the driver's connection, on which nothing is seen
-	failed         bool   // an operation failed, perhaps with its transaction: the next Prepare asks the server
+	leaving  bool          // the session becomes another lease's
+	failed   bool          // an operation failed, perhaps with its transaction: the next Prepare asks the server
 
 	seen []uint64 // see worth
 }
@@ -246,6 +234,13 @@ func (c *Cache) worth(query string, k *Statement) bool {
 	}
 	*place = hash
 	return false
+}
+
+// follow takes note of what other sessions have changed, and of how much room they leave.
+func (c *Cache) follow() {
+	c.notice()
+	for c.shared.full(1) && c.dropOldest() {
+	}
 }
 
 // Opened says that a result is open on the session: of k, or of a query that ran on no statement if k is nil. While

@@ -1,7 +1,24 @@
 package stmtcache
 
-// follow takes note of what other sessions have changed.
-func (c *Cache) follow() {
+// changes is what texts on this session and on others have changed for statements that were prepared before.
+type changes struct {
+	shared  *Shared
+	follows bool // texts are read for what they change
+
+	generation     uint64 // moves at a change for this session; statements of another one are stale
+	seenGeneration uint64 // shared.generation as far as generation has followed it
+	changed        bool   // this session was changed in a transaction that may not have ended
+	ddl            bool   // so was what all sessions see
+	changing       bool   // this session is part of shared.changing
+	inTx           bool   // a transaction may be open
+	txGeneration   uint64 // shared.generation before it began
+	late           effect // of a query whose result is open
+	forgot         bool   // the server was told to forget statements
+	shown          bool   // the program was given the driver's connection, on which nothing is seen
+}
+
+// notice takes note of what other sessions have changed.
+func (c *changes) notice() {
 	if c.shown {
 		c.shown = false
 		c.settle(session)
@@ -10,15 +27,13 @@ func (c *Cache) follow() {
 		c.seenGeneration = moved
 		c.generation++
 	}
-	for c.shared.full(1) && c.dropOldest() {
-	}
 }
 
 // behind says that the transaction began before a change. The server may not have learned of it there, and prepare as before.
-func (c *Cache) behind() bool { return c.inTx && c.txGeneration != c.shared.generation.Load() }
+func (c *changes) behind() bool { return c.inTx && c.txGeneration != c.shared.generation.Load() }
 
 // begin says that a text begins to run.
-func (c *Cache) begin(does effect) {
+func (c *changes) begin(does effect) {
 	if does&begins != 0 {
 		c.inTx, c.txGeneration = true, c.shared.generation.Load()
 	}
@@ -29,13 +44,13 @@ func (c *Cache) begin(does effect) {
 }
 
 // end says that it has run: what others have prepared meanwhile is stale.
-func (c *Cache) end(does effect) {
+func (c *changes) end(does effect) {
 	c.settle(does)
 	c.unchanging()
 }
 
 // endQuery is end for one with a result. Of several statements, some may run while that is read.
-func (c *Cache) endQuery(does effect, err error) {
+func (c *changes) endQuery(does effect, err error) {
 	if err != nil {
 		c.end(does)
 		return
@@ -44,7 +59,7 @@ func (c *Cache) endQuery(does effect, err error) {
 	c.late |= does
 }
 
-func (c *Cache) unchanging() {
+func (c *changes) unchanging() {
 	if c.changing {
 		c.changing = false
 		c.shared.changing.Add(-1)
@@ -52,7 +67,7 @@ func (c *Cache) unchanging() {
 }
 
 // settle notes what a text has done.
-func (c *Cache) settle(does effect) {
+func (c *changes) settle(does effect) {
 	if does == 0 {
 		return
 	}
@@ -71,14 +86,14 @@ func (c *Cache) settle(does effect) {
 }
 
 // Begins says that the handle begins a transaction.
-func (c *Cache) Begins() {
+func (c *changes) Begins() {
 	if c.follows {
 		c.begin(begins)
 	}
 }
 
 // Ended says that the transaction that the handle began has ended, by COMMIT or ROLLBACK.
-func (c *Cache) Ended() {
+func (c *changes) Ended() {
 	if c.follows {
 		c.settle(ends)
 	}
@@ -86,4 +101,4 @@ func (c *Cache) Ended() {
 
 // Shown says that the program has the driver's connection for now, and does there what it likes. To other sessions that is
 // another client's doing.
-func (c *Cache) Shown() { c.shown = c.follows }
+func (c *changes) Shown() { c.shown = c.follows }
