@@ -59,7 +59,7 @@ fleet: servers ## what processes that share fleet_limit promise, with kill -9 an
 soak: servers ## the mixed storm of faults for as long as SOAK says (10m)
 	go test -race -count=1 -v -timeout 24h -run TestSoak ./internal/session -soak $(or $(SOAK),10m)
 
-random: servers ## make up scripts and texts by the thousand, and compare lifeguard with the plain driver; half an hour
+random: servers ## make up scripts and texts by the thousand, and compare lifeguard with the plain driver; an hour
 	go test -count=1 -v -timeout 4h -run 'Random|Composed|MySQLTexts' ./ecosystem/drivertest -scripts 20000 -mysqltexts 5000
 	go test -count=1 -v -timeout 4h -run 'Keepable|RandomScripts' ./internal/stmtcache -texts 50000 -scripts 200
 
