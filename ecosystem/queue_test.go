@@ -80,8 +80,17 @@ func putJob(ctx context.Context, db *sql.DB, task string) error {
 	return tx.Commit()
 }
 
-// takeJob takes the oldest job that nobody else has.
+// takeJob takes the oldest job that nobody else has. There is one for each notification, but another worker may have taken the
+// last that this one's query saw, in the place of one that was put in since.
 func takeJob(ctx context.Context, db *sql.DB, worker int) (task string, err error) {
+	for {
+		if task, err = tryJob(ctx, db, worker); !errors.Is(err, sql.ErrNoRows) {
+			return task, err
+		}
+	}
+}
+
+func tryJob(ctx context.Context, db *sql.DB, worker int) (task string, err error) {
 	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
 		return "", err

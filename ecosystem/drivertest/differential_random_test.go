@@ -144,7 +144,7 @@ func (c *composer) change(h *hand, favourites []phrase) {
 	case n < 11:
 		c.line("%s exec %s", h.who(), c.one(c.settings))
 	case n < 14 && inTx:
-		c.line("%s exec %s", h.who(), c.savepoint[c.IntN(3)])
+		c.line("%s exec %s", h.who(), c.one(c.inTx))
 	case n < 16 && inTx:
 		c.end(h)
 	case n < 14:
@@ -152,7 +152,7 @@ func (c *composer) change(h *hand, favourites []phrase) {
 		c.line("%s = %s tx %s", h.tx, h.base, c.one([]string{"", "", "", "repeatable-read", "read-only"}))
 	case n < 16:
 		h.byHand = true
-		c.line("%s exec %s", h.base, c.one([]string{"BEGIN", "START TRANSACTION"}))
+		c.line("%s exec %s", h.base, c.one(c.begin))
 	case (n == 16 || n >= 20) && h.tx == "":
 		c.prepared(h, favourites[c.IntN(len(favourites))])
 	case n == 17:

@@ -3,14 +3,15 @@ package drivertest
 // A vocabulary is what random scripts are composed of, for one dialect of SQL. Each phrase may fail where a script uses
 // it: errors are compared, too.
 type vocabulary struct {
-	params    []string // of both DSNs
-	twoHands  bool     // two connections may be held at once, because a wait for a lock ends soon
-	setup     []string
-	queries   []phrase
-	settings  []string // changes of one session
-	schema    []string // changes that everybody sees
-	savepoint [3]string
-	final     []string // what is there at the end
+	params   []string // of both DSNs
+	twoHands bool     // two connections may be held at once, because a wait for a lock ends soon
+	setup    []string
+	queries  []phrase
+	settings []string // changes of one session
+	schema   []string // changes that everybody sees
+	begin    []string
+	inTx     []string
+	final    []string // what is there at the end
 }
 
 // A phrase is a query and what its arguments may be, a letter each: see composer.argument.
@@ -105,7 +106,8 @@ var postgresVocabulary = &vocabulary{
 		"ALTER TABLE items ENABLE ROW LEVEL SECURITY", "CREATE POLICY odd ON items USING (id % 2 = 1)", "ALTER SCHEMA one RENAME TO three",
 		"ALTER SCHEMA three RENAME TO one", "CREATE OR REPLACE RULE none AS ON DELETE TO items DO INSTEAD NOTHING",
 	},
-	savepoint: [3]string{"SAVEPOINT a", "ROLLBACK TO a", "RELEASE a"},
+	begin: []string{"BEGIN", "START TRANSACTION", "BEGIN; SELECT 1", `BEGIN; SELECT E'a\\b'`},
+	inTx:  []string{"SAVEPOINT a", "ROLLBACK TO a", "RELEASE a", "SAVEPOINT a", "ROLLBACK TO a", "RELEASE a", "BEGIN", "COMMIT AND CHAIN"},
 	final: []string{
 		"SELECT * FROM public.items ORDER BY id", "SELECT last_value FROM tried", "SELECT * FROM one.items ORDER BY id",
 	},
@@ -156,6 +158,7 @@ var mariaVocabulary = &vocabulary{
 		"DROP FUNCTION f", "CREATE TRIGGER loud BEFORE INSERT ON items FOR EACH ROW SET NEW.s = UPPER(NEW.s)", "DROP TRIGGER loud",
 		"ALTER TABLE items DROP PRIMARY KEY", "ALTER TABLE {database}_other.items ADD COLUMN c INT",
 	},
-	savepoint: [3]string{"SAVEPOINT a", "ROLLBACK TO SAVEPOINT a", "RELEASE SAVEPOINT a"},
-	final:     []string{"SELECT * FROM {database}.items ORDER BY id"},
+	begin: []string{"BEGIN", "START TRANSACTION"},
+	inTx:  []string{"SAVEPOINT a", "ROLLBACK TO SAVEPOINT a", "RELEASE SAVEPOINT a"},
+	final: []string{"SELECT * FROM {database}.items ORDER BY id"},
 }

@@ -104,13 +104,15 @@ func (c *Cache) direct(ctx context.Context, query string, args []driver.NamedVal
 // its Close. The driver's own errors are returned as they are.
 func (c *Cache) Prepare(ctx context.Context, query string) (*Statement, error) {
 	if st := c.unprepared(query); st != nil {
-		return &Statement{cache: c, text: query, parent: st, owned: true}, nil
+		return &Statement{cache: c, text: query, parent: st, holder: program}, nil
 	}
 	var does effect
 	if before := c.byText[query]; c.size > 0 && c.open == 0 && !c.failed && c.shares(before) {
 		k, e, err := c.find(ctx, query)
 		if k != nil {
-			k.owned, k.borrowed = true, k == before
+			if k.holder = program; k == before {
+				k.holder = lent
+			}
 		}
 		if k != nil || err != nil {
 			return k, err
@@ -124,7 +126,7 @@ func (c *Cache) Prepare(ctx context.Context, query string) (*Statement, error) {
 		return nil, c.Explain(err)
 	}
 	c.failed = false
-	k := &Statement{cache: c, text: query, parent: parent, owned: true, does: does}
+	k := &Statement{cache: c, text: query, parent: parent, holder: program, does: does}
 	if c.kind == libpq.LibPQ && parent.NumInput() < 0 {
 		k.copying = true
 		c.open++
@@ -135,7 +137,9 @@ func (c *Cache) Prepare(ctx context.Context, query string) (*Statement, error) {
 // shares says whether the program may be given k, the statement that is kept for what it prepares, or one in its place. Asked
 // to prepare, lib/pq asks the server. But database/sql prepares the statements of a [database/sql.DB] again on each lease, where
 // lib/pq's connection has them already. go-sql-driver/mysql prepares each query with arguments.
-func (c *Cache) shares(k *Statement) bool { return k == nil || k.left || c.kind == libpq.GoMySQL }
+func (c *Cache) shares(k *Statement) bool {
+	return k == nil || k.holder == left || c.kind == libpq.GoMySQL
+}
 
 // TakeOver says that the session becomes another lease's. closeOpen closes what the lease before has left open.
 func (c *Cache) TakeOver(closeOpen func()) {
@@ -153,7 +157,7 @@ func (c *Cache) find(ctx context.Context, query string) (*Statement, effect, err
 	if c.shared.changing.Load() > 0 || c.behind() {
 		return nil, read(query, c.kind == libpq.GoMySQL) &^ keepable, nil
 	}
-	if k != nil && !k.banned && !k.owned {
+	if k != nil && !k.holder.open() {
 		if k.fresh() {
 			c.shared.hits.Add(1)
 			k.used = c.lookups
@@ -168,7 +172,7 @@ func (c *Cache) find(ctx context.Context, query string) (*Statement, effect, err
 	if does != keepable {
 		return nil, does, nil
 	}
-	if k != nil && k.banned || !c.worth(query, k) || !c.trust(ctx) {
+	if !c.worth(query, k) || !c.trust(ctx) {
 		return nil, 0, nil
 	}
 	k, err := c.keep(ctx, query)
@@ -200,7 +204,7 @@ func (c *Cache) keep(ctx context.Context, query string) (*Statement, error) {
 	}
 	k := &Statement{cache: c, text: query, parent: parent, generation: generation, at: now, used: c.lookups}
 	if old != nil {
-		k.misplanned, k.checked = old.misplanned, old.checked
+		k.checked = old.checked // what is known about the text outlives its statement
 	}
 	if c.shared.full(0) {
 		return k, nil // the server had no room
@@ -280,7 +284,7 @@ func (c *Cache) Close() {
 func (c *Cache) dropOldest() bool {
 	var oldest *Statement
 	for _, k := range c.byText {
-		if !k.owned && (oldest == nil || k.used < oldest.used) {
+		if !k.holder.open() && (oldest == nil || k.used < oldest.used) {
 			oldest = k
 		}
 	}
@@ -296,7 +300,7 @@ func (c *Cache) drop(k *Statement) {
 	k.kept = false
 	delete(c.byText, k.text)
 	c.shared.kept.Add(-1)
-	if !k.owned {
+	if !k.holder.open() {
 		c.closeStmt(k.parent)
 	}
 }

@@ -360,7 +360,7 @@ func TestPostgresMisplanned(t *testing.T) {
 	}
 	_, _, retries := p.shared.Counts()
 	require.Greater(t, retries, uint64(0))
-	require.LessOrEqual(t, retries, uint64(maxMisplanned))
+	require.LessOrEqual(t, retries, uint64(30/5)) // the server plans five times for the arguments before it tries a generic plan
 }
 
 // A table that comes first in the search_path from its transaction's end on: what is prepared before is stale then.

@@ -75,7 +75,7 @@ func (k *Statement) heal(ctx context.Context, err error) (again bool, _ error) {
 	switch {
 	case why == innocent:
 		return false, err
-	case !k.borrowed && (k.owned || !k.kept): // the driver gives this error, too
+	case k.holder == program, !k.kept && k.holder != lent: // the driver gives this error, too
 		if why == certainly {
 			k.at = stale
 		}
@@ -107,12 +107,8 @@ func (k *Statement) heal(ctx context.Context, err error) (again bool, _ error) {
 	if retyped {
 		c.announce(k)
 	}
-	switch {
-	case why == running, why == perhaps && !retyped:
+	if why == running || why == perhaps && !retyped {
 		return false, err
-	case libpq.Code(err) == "42P10":
-		k.misplanned++
-		k.banned = k.misplanned >= maxMisplanned
 	}
 	c.shared.retries.Add(1)
 	return true, nil
@@ -120,9 +116,6 @@ func (k *Statement) heal(ctx context.Context, err error) (again bool, _ error) {
 
 // stale is a time at which no statement was prepared that is still fresh.
 const stale = -int64(validity)
-
-// maxMisplanned is how often a generic plan may fail before its text is not kept any more.
-const maxMisplanned = 2
 
 // announce moves the pool's generation, because another client has changed what statements mean: so the other sessions prepare
 // theirs before they fail, too. k was prepared after the change.

@@ -16,17 +16,25 @@ type Statement struct {
 	does       effect // what running it does to others; nothing if it is kept
 	kept       bool   // it is in the cache
 	copying    bool   // it is lib/pq's COPY: while it is open, the connection can do nothing else
-	banned     bool   // its text is to run on no kept statement
-	owned      bool   // the program has prepared it, and not closed it: nobody else runs on it
-	borrowed   bool   // it is owned, and was there before the program prepared it
-	left       bool   // the lease before had it open to its end
-	misplanned uint8  // how often its generic plan failed
+	holder     holder // other than the cache
 	uses       int32  // since it was prepared
 	generation uint64 // Cache.generation when it was prepared
 	at         int64  // when it was prepared
 	checked    int64  // when it was last prepared anew because it might be stale
 	used       uint64 // Cache.lookups when it was last found
 }
+
+// holder is who has a statement open besides the cache. Queries run only on those that nobody has.
+type holder uint8
+
+const (
+	nobody  holder = iota
+	left           // nobody, and the lease before had it open to its end
+	lent           // the program, whose Prepare found it kept
+	program        // the program, for which it was prepared
+)
+
+func (h holder) open() bool { return h >= lent }
 
 // fresh says whether k may be used where the driver would prepare its text now.
 func (k *Statement) fresh() bool {
@@ -35,10 +43,10 @@ func (k *Statement) fresh() bool {
 
 func (k *Statement) expired() bool { return k.cache.shared.Now()-k.at >= int64(validity) }
 
-// renew prepares a borrowed statement anew before it is used for longer than a kept one may be.
+// renew prepares a lent statement anew before it is used for longer than a kept one may be.
 func (k *Statement) renew(ctx context.Context) {
 	c := k.cache
-	if !k.borrowed || !k.expired() || c.open > 0 || c.behind() {
+	if k.holder != lent || !k.expired() || c.open > 0 || c.behind() {
 		return
 	}
 	c.follow()
@@ -51,7 +59,10 @@ func (k *Statement) renew(ctx context.Context) {
 // replace makes k run on fresh, which was prepared in that generation at that time.
 func (k *Statement) replace(fresh driver.Stmt, generation uint64, now int64) {
 	_ = k.parent.Close() // the server may not know it any more
-	k.parent, k.generation, k.at, k.uses, k.borrowed = fresh, generation, now, 0, false
+	k.parent, k.generation, k.at, k.uses = fresh, generation, now, 0
+	if k.holder == lent {
+		k.holder = program
+	}
 }
 
 // Exec runs the statement. After an error that says that it is stale, it runs once more.
@@ -97,7 +108,10 @@ func (k *Statement) Copying() bool { return k.copying }
 
 // Close ends the program's use of the statement. It closes the driver's if that is not kept.
 func (k *Statement) Close() error {
-	k.owned, k.borrowed, k.left = false, false, k.cache.leaving
+	k.holder = nobody
+	if k.cache.leaving {
+		k.holder = left
+	}
 	if k.kept {
 		return nil
 	}

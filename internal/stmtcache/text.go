@@ -24,13 +24,15 @@ const maxText = 16 << 10
 // read says what query does. MySQL's texts and PostgreSQL's differ in comments and quotes.
 func read(query string, mysql bool) effect {
 	r := reader{text: query, mysql: mysql, keep: len(query) <= maxText}
-	if strings.IndexByte(query, 0) >= 0 { // lib/pq's protocol ends a text there
-		return unknown
+	understood := strings.IndexByte(query, 0) < 0 // lib/pq's protocol ends a text there
+	for understood && r.pos < len(r.text) {
+		understood = r.token()
 	}
-	for r.pos < len(r.text) {
-		if !r.token() {
-			return unknown
+	if !understood {
+		if upper := strings.ToUpper(query); strings.Contains(upper, "BEGIN") || strings.Contains(upper, "START") {
+			r.effect |= begins
 		}
+		return r.effect | unknown
 	}
 	r.endStatement()
 	if r.effect == 0 && r.keep && r.statements == 1 {

@@ -52,6 +52,10 @@ func TestRead(t *testing.T) {
 			`SELECT '\'; SET search_path = x --'`, `SELECT E'\x6eow'`, `SELECT U&'n!006fw' UESCAPE '!'`, `SELECT u&"x"`, "SELECT '", `SELECT "`,
 			"/* /* */ */ SELECT 1", "/* SET", "-- a\rSELECT 1", "SELECT $x$", "SELECT $x", "SELECT 1\x00", "/*! SELECT 1 */", "/*M! x */ SELECT 1", `SELECT \ 1`,
 		}},
+		{"not understood, and may begin", false, unknown | begins, []string{
+			`BEGIN; SELECT E'\n'`, `SELECT E'\n'; start transaction`, `SELECT '\'; BEGIN; SELECT '`, "BEGIN; SELECT $x$", "BEGIN\x00", "-- a\rBEGIN",
+		}},
+		{"ends, and is not understood", false, unknown | ends, []string{`COMMIT; SELECT E'\n'`}},
 		{"kept in MySQL", true, keepable, []string{
 			"SELECT ?", "REPLACE INTO x VALUES (?)", "SELECT `;` FROM x # now; y\n", "SELECT 5--1", "SELECT 'now'", "SELECT \"x;\" 'y'", "SELECT a$b$c", "SELECT $$;",
 			"SELECT x INTO OUTFILE 'y'", "UPDATE pg_x SET y = ?",
