@@ -18,14 +18,14 @@ import (
 
 var errCause = errors.New("the vault is sealed")
 
-// failures are the ways in which a hook fails, and what the error says of each.
+// failures are the ways in which a hook fails, and what the error says of each after "the hook of WithAfterConnect".
 var failures = []struct {
 	name, says string
 	fail       func(ctx context.Context, ended <-chan struct{}, conn *sql.Conn) error
 }{
-	{"error", errCause.Error(), func(context.Context, <-chan struct{}, *sql.Conn) error { return errCause }},
-	{"panic", "no vault", func(context.Context, <-chan struct{}, *sql.Conn) error { panic("no vault") }},
-	{"Goexit", "Goexit", func(context.Context, <-chan struct{}, *sql.Conn) error { runtime.Goexit(); return nil }},
+	{"error", "failed: " + errCause.Error(), func(context.Context, <-chan struct{}, *sql.Conn) error { return errCause }},
+	{"panic", "panicked: no vault", func(context.Context, <-chan struct{}, *sql.Conn) error { panic("no vault") }},
+	{"Goexit", "called runtime.Goexit", func(context.Context, <-chan struct{}, *sql.Conn) error { runtime.Goexit(); return nil }},
 	{"hang", "has not returned within 1.8s", func(_ context.Context, ended <-chan struct{}, _ *sql.Conn) error { <-ended; return nil }},
 	{"rows", "left rows open", func(ctx context.Context, _ <-chan struct{}, conn *sql.Conn) error {
 		_, err := conn.QueryContext(ctx, "rows") //nolint:sqlclosecheck // that is the case
@@ -38,15 +38,15 @@ var failures = []struct {
 }
 
 // failsOnce wants an error with its cause within pool_timeout, and then the slot back.
-func failsOnce(t *testing.T, db *sql.DB, failing *atomic.Bool, says string) {
+func failsOnce(t *testing.T, db *sql.DB, failing *atomic.Bool, hook, says string) {
 	t.Helper()
 	failing.Store(true)
 	began := time.Now()
 	_, err := db.Exec("first")
-	if err == nil || !strings.Contains(err.Error(), says) {
+	if says = "the hook of " + hook + " " + says; err == nil || !strings.Contains(err.Error(), says) {
 		t.Errorf("the error is %v, want one with %q", err, says)
 	}
-	if says == errCause.Error() && !errors.Is(err, errCause) {
+	if strings.HasSuffix(says, errCause.Error()) && !errors.Is(err, errCause) {
 		t.Errorf("the error does not match its cause: %v", err)
 	}
 	if took := time.Since(began); took > 2*time.Second {
@@ -79,7 +79,7 @@ func TestAfterConnectFails(t *testing.T) {
 				}
 				defer db.Close()
 				defer close(ended)
-				failsOnce(t, db, failing, f.says)
+				failsOnce(t, db, failing, "WithAfterConnect", f.says)
 			})
 		})
 	}
@@ -102,7 +102,7 @@ func TestBeforeConnectFails(t *testing.T) {
 				}
 				defer db.Close()
 				defer close(ended)
-				failsOnce(t, db, failing, f.says)
+				failsOnce(t, db, failing, "WithBeforeConnect", f.says)
 				if got := server.DSNs(); !slices.Equal(got, []string{"fresh"}) {
 					t.Errorf("the driver got %q, want the hook's answer", got)
 				}

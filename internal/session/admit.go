@@ -12,7 +12,7 @@ type Admit func(ctx context.Context, ask func(query string) (string, error)) err
 // run runs the decision as part of the dial: the end of the dial's context ends it.
 func (admit Admit) run(ctx context.Context, s *Session) error {
 	stop := context.AfterFunc(ctx, func() { s.Cut() })
-	err := contain("admitted a connection", func() error {
+	err := contain(theDriver, "admitted a connection", func() error {
 		return admit(ctx, func(query string) (string, error) {
 			value, err := s.ask(ctx, query)
 			return fmt.Sprint(value), err

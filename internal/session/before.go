@@ -57,29 +57,15 @@ func (c BeforeConnect) dial(ctx context.Context, answer string) (driver.Conn, er
 	return conn, nil
 }
 
-// ask runs the hook. One that does not return until ctx ends is left alone: it has nothing of the pool's.
+// ask runs the hook. One that hangs has nothing of the pool's.
 func (c BeforeConnect) ask(ctx context.Context) (string, error) {
-	type answer struct {
-		dsn string
-		err error
+	var answer string
+	err := callHook(ctx, "WithBeforeConnect", func() (err error) {
+		answer, err = c.DSN(ctx)
+		return err
+	})
+	if err != nil {
+		return "", err // answer is the hook's, if that has not returned
 	}
-	began := time.Now()
-	answered := make(chan answer, 1)
-	go func() { // ends with the hook
-		var a answer
-		a.err = contain("ran the hook of WithBeforeConnect", func() (err error) {
-			a.dsn, err = c.DSN(ctx)
-			return err
-		})
-		answered <- a
-	}()
-	select {
-	case a := <-answered:
-		if a.err != nil {
-			return "", fmt.Errorf("lifeguard: the hook of WithBeforeConnect failed: %w", a.err)
-		}
-		return a.dsn, nil
-	case <-ctx.Done():
-		return "", &HangError{Hook: "WithBeforeConnect", For: time.Since(began)}
-	}
+	return answer, nil
 }

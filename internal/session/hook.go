@@ -20,9 +20,7 @@ type AfterConnect func(ctx context.Context, conn *sql.Conn) error
 // throw-away *sql.DB: that of the inner one could not be closed while the hook has rows open. The connection under it is
 // cut off when the hook returns, panics or has no time left, so that nothing it keeps can reach the session.
 func (hook AfterConnect) run(ctx context.Context, s *Session, patience time.Duration) error {
-	limit := hookTime(patience)
-	began := time.Now()
-	bounded, cancel := context.WithTimeout(ctx, limit)
+	bounded, cancel := context.WithTimeout(ctx, hookTime(patience))
 	defer cancel()
 	cut := &detachable{session: s}
 	db := sql.OpenDB(cut)
@@ -32,24 +30,8 @@ func (hook AfterConnect) run(ctx context.Context, s *Session, patience time.Dura
 	if err != nil {
 		return err
 	}
-	ended := make(chan error, 1)
-	go func() { // ends with the hook; one that hangs has lost its connection
-		err := errors.New("lifeguard: the hook of WithAfterConnect called runtime.Goexit")
-		defer func() {
-			if v := recover(); v != nil {
-				err = fmt.Errorf("lifeguard: the hook of WithAfterConnect panicked: %v", v)
-			}
-			ended <- err
-		}()
-		err = hook(bounded, conn)
-	}()
-	select {
-	case err = <-ended:
-		if err != nil {
-			err = fmt.Errorf("lifeguard: the hook of WithAfterConnect failed: %w", err)
-		}
-	case <-bounded.Done():
-		err = &HangError{Hook: "WithAfterConnect", For: time.Since(began)}
+	err = callHook(bounded, "WithAfterConnect", func() error { return hook(bounded, conn) })
+	if errors.As(err, new(*HangError)) {
 		s.Cut() // ends what it runs
 	}
 	if open := cut.detach(); err == nil && open != "" {
@@ -59,6 +41,22 @@ func (hook AfterConnect) run(ctx context.Context, s *Session, patience time.Dura
 		err = conn.Close()
 	}
 	return err
+}
+
+// callHook runs a hook on a goroutine of its own, and says how it failed. One that has not returned when ctx ends is left alone.
+func callHook(ctx context.Context, name string, hook func() error) error {
+	who, began := "the hook of "+name, time.Now()
+	ended := make(chan error, 1)
+	go func() { ended <- contain(who, "", hook) }() // ends with the hook
+	select {
+	case err := <-ended:
+		if err != nil && !errors.As(err, new(*PanicError)) {
+			err = fmt.Errorf("lifeguard: %s failed: %w", who, err)
+		}
+		return err
+	case <-ctx.Done():
+		return &HangError{Hook: name, For: time.Since(began)}
+	}
 }
 
 // hookTime is how long a hook may take. Its error has to reach the caller before pool_timeout ends the wait.

@@ -108,7 +108,7 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	cfg := &c.opener.cfg
 	ctx, dial := libpq.WithDial(ctx)
 	var conn driver.Conn
-	err := contain("opened a connection", func() (err error) {
+	err := contain(theDriver, "opened a connection", func() (err error) {
 		conn, err = intercept.Connector{Connector: cfg.Parent, By: cfg.Interceptors}.Connect(ctx)
 		return err
 	})
@@ -140,30 +140,40 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	return s, nil
 }
 
-// PanicError stands for a panic of the wrapped driver on a goroutine of the pool.
+const theDriver = "the driver" // as who panicked
+
+// PanicError stands for a panic of the wrapped driver or a hook on a goroutine of the pool.
 type PanicError struct {
-	During string
-	Value  any // nil if the driver called runtime.Goexit
+	Who    string
+	During string // what it did, after "while it"; may be empty
+	Value  any    // nil if it called runtime.Goexit
 	Stack  []byte
 }
 
 func (e *PanicError) Error() string {
+	did := " panicked"
 	if e.Value == nil {
-		return "lifeguard: the driver called runtime.Goexit while it " + e.During
+		did = " called runtime.Goexit"
 	}
-	return fmt.Sprintf("lifeguard: the driver panicked while it %s: %v", e.During, e.Value)
+	if e.During != "" {
+		did += " while it " + e.During
+	}
+	if e.Value != nil {
+		did += fmt.Sprintf(": %v", e.Value)
+	}
+	return "lifeguard: " + e.Who + did
 }
 
-// contain calls a function of the driver's on a goroutine of its own, and returns when that has ended, however it did.
+// contain calls a function of who's on a goroutine of its own, and returns when that has ended, however it did.
 // Goexit cannot be recovered: only the end of another goroutine can be survived.
-func contain(during string, call func() error) error {
-	var err error = &PanicError{During: during}
+func contain(who, during string, call func() error) error {
+	var err error = &PanicError{Who: who, During: during}
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		defer func() {
 			if v := recover(); v != nil {
-				err = &PanicError{During: during, Value: v, Stack: debug.Stack()}
+				err = &PanicError{Who: who, During: during, Value: v, Stack: debug.Stack()}
 			}
 		}()
 		err = call()

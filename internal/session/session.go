@@ -165,7 +165,7 @@ func (s *Session) Probe(ctx context.Context) error {
 		return driver.ErrBadConn
 	}
 	stop := context.AfterFunc(ctx, func() { s.setDeadline(time.Unix(1, 0)) })
-	err := contain("answered a ping", func() error { return s.can.pinger.Ping(ctx) })
+	err := contain(theDriver, "answered a ping", func() error { return s.can.pinger.Ping(ctx) })
 	if !stop() {
 		return ctx.Err()
 	}
@@ -260,7 +260,7 @@ func (s *Session) Close() error {
 		// would keep its slot for socket_timeout.
 		s.spoiled = true
 	}
-	err := contain("closed a connection", func() error {
+	err := contain(theDriver, "closed a connection", func() error {
 		s.closeStatements()
 		s.cache.Close()
 		return s.raw.Close()
@@ -281,7 +281,7 @@ func (s *Session) closeStatements() {
 		if s.spoiled {
 			continue
 		}
-		if err := contain("closed a statement", st.release); errors.As(err, new(*PanicError)) {
+		if err := contain(theDriver, "closed a statement", st.release); errors.As(err, new(*PanicError)) {
 			s.spoiled = true
 		}
 	}
