@@ -40,7 +40,7 @@ test: servers ## install the servers that the tests run, then test everything wi
 	run go test -race -vet=off -p 1 -timeout 30m $$(go list $(PACKAGES) | grep -E '$(ALONE)'); \
 	others=$$(go list $(PACKAGES) | grep -vE '$(ALONE)'); \
 	run go test -race -vet=off -p 3 -timeout 30m $$(echo "$$others" | grep -E '$(LONG)') $$(echo "$$others" | grep -vE '$(LONG)'); \
-	run go test -vet=off -count=1 -run 'Allocations|NoReportForThoseInTime|EveryInterleaving|ManyProcesses|RoundByRound' $(PLAIN); \
+	run go test -vet=off -count=1 -run 'Allocations|NoReportForThoseInTime|EveryInterleaving|RandomInterleavings|ManyProcesses|RoundByRound' $(PLAIN); \
 	test -z "$$failed"
 
 versions: ## the short tests with other versions of Go, and with the newest libraries
@@ -54,7 +54,7 @@ faults: servers ## break the network and the server under a pool in every way th
 	go test -count=1 -v -timeout 30m -run TestNoReportInRealTime ./internal/leak -leakfree $(or $(LEAKFREE),3m)
 
 fleet: servers ## what processes that share fleet_limit promise, with kill -9 and crashes of the server; ten minutes, on a machine of its own
-	go test -count=1 -v -timeout 1h ./internal/fleet -long -deep
+	go test -count=1 -v -timeout 1h ./internal/fleet -long -deep -walks 2000
 
 soak: servers ## the mixed storm of faults for as long as SOAK says (10m)
 	go test -race -count=1 -v -timeout 24h -run TestSoak ./internal/session -soak $(or $(SOAK),10m)

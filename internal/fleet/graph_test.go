@@ -33,7 +33,7 @@ func (g *graph) add(w *world, parent uint32, step int) (n uint32, isNew bool) {
 	n = uint32(len(g.parent))
 	g.known[key] = n
 	g.parent, g.step = append(g.parent, parent), append(g.step, uint8(step))
-	g.calm = append(g.calm, !slices.ContainsFunc(w.procs, func(p *process) bool { return p.waiting > 0 }))
+	g.calm = append(g.calm, w.calm())
 	return n, true
 }
 

@@ -235,6 +235,11 @@ func (w *world) exit(p *process, i int) {
 	p.conns = slices.Delete(p.conns, i, i+1)
 }
 
+// calm says whether nobody waits.
+func (w *world) calm() bool {
+	return !slices.ContainsFunc(w.procs, func(p *process) bool { return p.waiting > 0 })
+}
+
 // wrong says which promise does not hold, of the tokens whose locks have changed.
 func (w *world) wrong() string {
 	for _, n := range w.moved {
