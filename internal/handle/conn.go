@@ -76,15 +76,16 @@ func (l *lease) runRows(ctx context.Context, query string, f func(*session.Resul
 	var r *rows
 	err := l.run(ctx, observe.Query, query, func() error {
 		r = newRows(ctx, l, query)
-		return f(&r.res)
+		err := f(&r.res)
+		if err != nil {
+			r.keep(l)
+		}
+		return err
 	})
-	switch {
-	case err == nil:
-		return r.opened(), nil
-	case r != nil:
-		r.keep(l)
+	if err != nil {
+		return nil, err
 	}
-	return nil, err
+	return r.opened(), nil
 }
 
 // Ping is what sql.DB.Ping calls. As on a driver without it, it is no error if the wrapped one cannot ping.

@@ -34,7 +34,6 @@ type lease struct {
 	timed    bool              // durations are collected
 	timedAt  int64             // pool clock; when that was last looked at
 	closedAt int64             // pool clock; when rows were last closed
-	rows     *rows             // for the next query; nil while they are out, so that only their user refers to them
 	openRows int               // results that are out
 	readOnly bool              // its transaction is read-only
 	tx       tx                // for the next transaction

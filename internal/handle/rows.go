@@ -6,7 +6,6 @@ import (
 	"io"
 	"reflect"
 	"runtime"
-	"weak"
 
 	"github.com/go-lifeguard/lifeguard/internal/intercept"
 	"github.com/go-lifeguard/lifeguard/internal/leak"
@@ -40,27 +39,18 @@ var (
 	_ driver.RowsColumnTypePrecisionScale   = (*rows)(nil)
 )
 
-// newRows gives room for the result of the operation in progress. A lease's rows are used again and again: database/sql
+// newRows gives room for the result of the operation in progress. A session's rows are used again and again: database/sql
 // does not touch them after their Close.
 func newRows(ctx context.Context, l *lease, query string) *rows {
-	r := l.rows
-	l.rows = nil // while rows are out, nothing of lifeguard's refers to them, so that lost ones are garbage
+	r, _ := l.s.Spare.(*rows)
+	l.s.Spare = nil // while rows are out, nothing of lifeguard's refers to them, so that lost ones are garbage
 	if r == nil {
-		r = new(rows)
-		if j := l.conn.pool.janitor; j != nil {
-			ref := weak.Make(l)
-			r.ticket = j.NewTicket(func() leak.Lease {
-				if l := ref.Value(); l != nil {
-					return l
-				}
-				return nil
-			})
+		r = &rows{ticket: l.conn.pool.janitor.NewTicket()}
+		if r.ticket != nil {
 			r.cleanup = runtime.AddCleanup(r, (*leak.Ticket).Lost, r.ticket)
 		}
 	}
-	// While the operation runs: the lock at its end lies between this and the janitor, which reads the ticket of lost rows.
-	// The holder's own goroutine writes all four.
-	r.ticket.Fill(l.checkout, l.operations, l.openRows == 0 && !l.inTx)
+	r.ticket.Fill(l, l.checkout, l.operations, l.openRows == 0 && !l.inTx)
 	r.lease, r.ctx, r.query = l, ctx, query
 	r.op, r.count, r.over = l.op, 0, false
 	if o := l.conn.pool.observer; o.Spans() {
@@ -75,12 +65,13 @@ func (r *rows) opened() driver.Rows {
 	return r.asDriverRows()
 }
 
-// keep gives rows that are over back to the lease, for the next query.
+// keep gives rows that are over back to the session, for the next query. The caller has the session still.
 func (r *rows) keep(l *lease) {
 	r.lease, r.ctx, r.query, r.columns, r.op = nil, nil, "", nil, operation{}
+	r.ticket.Empty()
 	switch {
-	case l.rows == nil:
-		l.rows = r
+	case l.s.Spare == nil:
+		l.s.Spare = r
 	case r.ticket != nil: // others were opened beside these, and came back first
 		r.cleanup.Stop()
 	}

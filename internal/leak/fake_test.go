@@ -252,7 +252,7 @@ func (l *fakeLease) change(checkout uint64, f func(*Hold)) bool {
 
 // ticket gives a ticket for the last operation.
 func (l *fakeLease) ticket(alone, fromDB bool) *Ticket {
-	t := l.pool.janitor.NewTicket(func() Lease { return l })
+	t := l.pool.janitor.NewTicket()
 	h, _ := l.Hold()
 	l.change(h.Checkout, func(h *Hold) {
 		h.Stack = nil
@@ -260,7 +260,7 @@ func (l *fakeLease) ticket(alone, fromDB bool) *Ticket {
 			h.Stack = []uintptr{ofDBQuery}
 		}
 	})
-	t.Fill(h.Checkout, h.Operations, alone)
+	t.Fill(l, h.Checkout, h.Operations, alone)
 	return t
 }
 

@@ -460,7 +460,8 @@ func TestNoThreshold(t *testing.T) {
 	if a, b, c, d := j.Counts(); a+b+c+d != 0 {
 		t.Error("a nil janitor has counted")
 	}
-	ticket := j.NewTicket(nil)
-	ticket.Fill(1, 1, true)
+	ticket := j.NewTicket()
+	ticket.Fill(nil, 1, 1, true)
+	ticket.Empty()
 	ticket.Lost()
 }

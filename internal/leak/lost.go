@@ -11,32 +11,38 @@ import (
 // The caller passes Lost and the ticket to runtime.AddCleanup, for an object that the user of the result alone refers to.
 // It stops the cleanup when it drops a closed object. An object that is used again has its ticket filled again.
 type Ticket struct {
-	list  *lostList
-	lease func() Lease
+	list *lostList
 
-	// Written by Fill during an operation. Read after Lost, and only once Hold of the lease has answered: the lease's lock
-	// lies between the two.
+	// Written by Fill and Empty, and read after Lost: then nobody is left who could write.
+	lease      Lease // nil while the ticket is empty
 	checkout   uint64
 	operations int
 	alone      bool
 }
 
-// NewTicket gives a ticket to be filled for each result; a nil Janitor gives a nil Ticket. lease gives the lease of the
-// result's session, or a nil interface once the session is gone. It must capture a weak pointer. The runtime keeps the
-// ticket while the result lives, so a strong pointer would keep both for ever.
-func (j *Janitor) NewTicket(lease func() Lease) *Ticket {
+// NewTicket gives an empty ticket, to be filled for each result; a nil Janitor gives a nil Ticket.
+func (j *Janitor) NewTicket() *Ticket {
 	if j == nil {
 		return nil
 	}
-	return &Ticket{list: j.lost, lease: lease}
+	return &Ticket{list: j.lost}
 }
 
-// Fill notes which operation gave the result. It is called while the operation is in progress.
+// Fill notes which operation gave the result. It is called while the operation is in progress, and nothing that can be
+// reached from the lease may refer to the result until Empty: the runtime keeps the ticket while the result lives, and a filled
+// ticket the lease.
 //
 // alone: no other result was open on the connection. Only then is the connection taken back when the result is lost.
-func (t *Ticket) Fill(checkout uint64, operations int, alone bool) {
+func (t *Ticket) Fill(l Lease, checkout uint64, operations int, alone bool) {
 	if t != nil {
-		t.checkout, t.operations, t.alone = checkout, operations, alone
+		t.lease, t.checkout, t.operations, t.alone = l, checkout, operations, alone
+	}
+}
+
+// Empty notes that the result is closed.
+func (t *Ticket) Empty() {
+	if t != nil {
+		t.lease = nil
 	}
 }
 
@@ -71,9 +77,9 @@ func (j *Janitor) collectLost(now int64) (found bool) {
 
 // lose reports one lost result. It takes the connection back if that belonged to the result alone.
 func (j *Janitor) lose(t *Ticket, now int64) bool {
-	l := t.lease()
+	l := t.lease
 	if l == nil {
-		return false
+		return false // closed, and garbage with its session
 	}
 	h, ok := l.Hold()
 	if !ok || h.Checkout != t.checkout {

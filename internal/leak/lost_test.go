@@ -128,8 +128,9 @@ func TestLostTooLate(t *testing.T) {
 		l.release(checkout)
 		next := l.checkout(nil)
 		l.run(next, "q")
-		gone := p.janitor.NewTicket(func() Lease { return nil })
-		gone.Fill(next, 1, true)
+		gone := p.janitor.NewTicket()
+		gone.Fill(l, next, 1, true)
+		gone.Empty()
 		earlier.Lost()
 		gone.Lost()
 		none(t, p.after(10*time.Second))
@@ -283,31 +284,28 @@ func TestCollectorFindsResult(t *testing.T) {
 }
 
 // result is what an application reads rows from.
-type result struct{ lease *fakeLease }
+type result struct {
+	lease  *fakeLease
+	ticket *Ticket
+}
 
 // query must not be inlined, or the result may live as long as its caller.
 //
 //go:noinline
 func query(l *fakeLease, checkout uint64) *result {
-	r := &result{l}
-	session := weak.Make(l)
-	ticket := l.pool.janitor.NewTicket(func() Lease {
-		if l := session.Value(); l != nil {
-			return l
-		}
-		return nil
-	})
-	runtime.AddCleanup(r, (*Ticket).Lost, ticket)
+	r := &result{lease: l}
+	r.ticket = l.pool.janitor.NewTicket()
+	runtime.AddCleanup(r, (*Ticket).Lost, r.ticket)
 	l.begin(checkout, "q")
 	h, _ := l.Hold()
-	ticket.Fill(checkout, h.Operations, true)
+	r.ticket.Fill(l, checkout, h.Operations, true)
 	l.end(checkout)
 	l.change(checkout, func(h *Hold) { h.Endless, h.Stack = true, []uintptr{ofDBQuery} })
 	return r
 }
 
-// The runtime keeps a ticket while its result lives. If the ticket kept the pool, a pool that is dropped together with a
-// result that one of its leases refers to would never be freed.
+// The runtime keeps a ticket while its result lives. If an empty ticket kept the pool, a pool that is dropped together with a
+// closed result that one of its leases refers to would never be freed.
 func TestTicketKeepsNoPool(t *testing.T) {
 	pool := droppedPool(t)
 	for end := time.Now().Add(20 * time.Second); pool.Value() != nil; time.Sleep(time.Millisecond) {
@@ -324,6 +322,7 @@ func droppedPool(t *testing.T) weak.Pointer[fakePool] {
 	p.janitor = New(Config{Threshold: time.Minute, Now: p.now, Leases: p.eachLease, Waiting: p.state, Owned: owned, Tell: p.tell, Done: p.done})
 	l := p.lease()
 	closed := query(l, l.checkout(nil))
+	closed.ticket.Empty()
 	l.keeps = closed // as a session does with rows that were closed
 	close(p.done)
 	return weak.Make(p)

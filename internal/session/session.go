@@ -34,6 +34,8 @@ type Session struct {
 	closeErr   error              // the driver's answer to Close
 	watched    bool               // the next result ends the canceller's watch
 	pid        int64              // of the server's process; 0 if it is not known
+
+	Spare any // room for the next result: of whoever has the session, who alone looks at it
 }
 
 // abilities are what the wrapped connection can do, found once.
