@@ -100,14 +100,21 @@ func (c *Cache) direct(ctx context.Context, query string, args []driver.NamedVal
 	return c.find(ctx, query)
 }
 
-// Prepare prepares query for the program: it gives a kept statement if there is one or can be, or else one that ends with
-// its Close. The driver's own errors are returned as they are.
+// Prepare prepares query for the program: it gives a statement that is kept from then on if that can be, or else one that ends
+// with its Close. The driver's own errors are returned as they are.
+//
+// The one that is kept already is lent only if the lease before had it open to its end. database/sql prepares the statements of
+// a [database/sql.DB] again on each lease, where lib/pq's connection has them already. go-sql-driver/mysql, too, prepares each
+// query with arguments.
 func (c *Cache) Prepare(ctx context.Context, query string) (*Statement, error) {
 	if st := c.unprepared(query); st != nil {
 		return &Statement{cache: c, text: query, parent: st, holder: program}, nil
 	}
 	var does effect
-	if before := c.byText[query]; c.size > 0 && c.open == 0 && !c.failed && c.shares(before) {
+	if before := c.byText[query]; c.size > 0 && c.open == 0 && !c.failed {
+		if before != nil && before.holder == nobody && c.kind == libpq.LibPQ {
+			before.at = stale // asked to prepare, lib/pq asks the server
+		}
 		k, e, err := c.find(ctx, query)
 		if k != nil {
 			if k.holder = program; k == before {
@@ -132,13 +139,6 @@ func (c *Cache) Prepare(ctx context.Context, query string) (*Statement, error) {
 		c.open++
 	}
 	return k, nil
-}
-
-// shares says whether the program may be given k, the statement that is kept for what it prepares, or one in its place. Asked
-// to prepare, lib/pq asks the server. But database/sql prepares the statements of a [database/sql.DB] again on each lease, where
-// lib/pq's connection has them already. go-sql-driver/mysql prepares each query with arguments.
-func (c *Cache) shares(k *Statement) bool {
-	return k == nil || k.holder == left || c.kind == libpq.GoMySQL
 }
 
 // TakeOver says that the session becomes another lease's. closeOpen closes what the lease before has left open.
