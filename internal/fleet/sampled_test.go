@@ -12,9 +12,8 @@ import (
 
 var walks = flag.Int("walks", 60, "random ways through more processes, tokens and losses than every interleaving can be tried of")
 
-// TestRandomInterleavings goes random ways through worlds that are too large to try all of them. From wherever one ends, whoever
-// waits is served, in whatever order things happen: all of them if nobody new comes, and each process also if new callers come to
-// all others for ever.
+// TestRandomInterleavings goes random ways through worlds that are too large to try all of them. Wherever a way ends, all who wait
+// are served if nobody new comes. Each process is served also while new callers come to all the others.
 func TestRandomInterleavings(t *testing.T) {
 	if raceEnabled {
 		t.Skip("it has one goroutine; make test runs it without the race detector")

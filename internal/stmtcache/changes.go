@@ -35,7 +35,7 @@ func (c *changes) behind() bool { return c.inTx && c.txGeneration != c.shared.ge
 // begin says that a text begins to run.
 func (c *changes) begin(does effect) {
 	if does&begins != 0 && (!c.inTx || does&ends != 0) {
-		c.inTx, c.txGeneration = true, c.shared.generation.Load()
+		c.inTx, c.txGeneration = true, c.shared.generation.Load() // BEGIN within a transaction begins none
 	}
 	if !c.changing && (does&pool != 0 || does&(ends|undoes) != 0 && c.ddl) {
 		c.changing = true
