@@ -78,7 +78,9 @@ func TestProcessesShareOneLimit(t *testing.T) {
 }
 
 // A second process has its part of a loaded fleet within two seconds. When it stops, or dies, that is back within one.
+// The queries are long enough to leave processors for what is measured: the server's processes that end and begin.
 func TestProcessesComeAndGo(t *testing.T) {
+	const work = "SELECT pg_sleep(0.1)"
 	a := newArena(t, 40, 2)
 	first := startMember(t, job{DSN: a.dsn(40, ""), Callers: 60, Query: work})
 	all := func() bool { return first.now().Held == 40 }
@@ -95,6 +97,7 @@ func TestProcessesComeAndGo(t *testing.T) {
 		began := time.Now()
 		eventually(t, lasting(5*time.Second, time.Second), "the first has a token more after "+end, func() bool { return first.now().Held > 20 })
 		eventually(t, lasting(10*time.Second, time.Second-time.Since(began)), "the first has all again after that", all)
+		eventually(t, 10*time.Second, "and their connections are open after that", func() bool { return first.now().Open == 40 })
 	}
 	last := first.stop(t)
 	assert.Zero(t, last.Failed, last.Error)

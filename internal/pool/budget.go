@@ -33,13 +33,14 @@ func (b *Budget[R]) of(p *Pool[R]) *Budget[R] {
 	return b
 }
 
-// Dial begins the dials for which there are tokens, and says how many more would begin now, and whether callers wait.
+// Dial begins the dials for which there are tokens, and says how many more would begin now, and whether callers need them:
+// they wait, or get the error of an outage at once, whose end only a dial can show.
 func (b *Budget[R]) Dial() (missing int, urgent bool) {
 	p := b.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.dialling.dialLocked(p.now())
-	return p.dialling.missing, p.queue.Len() > 0
+	return p.dialling.missing, p.queue.Len() > 0 || p.dialling.down != nil
 }
 
 // Yield has the pool give resources up: firm ones, those that are idle first and then those that come back; besides,
