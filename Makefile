@@ -53,7 +53,7 @@ faults: servers ## break the network and the server under a pool in every way th
 	go test -count=1 -v -timeout 2h -run TestCancelledQueries ./internal/session -cancels $(or $(CANCELS),100000)
 	go test -count=1 -v -timeout 30m -run TestNoReportInRealTime ./internal/leak -leakfree $(or $(LEAKFREE),3m)
 
-fleet: servers ## what processes that share fleet_limit promise, with kill -9 and crashes of the server; ten minutes, on a machine of its own
+fleet: servers ## what processes that share fleet_limit promise, with kill -9 and crashes of the server; half an hour, on a machine of its own
 	go test -count=1 -v -timeout 1h ./internal/fleet -long -deep -walks 2000
 
 soak: servers ## the mixed storm of faults for as long as SOAK says (10m)

@@ -4,7 +4,7 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
-	"hash/maphash"
+	"log/slog"
 	"time"
 
 	"github.com/go-lifeguard/lifeguard/internal/libpq"
@@ -35,16 +35,14 @@ type Cache struct {
 	size    int  // 0: nothing is kept
 	trusted bool // the server itself answers here, no pooler
 
-	byText  map[string]*Statement
-	lookups uint64 // dates the last use of a statement
+	byText map[string]*Statement
+	eldest *Statement // what oldest gave when it was asked last
 
 	open     int           // results and COPY; while there are any, nothing is prepared or closed
 	openKept int           // those of statements
 	closing  []driver.Stmt // to be closed when none is open
 	leaving  bool          // the session becomes another lease's
 	failed   bool          // an operation failed, perhaps with its transaction: the next Prepare asks the server
-
-	seen []uint64 // see worth
 }
 
 // errInProgress is lib/pq's answer to a query on a connection whose last result has not been read to its end. Its
@@ -53,52 +51,49 @@ var errInProgress = errors.New("pq: there is already a query being processed on 
 
 // Exec runs query. If handled is false, nothing has run, and the session runs it on the driver.
 func (c *Cache) Exec(ctx context.Context, query string, args []driver.NamedValue) (res driver.Result, handled bool, err error) {
-	k, does, err := c.direct(ctx, query, args)
-	switch {
-	case err != nil:
-		return nil, true, err
-	case k != nil:
-		res, err = k.Exec(ctx, args)
-		return res, true, err
-	case does == 0:
-		return nil, false, nil
+	k, err := c.direct(ctx, query, args)
+	if k == nil || err != nil {
+		return nil, err != nil, err
 	}
-	c.begin(does)
-	res, err = c.conn.Exec(ctx, query, args)
-	c.end(does)
-	return res, true, c.Explain(err)
+	res, err = k.Exec(ctx, args)
+	return res, true, err
 }
 
-// Query is Exec for a query. k is the statement that it ran on, nil if it ran on none.
+// Query is Exec for a query. k is the prepared statement that it ran on, nil if it ran on none.
 func (c *Cache) Query(ctx context.Context, query string, args []driver.NamedValue) (rows driver.Rows, k *Statement, handled bool, err error) {
-	k, does, err := c.direct(ctx, query, args)
-	switch {
-	case err != nil:
-		return nil, nil, true, err
-	case k != nil:
-		rows, err = k.Query(ctx, args)
-		return rows, k, true, err
-	case does == 0:
-		return nil, nil, false, nil
+	k, err = c.direct(ctx, query, args)
+	if k == nil || err != nil {
+		return nil, nil, err != nil, err
 	}
-	c.begin(does)
-	rows, err = c.conn.Query(ctx, query, args)
-	c.endQuery(does, err)
-	return rows, nil, true, c.Explain(err)
+	rows, err = k.Query(ctx, args)
+	if k.parent == nil {
+		k = nil
+	}
+	return rows, k, true, err
 }
 
-// direct finds the statement on which a query runs; if it runs on none, what it does to others.
-func (c *Cache) direct(ctx context.Context, query string, args []driver.NamedValue) (*Statement, effect, error) {
+// direct gives what query runs on: a kept statement, or its text if that changes something; nil if it is the driver's alone.
+func (c *Cache) direct(ctx context.Context, query string, args []driver.NamedValue) (*Statement, error) {
 	switch {
 	case !c.follows:
-		return nil, 0, nil
+		return nil, nil
 	case c.openKept > 0 && c.kind == libpq.LibPQ:
-		return nil, 0, errInProgress
+		return nil, errInProgress
 	case len(args) == 0 || c.size == 0 || c.kind != libpq.LibPQ || c.open > 0:
-		return nil, read(query, c.kind == libpq.GoMySQL) &^ keepable, nil
+		if does := c.read(query) &^ keepable; does != 0 {
+			return &Statement{cache: c, text: query, does: does}, nil
+		}
+		return nil, nil
 	}
-	return c.find(ctx, query)
+	k, err := c.find(ctx, query)
+	if k.parent == nil && k.does == 0 {
+		return nil, err
+	}
+	return k, err
 }
+
+// read says what query does.
+func (c *Cache) read(query string) effect { return read(query, c.kind == libpq.GoMySQL) }
 
 // Prepare prepares query for the program: it gives a statement that is kept from then on if that can be, or else one that ends
 // with its Close. The driver's own errors are returned as they are.
@@ -107,33 +102,36 @@ func (c *Cache) direct(ctx context.Context, query string, args []driver.NamedVal
 // a [database/sql.DB] again on each lease, where lib/pq's connection has them already. go-sql-driver/mysql, too, prepares each
 // query with arguments.
 func (c *Cache) Prepare(ctx context.Context, query string) (*Statement, error) {
-	if st := c.unprepared(query); st != nil {
-		return &Statement{cache: c, text: query, parent: st, holder: program}, nil
-	}
-	var does effect
-	if before := c.byText[query]; c.size > 0 && c.open == 0 && !c.failed {
+	k := &Statement{cache: c, text: query, holder: program}
+	switch {
+	case c.shared.PgBouncer && (c.kind == libpq.PgxStdlib || c.kind == libpq.LibPQ && verb(query) != "copy"):
+		return k, nil // nothing is prepared by a name; lib/pq's COPY has none
+	case c.size > 0 && c.open == 0 && !c.failed:
+		before := c.byText[query]
 		if before != nil && before.holder == nobody && c.kind == libpq.LibPQ {
-			before.at = stale // asked to prepare, lib/pq asks the server
+			before.meet() // asked to prepare, lib/pq asks the server
 		}
-		k, e, err := c.find(ctx, query)
-		if k != nil {
-			if k.holder = program; k == before {
-				k.holder = lent
-			}
+		var err error
+		if k, err = c.find(ctx, query); err != nil {
+			return nil, err
 		}
-		if k != nil || err != nil {
-			return k, err
+		if k == before {
+			k.holder = lent
+			return k, nil
 		}
-		does = e
-	} else if c.follows {
-		does = read(query, c.kind == libpq.GoMySQL) &^ keepable
+	case c.follows:
+		k.does = c.read(query) &^ keepable
+	}
+	k.holder = program
+	if k.parent != nil {
+		return k, nil
 	}
 	parent, err := c.prepare(ctx, query)
 	if err != nil {
 		return nil, c.Explain(err)
 	}
 	c.failed = false
-	k := &Statement{cache: c, text: query, parent: parent, holder: program, does: does}
+	k.parent = parent
 	if c.kind == libpq.LibPQ && parent.NumInput() < 0 {
 		k.copying = true
 		c.open++
@@ -148,102 +146,129 @@ func (c *Cache) TakeOver(closeOpen func()) {
 	c.leaving = false
 }
 
-// find gives the kept statement for query, preparing it if that is worth it; if there is none, what query does to
-// others. No result is open.
-func (c *Cache) find(ctx context.Context, query string) (*Statement, effect, error) {
+// find gives the kept statement for query, preparing it if that is worth it. If there is none, it gives one that is not
+// prepared. No result is open.
+func (c *Cache) find(ctx context.Context, query string) (*Statement, error) {
 	c.follow()
-	c.lookups++
-	k := c.byText[query]
-	if c.shared.changing.Load() > 0 || c.behind() {
-		return nil, read(query, c.kind == libpq.GoMySQL) &^ keepable, nil
+	k, calm := c.byText[query], c.shared.changing.Load() == 0 && !c.behind()
+	usable := calm && k != nil && !k.holder.open()
+	if usable && k.fresh() {
+		c.shared.hits.Add(1)
+		return k, nil
 	}
-	if k != nil && !k.holder.open() {
-		if k.fresh() {
-			c.shared.hits.Add(1)
-			k.used = c.lookups
-			return k, 0, nil
-		}
-		if k.uses >= renewedAfter {
-			k, err := c.keep(ctx, query)
-			return k, 0, err
-		}
+	n := &Statement{cache: c, text: query}
+	if usable && k.uses >= renewedAfter {
+		return n, c.keep(ctx, n)
 	}
-	does := read(query, c.kind == libpq.GoMySQL)
-	if does != keepable {
-		return nil, does, nil
+	n.does = c.read(query)
+	if calm && n.does == keepable && c.worth(ctx, k) && c.trust(ctx) {
+		return n, c.keep(ctx, n)
 	}
-	if !c.worth(query, k) || !c.trust(ctx) {
-		return nil, 0, nil
-	}
-	k, err := c.keep(ctx, query)
-	return k, 0, err
+	n.does &^= keepable
+	return n, nil
 }
 
-// keep prepares query to be kept, in the place of the statement that was kept for it. It gives nil where that cannot be.
-func (c *Cache) keep(ctx context.Context, query string) (*Statement, error) {
-	old := c.byText[query]
-	if old != nil {
+// keep prepares k and keeps it, in the place of the statement that was kept for its text. Where that cannot be, k is not
+// prepared.
+func (c *Cache) keep(ctx context.Context, k *Statement) error {
+	k.does = 0
+	if old := c.byText[k.text]; old != nil {
+		k.checked = old.checked // what is known about the text outlives its statement
 		c.drop(old)
+	}
+	if c.shared.full(0) {
+		return nil
+	}
+	k.generation, k.at = c.generation, c.shared.Now()
+	c.shared.misses.Add(1)
+	parent, err := c.prepare(ctx, k.text)
+	if err != nil {
+		if libpq.Code(err) == "42P05" {
+			return nil // the program has prepared something by such a name
+		}
+		return c.Explain(err)
+	}
+	k.parent, k.kept = parent, true
+	c.byText[k.text] = k
+	c.shared.kept.Add(1)
+	return nil
+}
+
+// worth says whether a text is to be kept now of which k was kept, nil for nothing. If k is stale and is not used often, the
+// text is run as the driver runs it, and kept when it comes once more in time. None that is fresh is closed for another.
+func (c *Cache) worth(ctx context.Context, k *Statement) bool {
+	if k != nil && !k.holder.open() {
+		again := k.met && k.current()
+		k.meet()
+		return again
 	}
 	if c.kind == libpq.GoMySQL {
 		c.shared.survey(ctx, c)
 	}
-	for len(c.byText) >= c.size || c.shared.full(0) {
-		if !c.dropOldest() {
-			return nil, nil
-		}
+	if len(c.byText) < c.size && !c.shared.full(0) {
+		return true
 	}
-	generation, now := c.generation, c.shared.Now()
-	c.shared.misses.Add(1)
-	parent, err := c.prepare(ctx, query)
-	if err != nil {
-		if libpq.Code(err) == "42P05" {
-			return nil, nil // the program has prepared something by such a name
-		}
-		return nil, c.Explain(err)
+	if c.eldest == nil || !c.eldest.kept || !c.eldest.fresh() {
+		c.eldest = c.oldest()
 	}
-	k := &Statement{cache: c, text: query, parent: parent, generation: generation, at: now, used: c.lookups}
-	if old != nil {
-		k.checked = old.checked // what is known about the text outlives its statement
-	}
-	if c.shared.full(0) {
-		return k, nil // the server had no room
-	}
-	if c.byText == nil {
-		c.byText = make(map[string]*Statement)
-	}
-	k.kept = true
-	c.byText[query] = k
-	c.shared.kept.Add(1)
-	return k, nil
+	return (c.eldest == nil || !c.eldest.fresh()) && c.drop(c.eldest)
 }
 
-var textSeed = maphash.MakeSeed()
+// trust says whether statements may be kept. It asks before the first one is.
+//
+// A pooler in transaction mode gives each transaction another server connection. There a name stands for nothing, or for a
+// statement of another client: lib/pq numbers them from 1 on every connection. The wrong statement would run. A pooler
+// that translates names, such as PgBouncer from 1.21 on, gives all clients the same statement for the same text, however
+// old it is: what is prepared again there is not prepared anew. So nothing is kept behind a pooler.
+//
+// PostgreSQL tells each client the number of its process, for cancelling queries, and a pooler has to tell another.
+func (c *Cache) trust(ctx context.Context) bool {
+	if c.trusted || c.kind == libpq.GoMySQL {
+		return true
+	}
+	told, ok := libpq.BackendPID(c.raw)
+	if !ok {
+		c.size = 0
+		return false
+	}
+	pid, err := c.ask(ctx, "SELECT pg_backend_pid()")
+	if err != nil {
+		return false // the caller's own statement meets the cause
+	}
+	if pid != told {
+		c.size = 0
+		if !c.shared.warned.Swap(true) {
+			c.shared.Log.Warn("lifeguard: a connection pooler stands before PostgreSQL: the statement cache is off;"+
+				" if the pooler is in transaction mode, add pgbouncer=true to the DSN", slog.String("pool", c.shared.Name))
+		}
+		return false
+	}
+	c.trusted = true
+	return true
+}
 
-// worth says whether a text that is not kept, or whose statement k is stale, is to be kept now. As long as nothing has to be
-// closed for it, it is: to prepare it is what the driver does anyway. Otherwise it must have been met before within this
-// generation and period, so that a text that is made up for one query pushes out nothing.
-func (c *Cache) worth(query string, k *Statement) bool {
-	if k == nil && len(c.byText) < c.size && !c.shared.full(0) {
-		return true
+// prepare prepares query on the driver.
+func (c *Cache) prepare(ctx context.Context, query string) (driver.Stmt, error) {
+	st, err := c.conn.Prepare(ctx, query)
+	if err != nil && c.kind == libpq.GoMySQL && c.open == 0 && libpq.Code(err) == "1461" {
+		return c.shared.clear(ctx, c, query, err)
 	}
-	if c.seen == nil {
-		c.seen = make([]uint64, c.size)
+	return st, err
+}
+
+// Explain notes an error of an operation, and says what may have caused it.
+func (c *Cache) Explain(err error) error {
+	c.failed = c.failed || err != nil && err != driver.ErrSkip // by which MySQL's driver asks for a statement
+	if c.forgot {
+		return err
 	}
-	hash := maphash.String(textSeed, query)
-	place := &c.seen[hash%uint64(len(c.seen))]
-	hash += c.generation<<32 + uint64(c.shared.Now())/uint64(validity)
-	if *place == hash {
-		return true
-	}
-	*place = hash
-	return false
+	return libpq.ExplainStatement(c.kind, err)
 }
 
 // follow takes note of what other sessions have changed, and of how much room they leave.
 func (c *Cache) follow() {
 	c.notice()
-	for c.shared.full(1) && c.dropOldest() {
+	for c.shared.full(1) && c.drop(c.oldest()) {
 	}
 }
 
@@ -280,29 +305,29 @@ func (c *Cache) Close() {
 	c.unchanging() // by an operation that has panicked, or a result that was not closed
 }
 
-// dropOldest closes the least recently used statement that the program has not open. The round trip takes longer than the search.
-func (c *Cache) dropOldest() bool {
-	var oldest *Statement
+// oldest gives the statement that was prepared longest ago, nil if the program has all open. One that is used is prepared again
+// every few seconds, so this is the one that was not used for longest.
+func (c *Cache) oldest() (oldest *Statement) {
 	for _, k := range c.byText {
-		if !k.holder.open() && (oldest == nil || k.used < oldest.used) {
+		if !k.holder.open() && (oldest == nil || k.at < oldest.at) {
 			oldest = k
 		}
 	}
-	if oldest == nil {
-		return false
-	}
-	c.drop(oldest)
-	return true
+	return oldest
 }
 
-// drop stops keeping k. If the program has it open, the program closes it.
-func (c *Cache) drop(k *Statement) {
+// drop stops keeping k, and says whether there is one. If the program has it open, the program closes it.
+func (c *Cache) drop(k *Statement) bool {
+	if k == nil {
+		return false
+	}
 	k.kept = false
 	delete(c.byText, k.text)
 	c.shared.kept.Add(-1)
 	if !k.holder.open() {
 		c.closeStmt(k.parent)
 	}
+	return true
 }
 
 // closeStmt closes st as soon as no result is open. If that breaks the connection, the next operation on it says so.

@@ -33,7 +33,7 @@ func TestHitAllocatesNothing(t *testing.T) {
 	r := newRig(t, libpq.LibPQ, 10)
 	args := arguments(1)
 	use := func() {
-		k, _, err := r.direct(t.Context(), q, args)
+		k, err := r.direct(t.Context(), q, args)
 		require.NoError(t, err)
 		require.True(t, k.kept)
 	}
@@ -125,7 +125,7 @@ func TestSessionChanges(t *testing.T) {
 		other := r.shared.New(libpq.LibPQ, nil, r.scripted, false)
 		other.trusted = true
 		r.must(q, "prepare %", "run %")
-		_, err := other.keep(t.Context(), "SELECT 2")
+		err := other.keep(t.Context(), &Statement{cache: other, text: "SELECT 2"})
 		require.NoError(t, err)
 		r.takeLog()
 		require.NoError(t, r.exec(change))
@@ -158,7 +158,7 @@ func TestTransactionsByHand(t *testing.T) {
 		for _, step := range []string{"SET LOCAL a = b", "ROLLBACK TO a", "ROLLBACK TO a", end} {
 			require.NoError(t, r.exec(step))
 			require.False(t, r.byText[q].fresh(), step)
-			_, err := r.keep(t.Context(), q)
+			err := r.keep(t.Context(), &Statement{cache: r.Cache, text: q})
 			require.NoError(t, err)
 		}
 		require.NoError(t, r.exec(end))
@@ -177,7 +177,7 @@ func TestPoolChanges(t *testing.T) {
 		if k := other.byText[q]; k != nil {
 			require.False(t, k.fresh(), what)
 		}
-		_, err := other.keep(t.Context(), q)
+		err := other.keep(t.Context(), &Statement{cache: other, text: q})
 		require.NoError(t, err)
 		other.follow()
 		require.True(t, other.byText[q].fresh())
@@ -335,6 +335,7 @@ func TestSingleUses(t *testing.T) {
 	for i := range 9 {
 		text := fmt.Sprintf("SELECT %d", i)
 		r.must(text, "prepare %", "run %")
+		r.now++
 	}
 	for i := range 1000 {
 		text := fmt.Sprintf("SELECT %d, $1", i)
@@ -344,22 +345,16 @@ func TestSingleUses(t *testing.T) {
 		}
 	}
 	r.must("SELECT 5", "run %")
-	const again = "SELECT again"
-	r.must(again, "exec %")
-	r.now++
-	require.NoError(t, r.exec(again, 1))
-	require.Contains(t, r.byText, again)
-	require.NotContains(t, r.byText, "SELECT 0", "the least recently used")
-	require.Contains(t, r.byText, q)
-}
 
-func TestLeastRecentlyUsed(t *testing.T) {
-	r := newRig(t, libpq.LibPQ, 3)
-	for _, text := range []string{"SELECT 1", "SELECT 2", "SELECT 3", "SELECT 1", "SELECT 4", "SELECT 4"} {
-		require.NoError(t, r.exec(text, 1))
+	// Those that are stale make place, one for one, and what is used often stays.
+	r.now += int64(validity)
+	r.must(q, "close %", "prepare %", "run %")
+	for i := range 9 {
+		text := fmt.Sprintf("SELECT %d, $1", i)
+		r.must(text, fmt.Sprintf("close SELECT %d", i), "prepare %", "run %")
 	}
-	require.NotContains(t, r.byText, "SELECT 2")
-	require.Len(t, r.byText, 3)
+	r.must("SELECT one more", "exec %")
+	require.Len(t, r.byText, 10)
 }
 
 // What the program has open is not closed under it, and prepared once for all who prepare it.
@@ -487,19 +482,4 @@ func TestOpenResults(t *testing.T) {
 	require.NoError(t, in.Close())
 	r.takeLog()
 	r.must(q, "run %")
-}
-
-// A statement that somebody else's period counts is no use to this one.
-func TestPeriodsOfTexts(t *testing.T) {
-	r := newRig(t, libpq.LibPQ, 1)
-	r.must(q, "prepare %", "run %")
-	const text = "SELECT 2"
-	for range 5 {
-		r.must(text, "exec %")
-		r.now += int64(validity)
-	}
-	r.must(text, "exec %")
-	r.now += int64(time.Millisecond)
-	require.NoError(t, r.exec(text, 1))
-	r.took(text, "close "+q, "prepare %", "run %")
 }

@@ -51,12 +51,11 @@ func (c *changes) end(does effect) {
 
 // endQuery is end for one with a result. Of several statements, some may run while that is read.
 func (c *changes) endQuery(does effect, err error) {
-	if err != nil {
-		c.end(does)
-		return
+	if c.settle(does); err != nil {
+		c.unchanging()
+	} else {
+		c.late |= does
 	}
-	c.settle(does)
-	c.late |= does
 }
 
 func (c *changes) unchanging() {
@@ -86,19 +85,11 @@ func (c *changes) settle(does effect) {
 }
 
 // Begins says that the handle begins a transaction.
-func (c *changes) Begins() {
-	if c.follows {
-		c.begin(begins)
-	}
-}
+func (c *changes) Begins() { c.begin(begins) }
 
 // Ended says that the transaction that the handle began has ended, by COMMIT or ROLLBACK.
-func (c *changes) Ended() {
-	if c.follows {
-		c.settle(ends)
-	}
-}
+func (c *changes) Ended() { c.settle(ends) }
 
 // Shown says that the program has the driver's connection for now, and does there what it likes. To other sessions that is
 // another client's doing.
-func (c *changes) Shown() { c.shown = c.follows }
+func (c *changes) Shown() { c.shown = true }

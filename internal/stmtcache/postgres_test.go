@@ -353,7 +353,7 @@ func TestPostgresMisplanned(t *testing.T) {
 	const upsert = "INSERT INTO prof VALUES ($1, $2) ON CONFLICT (owner) WHERE scope = $2 DO NOTHING"
 	s.do("CREATE TABLE prof (owner int, scope text); CREATE UNIQUE INDEX ON prof (owner) WHERE scope = 'p'")
 	s.cache.follow()
-	_, err := s.cache.keep(t.Context(), upsert)
+	err := s.cache.keep(t.Context(), &Statement{cache: s.cache, text: upsert})
 	require.NoError(t, err)
 	for range 30 {
 		s.do(upsert, 1, "p")

@@ -1,9 +1,11 @@
 package stmtcache
 
 import (
+	"context"
 	"database/sql/driver"
 	"log/slog"
 	"sync/atomic"
+	"time"
 
 	"github.com/go-lifeguard/lifeguard/internal/libpq"
 )
@@ -49,8 +51,67 @@ func (s *Shared) Counts() (hits, misses, retries uint64) {
 func (s *Shared) New(kind libpq.Kind, raw driver.Conn, conn Conn, binaryParameters bool) *Cache {
 	c := &Cache{changes: changes{shared: s}, kind: kind, raw: raw, conn: conn}
 	if (kind == libpq.LibPQ && !binaryParameters || kind == libpq.GoMySQL) && !s.PgBouncer && s.Size > 0 {
-		c.follows, c.size = true, s.Size
+		c.follows, c.size, c.byText = true, s.Size, map[string]*Statement{}
 		c.seenGeneration = s.generation.Load()
 	}
 	return c
+}
+
+// room bounds what a pool keeps on a MySQL server, which bounds the prepared statements of all its clients together
+// (max_prepared_stmt_count). It is safe for concurrent use.
+//
+// All pools leave half of the server's places alone: a program that keeps nothing needs one for each query. Below that, a pool
+// takes a quarter of what is left; above, it gives back as much as its part of the excess.
+type room struct {
+	now    func() int64
+	kept   atomic.Int64 // statements that the pool's sessions keep
+	budget atomic.Int64 // how many they may keep
+	asked  atomic.Int64 // when the server was asked last; 0: never
+}
+
+// asking is how often a pool that prepares asks the server how full it is.
+const asking = time.Second
+
+// full says whether the pool keeps as many statements as it may, and as many more.
+func (r *room) full(more int64) bool {
+	return r.asked.Load() != 0 && r.kept.Load() >= r.budget.Load()+more
+}
+
+// survey has c ask the server how full it is, if that is due. If it does not say, nothing more is kept.
+func (r *room) survey(ctx context.Context, c *Cache) {
+	now, asked := r.now(), r.asked.Load()
+	if asked != 0 && now-asked < int64(asking) || !r.asked.CompareAndSwap(asked, now) {
+		return
+	}
+	most, err := c.ask(ctx, "SELECT @@max_prepared_stmt_count")
+	has, err2 := c.ask(ctx, "SHOW GLOBAL STATUS LIKE 'Prepared_stmt_count'")
+	switch kept, half := r.kept.Load(), most/2; {
+	case err != nil || err2 != nil:
+		r.budget.Store(0)
+	case has > half:
+		r.budget.Store(kept * half / has)
+	default:
+		r.budget.Store(kept + (half-has)/4)
+	}
+}
+
+// clear prepares query on c, after MySQL had no room for it. The pool gives up what it keeps: this session at once, the others at
+// their next operations, for which it waits as long as that frees a place, for a second at most.
+func (r *room) clear(ctx context.Context, c *Cache, query string, full error) (driver.Stmt, error) {
+	r.asked.Store(r.now())
+	r.budget.Store(0)
+	for c.drop(c.oldest()) {
+	}
+	for range 100 {
+		st, err := c.conn.Prepare(ctx, query)
+		if err == nil || libpq.Code(err) != libpq.Code(full) || r.kept.Load() == 0 {
+			return st, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, full
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	return nil, full
 }

@@ -75,26 +75,25 @@ func (k *Statement) heal(ctx context.Context, err error) (again bool, _ error) {
 	switch {
 	case why == innocent:
 		return false, err
-	case k.holder == program, !k.kept && k.holder != lent: // the driver gives this error, too
+	case k.holder == program, !k.kept && k.holder != lent, c.open > 0: // the driver gives this error, too, or it cannot be told now
 		if why == certainly {
 			k.at = stale
 		}
-		return false, err
-	case c.open > 0:
-		k.at = stale
 		return false, err
 	case why != certainly && k.checked != 0 && now-k.checked < int64(recheck):
 		return false, err
 	case why != certainly:
 		k.checked = now
 	}
-	moved := why == certainly && libpq.Code(err) == "0A000"
-	if moved && c.shared.generation.Load() == c.seenGeneration {
-		c.shared.generation.Add(1) // another client has changed tables: other sessions prepare again before they fail, too
-	}
+	columns := why == certainly && libpq.Code(err) == "0A000"
+	told := c.shared.generation.Load() != c.seenGeneration
 	c.follow()
 	generation := c.generation
 	fresh, failure := c.prepare(ctx, k.text)
+	retyped := failure == nil && why != certainly && c.retyped(ctx, k.text)
+	if !told && (columns || retyped) {
+		c.shared.generation.Add(1) // another client has changed tables: other sessions prepare again before they fail, too
+	}
 	if failure != nil {
 		k.at = stale
 		if suspect(failure) != innocent {
@@ -102,11 +101,7 @@ func (k *Statement) heal(ctx context.Context, err error) (again bool, _ error) {
 		}
 		return false, err // the transaction has failed, or the connection has gone
 	}
-	retyped := why != certainly && c.retyped(ctx, k.text)
 	k.replace(fresh, generation, now)
-	if retyped {
-		c.announce(k)
-	}
 	if why == running || why == perhaps && !retyped {
 		return false, err
 	}
@@ -116,16 +111,6 @@ func (k *Statement) heal(ctx context.Context, err error) (again bool, _ error) {
 
 // stale is a time at which no statement was prepared that is still fresh.
 const stale = -int64(validity)
-
-// announce moves the pool's generation, because another client has changed what statements mean: so the other sessions prepare
-// theirs before they fail, too. k was prepared after the change.
-func (c *Cache) announce(k *Statement) {
-	if moved := c.shared.generation.Add(1); moved == c.seenGeneration+1 {
-		c.seenGeneration = moved
-		c.generation++
-		k.generation = c.generation
-	}
-}
 
 // retyped says whether the last two statements that were prepared for text take parameters of different types.
 func (c *Cache) retyped(ctx context.Context, text string) bool {

@@ -41,12 +41,12 @@ func read(query string, mysql bool) effect {
 	return r.effect
 }
 
-// firstWord gives the first word of query in upper case, after white space and comments.
-func firstWord(query string) string {
+// verb gives the first word of query in lower case, after white space and comments.
+func verb(query string) string {
 	r := reader{text: query}
 	for !r.begun && r.pos < len(query) && r.token() {
 	}
-	return strings.ToUpper(r.verb)
+	return r.verb
 }
 
 // reader takes a text apart. It knows no grammar beyond the first words of a statement.
@@ -61,7 +61,7 @@ type reader struct {
 
 	// Of the present statement.
 	begun        bool
-	verb, second string // its first two words
+	verb, second string // its first two words, in lower case as all are
 	previous     string // the word read last
 	to           bool   // the word TO was read
 	written      bool   // the name of what is written follows
@@ -97,12 +97,9 @@ func (r *reader) token() bool {
 		return false
 	case c == '@' && r.mysql:
 		r.keep = false // a variable's type is that of its value when the statement is prepared
-	case c == '(':
-		r.pos++
-		return true
 	}
 	r.pos++
-	r.begun = true // without a verb, if it is the first token
+	r.begun = r.begun || rest[0] != '(' // without a verb, if it is the first token
 	return true
 }
 
@@ -155,12 +152,10 @@ func (r *reader) quoted(quote byte) bool {
 	case r.mysql: // reads no times from a text
 	case quote == '"':
 		r.afterString = false
-		r.name(content)
+		r.name(strings.ToLower(content))
 		r.written = false
 	default:
-		if r.afterString || namesTime(content) {
-			r.keep = false
-		}
+		r.keep = r.keep && !r.afterString && !namesTime(content)
 		r.afterString = true
 	}
 	return true
@@ -169,32 +164,9 @@ func (r *reader) quoted(quote byte) bool {
 // namesTime says whether a string that is read as a time, a range or an array of times when its text is parsed may stand
 // for the time at which that happens. Quotes inside of it may be taken away before.
 func namesTime(content string) bool {
-	for i := range len(content) {
-		switch content[i] | 0x20 {
-		case 'n', 't', 'y':
-			for _, word := range []string{"now", "today", "tomorrow", "yesterday"} {
-				if startsWith(content[i:], word) {
-					return true
-				}
-			}
-		}
-	}
-	return false
-}
-
-func startsWith(s, word string) bool {
-	for ; len(word) > 0; s = s[1:] {
-		switch {
-		case s == "":
-			return false
-		case s[0] == '"':
-		case s[0]|0x20 == word[0]|0x20:
-			word = word[1:]
-		default:
-			return false
-		}
-	}
-	return true
+	content = strings.ToLower(strings.ReplaceAll(content, `"`, ""))
+	return strings.Contains(content, "now") || strings.Contains(content, "today") ||
+		strings.Contains(content, "tomorrow") || strings.Contains(content, "yesterday")
 }
 
 // dollar reads a parameter or a string in dollar quotes.
@@ -206,9 +178,7 @@ func (r *reader) dollar(rest string) bool {
 			n++
 		}
 		r.pos += n
-		if r.conflict {
-			r.keep = false // a generic plan finds no index for a predicate that depends on an argument
-		}
+		r.keep = r.keep && !r.conflict // a generic plan finds no index for a predicate that depends on an argument
 		return true
 	}
 	for n < len(rest) && (isLetter(rest[n]) || n > 1 && isDigit(rest[n])) {
@@ -230,9 +200,9 @@ func (r *reader) word(rest string) bool {
 	for n < len(rest) && (isLetter(rest[n]) || isDigit(rest[n]) || rest[n] == '$') {
 		n++
 	}
-	word := rest[:n]
 	r.pos += n
-	if n == 1 && word[0]|0x20 == 'u' && len(rest) > 2 && rest[1] == '&' && (rest[2] == '\'' || rest[2] == '"') {
+	word := strings.ToLower(rest[:n])
+	if word == "u" && len(rest) > 2 && rest[1] == '&' && (rest[2] == '\'' || rest[2] == '"') {
 		return false // its escapes need no backslash
 	}
 	switch {
@@ -242,46 +212,36 @@ func (r *reader) word(rest string) bool {
 		r.second = word
 	}
 	r.name(word)
-	written := r.written
-	r.written = false
-	switch n {
-	case 2:
-		r.to = r.to || strings.EqualFold(word, "to")
-		r.conflict = r.conflict && !strings.EqualFold(word, "do")
-	case 4:
-		r.written = written && strings.EqualFold(word, "only") || strings.EqualFold(word, "into") ||
-			strings.EqualFold(word, "from") && strings.EqualFold(r.previous, "delete")
-		if strings.EqualFold(word, "time") && strings.EqualFold(r.previous, "with") {
-			r.keep = false // timetz, in the standard's words
-		}
-		if !r.mysql && strings.EqualFold(word, "into") && !strings.EqualFold(r.previous, "insert") && !strings.EqualFold(r.previous, "merge") {
+	switch word {
+	case "to":
+		r.to = true
+	case "conflict":
+		r.conflict = !r.mysql
+	case "do":
+		r.conflict = false
+	case "time":
+		r.keep = r.keep && r.previous != "with" // timetz, in the standard's words
+	case "into":
+		if !r.mysql && r.previous != "insert" && r.previous != "merge" {
 			r.effect |= unknown // SELECT … INTO makes a table
 		}
-	case 6:
-		r.written = strings.EqualFold(word, "update")
-	case 8:
-		r.conflict = r.conflict || !r.mysql && strings.EqualFold(word, "conflict")
 	}
+	r.written = word == "update" || word == "into" || word == "from" && r.previous == "delete" || word == "only" && r.written
 	r.previous = word
 	return true
 }
 
 // name looks for names by which a query does more, or means less, than it seems.
 func (r *reader) name(name string) {
-	if r.written && !r.mysql && startsWith(name, "pg_") && !startsWith(name, "pg_temp") {
+	switch {
+	case r.written && !r.mysql && strings.HasPrefix(name, "pg_") && !strings.HasPrefix(name, "pg_temp"):
 		r.effect |= unknown // a catalog, most likely
-	}
-	if r.mysql && (strings.EqualFold(name, "row_count") || strings.EqualFold(name, "found_rows")) {
+	case r.mysql && (name == "row_count" || name == "found_rows"):
 		r.keep = false // they tell of the statement before, which is to be the program's and not the cache's
-	}
-	for i := range len(name) {
-		switch {
-		case name[i]|0x20 == 't' && startsWith(name[i:], "timetz"):
-			r.keep = false // the zone of such a literal depends on the day
-		case name[i]|0x20 == 'p' && len(name) == len("pg_settings") && startsWith(name, "pg_settings"), // an UPDATE sets
-			name[i]|0x20 == 's' && len(name) == len("set_config") && startsWith(name, "set_config"):
-			r.effect |= session
-		}
+	case strings.Contains(name, "timetz"):
+		r.keep = false // the zone of such a literal depends on the day
+	case name == "set_config", name == "pg_settings": // which an UPDATE sets
+		r.effect |= session
 	}
 }
 
@@ -300,47 +260,39 @@ func (r *reader) endStatement() {
 }
 
 func (r *reader) judge() effect {
-	var upper [10]byte // as long as the longest verb here: one that is longer is unknown
-	n := copy(upper[:], r.verb)
-	if n < len(r.verb) {
-		return unknown
-	}
-	for i := range n {
-		upper[i] &^= 0x20
-	}
-	switch string(upper[:n]) {
-	case "SELECT", "WITH", "VALUES", "INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE":
+	switch r.verb {
+	case "select", "with", "values", "insert", "update", "delete", "merge", "replace":
 		return 0
-	case "TABLE", "SAVEPOINT", "RELEASE", "COPY", "UNLOCK", "LISTEN", "UNLISTEN", "NOTIFY",
-		"DECLARE", "FETCH", "MOVE", "CLOSE", "SHOW", "VACUUM", "ANALYZE", "REINDEX", "CLUSTER", "REFRESH":
+	case "table", "savepoint", "release", "copy", "unlock", "listen", "unlisten", "notify",
+		"declare", "fetch", "move", "close", "show", "vacuum", "analyze", "reindex", "cluster", "refresh":
 		r.keep = false
 		return 0
-	case "LOCK", "TRUNCATE": // whoever waits for it goes on after the changes that its transaction has made
+	case "lock", "truncate": // whoever waits for it goes on after the changes that its transaction has made
 		return undoes
-	case "BEGIN", "START":
-		if r.mysql && upper[0] == 'B' && r.second != "" && !strings.EqualFold(r.second, "work") {
+	case "begin", "start":
+		if r.mysql && r.verb == "begin" && r.second != "" && r.second != "work" {
 			return unknown // a block of statements
 		}
 		return begins
-	case "COMMIT", "END", "ROLLBACK", "ABORT":
+	case "commit", "end", "rollback", "abort":
 		r.keep = false
 		switch {
-		case strings.EqualFold(r.second, "prepared"): // the change that another session made
+		case r.second == "prepared": // the change that another session made
 			return unknown
 		case r.to:
 			return undoes
-		case strings.EqualFold(r.previous, "chain"):
+		case r.previous == "chain":
 			return ends | begins
 		}
 		return ends
-	case "SET", "RESET", "USE":
+	case "set", "reset", "use":
 		return session
-	case "CALL":
+	case "call":
 		return session | undoes
-	case "DISCARD", "DEALLOCATE":
+	case "discard", "deallocate":
 		return session | forgets
-	case "CREATE":
-		if strings.EqualFold(r.second, "temp") || strings.EqualFold(r.second, "temporary") {
+	case "create":
+		if r.second == "temp" || r.second == "temporary" {
 			return session
 		}
 	}

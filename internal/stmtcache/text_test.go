@@ -85,14 +85,6 @@ func TestReadLongTexts(t *testing.T) {
 	}
 }
 
-func TestReadAllocatesNothing(t *testing.T) {
-	for _, query := range []string{"select a, b, 'c' from d where e = $1", "SET search_path = x", "commit"} {
-		if n := testing.AllocsPerRun(100, func() { read(query, false) }); n != 0 {
-			t.Errorf("%q: %v allocations", query, n)
-		}
-	}
-}
-
 func BenchmarkRead(b *testing.B) {
 	const query = "SELECT id, name, created_at FROM customers WHERE region = $1 AND state = 'open' ORDER BY created_at DESC LIMIT 20"
 	b.SetBytes(int64(len(query)))
