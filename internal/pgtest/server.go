@@ -49,6 +49,7 @@ var defaults = []string{
 	"wal_level=minimal",
 	"max_wal_senders=0",
 	"shared_buffers=64MB",
+	"max_wal_size=256MB", // the folder may be in memory
 	// Shared memory that is a file in the data folder does not outlive a killed server.
 	"dynamic_shared_memory_type=mmap",
 }
