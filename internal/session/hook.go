@@ -50,7 +50,7 @@ func callHook(ctx context.Context, name string, hook func() error) error {
 	go func() { ended <- contain(who, "", hook) }() // ends with the hook
 	select {
 	case err := <-ended:
-		if err != nil && !errors.As(err, new(*PanicError)) {
+		if _, panicked := err.(*PanicError); err != nil && !panicked { // the hook's own, not one that it passes on
 			err = fmt.Errorf("lifeguard: %s failed: %w", who, err)
 		}
 		return err

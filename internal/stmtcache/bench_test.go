@@ -20,7 +20,8 @@ import (
 // through lifeguard alternate, so that both see the same machine; the figures are medians of the batches, in
 // microseconds an operation and as the ratio of throughputs. In Prepared both run a statement of db.Prepare, on four
 // connections; the others have ten. by-hand is a statement of db.Prepare on plain lib/pq, which takes one round trip and no
-// planning: what there is to gain, without leaving lib/pq and database/sql.
+// planning: what there is to gain, without leaving lib/pq and database/sql. cache-off is lifeguard without the cache: what of
+// the difference is the pool's.
 //
 //	go test -run '^$' -bench 'Statements$' -benchtime 20x ./internal/stmtcache
 func BenchmarkStatements(b *testing.B) {
@@ -47,12 +48,16 @@ func BenchmarkStatements(b *testing.B) {
 			b.Run(fmt.Sprintf("%s/Op=%s", at.name, op.name), func(b *testing.B) {
 				plain, kept := pooltest.OpenPostgres(b, "postgres", at.dsn, op.limit), pooltest.OpenPostgres(b, "lifeguard", at.dsn, op.limit)
 				runs := []func(int) error{op.prepare(b, plain.DB), op.prepare(b, kept.DB)}
+				beside := "by-hand-x"
 				if op.byHand != nil {
 					runs = append(runs, op.byHand(b, pooltest.OpenPostgres(b, "postgres", at.dsn, op.limit).DB))
+				} else {
+					beside = "cache-off-x"
+					runs = append(runs, op.prepare(b, pooltest.OpenPostgres(b, "lifeguard", at.dsn, op.limit, "statement_cache_size=0").DB))
 				}
 				for _, clients := range at.clients {
 					b.Run(fmt.Sprintf("Clients=%d", clients), func(b *testing.B) {
-						compareStatements(b, runs, clients, max(at.batch/clients, at.batch/10))
+						compareStatements(b, runs, beside, clients, max(at.batch/clients, at.batch/10))
 					})
 				}
 			})
@@ -89,7 +94,7 @@ func BenchmarkStatementsDuringDDL(b *testing.B) {
 				}
 			})
 			runs := []func(int) error{direct(queryName)(b, quiet.DB), direct(queryName)(b, altered.DB)}
-			compareStatements(b, runs, clients, 8000/clients) // some of its batches meet the DDL
+			compareStatements(b, runs, "", clients, 8000/clients) // some of its batches meet the DDL
 			cancel()
 			ddl.Wait()
 		})
@@ -201,7 +206,8 @@ func scanName(ctx context.Context, st preparedOrNot, i int) error {
 	return st.queryRow(ctx, 1+i%10000).Scan(&name)
 }
 
-func compareStatements(b *testing.B, runs []func(int) error, clients, batch int) {
+// compareStatements runs the first, the second and, if there is one, what stands beside them.
+func compareStatements(b *testing.B, runs []func(int) error, beside string, clients, batch int) {
 	measure := func(run func(int) error) float64 {
 		start := time.Now()
 		var wg sync.WaitGroup
@@ -234,6 +240,6 @@ func compareStatements(b *testing.B, runs []func(int) error, clients, batch int)
 	b.ReportMetric(pooltest.Median(times[1]), "lifeguard-µs")
 	b.ReportMetric(pooltest.Median(gains[1]), "x-throughput")
 	if len(runs) > 2 {
-		b.ReportMetric(pooltest.Median(gains[2]), "by-hand-x")
+		b.ReportMetric(pooltest.Median(gains[2]), beside)
 	}
 }
