@@ -3,6 +3,7 @@ package pool_test
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,13 +18,18 @@ import (
 // token for it is as urgent as one for a caller.
 func TestTokenToEndAnOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		refused, token := errors.New("refused"), true
-		var unreachable error
+		refused := errors.New("refused")
+		var unreachable, none atomic.Bool // the server, and a token
 		epoch := time.Now().Add(-time.Second)
 		b := &pool.Budget[*deposit]{
-			Take:   func(int) (int, bool) { return 1, token },
+			Take:   func(int) (int, bool) { return 1, !none.Load() },
 			Return: func(int) {},
-			Open:   func(context.Context, int) (*deposit, error) { return &deposit{}, unreachable },
+			Open: func(context.Context, int) (*deposit, error) {
+				if unreachable.Load() {
+					return nil, refused
+				}
+				return &deposit{}, nil
+			},
 		}
 		p := pool.New(pool.Config[*deposit]{
 			Limit: 2, MaxIdle: 2, Timeout: time.Minute, Now: func() int64 { return int64(time.Since(epoch)) },
@@ -40,18 +46,19 @@ func TestTokenToEndAnOutage(t *testing.T) {
 		}
 		require.NoError(t, acquire())
 
-		unreachable = refused
+		unreachable.Store(true)
 		began := time.Now()
 		require.ErrorIs(t, acquire(), refused)
 		assert.Equal(t, 20*time.Second, time.Since(began).Round(time.Second))
-		token = false // the rest of the fleet has them all by now
+		none.Store(true) // the rest of the fleet has them all by now
 		time.Sleep(time.Second)
 		require.ErrorIs(t, acquire(), refused)
 		missing, urgent := b.Dial()
 		assert.Equal(t, 1, missing)
 		assert.True(t, urgent)
 
-		unreachable, token = nil, true
+		unreachable.Store(false)
+		none.Store(false)
 		b.Dial()
 		synctest.Wait()
 		require.NoError(t, acquire())
