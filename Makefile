@@ -40,7 +40,7 @@ test: servers ## install the servers that the tests run, then test everything wi
 	run go test -race -vet=off -p 1 -timeout 30m $$(go list $(PACKAGES) | grep -E '$(ALONE)'); \
 	others=$$(go list $(PACKAGES) | grep -vE '$(ALONE)'); \
 	run go test -race -vet=off -p 3 -timeout 30m $$(echo "$$others" | grep -E '$(LONG)') $$(echo "$$others" | grep -vE '$(LONG)'); \
-	run go test -vet=off -count=1 -run 'Allocations|NoReportForThoseInTime|EveryInterleaving|RandomInterleavings|ManyProcesses|RoundByRound' $(PLAIN); \
+	run go test -vet=off -count=1 -run 'Allocations|NoReportForThoseInTime|EveryInterleaving|RandomInterleavings|ManyProcesses|RoundByRound|Scenarios' $(PLAIN); \
 	test -z "$$failed"
 
 versions: ## the short tests with other versions of Go, and with the newest libraries

@@ -17,13 +17,17 @@ import (
 
 	"github.com/go-lifeguard/lifeguard"
 	"github.com/go-lifeguard/lifeguard/internal/fakedriver"
+	"github.com/go-lifeguard/lifeguard/internal/pooltest"
 )
 
-// long are the scenarios that take seconds of real time, which -short leaves out.
+// long are the scenarios that take seconds of real time. -short leaves them out, and so does the race detector, with which they
+// take ten times as long: `make test` plays them without it.
 var long = []string{
 	"a long outage is logged again and again, and ever more rarely",
 	"twice the capacity",
 	"four times the capacity",
+	"lifetimes under load cost no caller anything",
+	"lifetimes end at different times",
 }
 
 // TestScenarios plays the scenarios in testdata, which say in data what a pool does. See testdata/README.md.
@@ -41,7 +45,7 @@ func TestScenarios(t *testing.T) {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
 			for _, s := range scenarios {
 				t.Run(s.title, func(t *testing.T) {
-					if testing.Short() && slices.Contains(long, s.title) {
+					if (testing.Short() || pooltest.RaceEnabled) && slices.Contains(long, s.title) {
 						t.Skip("it takes long")
 					}
 					synctest.Test(t, func(t *testing.T) {
