@@ -151,16 +151,11 @@ func (c *Cache) TakeOver(closeOpen func()) {
 func (c *Cache) find(ctx context.Context, query string) (*Statement, error) {
 	c.follow()
 	k, calm := c.byText[query], c.shared.changing.Load() == 0 && !c.behind()
-	usable := calm && k != nil && !k.holder.open()
-	if usable && k.fresh() {
+	if calm && k != nil && !k.holder.open() && k.fresh() {
 		c.shared.hits.Add(1)
 		return k, nil
 	}
-	n := &Statement{cache: c, text: query}
-	if usable && k.uses >= renewedAfter {
-		return n, c.keep(ctx, n)
-	}
-	n.does = c.read(query)
+	n := &Statement{cache: c, text: query, does: c.read(query)}
 	if calm && n.does == keepable && c.worth(ctx, k) && c.trust(ctx) {
 		return n, c.keep(ctx, n)
 	}
@@ -197,13 +192,11 @@ func (c *Cache) keep(ctx context.Context, k *Statement) error {
 // worth says whether a text is to be kept now of which k was kept, nil for nothing. If k is stale and is not used often, the
 // text is run as the driver runs it, and kept when it comes once more in time. None that is fresh is closed for another.
 func (c *Cache) worth(ctx context.Context, k *Statement) bool {
+	c.shared.survey(ctx, c)
 	if k != nil && !k.holder.open() {
-		again := k.met && k.current()
+		again := k.uses >= renewedAfter || k.met && k.current()
 		k.meet()
 		return again
-	}
-	if c.kind == libpq.GoMySQL {
-		c.shared.survey(ctx, c)
 	}
 	if len(c.byText) < c.size && !c.shared.full(0) {
 		return true

@@ -77,10 +77,10 @@ func (r *room) full(more int64) bool {
 	return r.asked.Load() != 0 && r.kept.Load() >= r.budget.Load()+more
 }
 
-// survey has c ask the server how full it is, if that is due. If it does not say, nothing more is kept.
+// survey has c ask a MySQL server how full it is, if that is due. If it does not say, nothing more is kept.
 func (r *room) survey(ctx context.Context, c *Cache) {
 	now, asked := r.now(), r.asked.Load()
-	if asked != 0 && now-asked < int64(asking) || !r.asked.CompareAndSwap(asked, now) {
+	if c.kind != libpq.GoMySQL || asked != 0 && now-asked < int64(asking) || !r.asked.CompareAndSwap(asked, now) {
 		return
 	}
 	most, err := c.ask(ctx, "SELECT @@max_prepared_stmt_count")

@@ -230,6 +230,28 @@ func TestMySQLRoom(t *testing.T) {
 	require.EqualValues(t, len(r.byText)+len(other.byText), r.shared.kept.Load())
 }
 
+// A pool that has all its texts, and only prepares them again, gives back as well.
+func TestMySQLGivesBackAtRest(t *testing.T) {
+	r := newRig(t, libpq.GoMySQL, 10)
+	r.numbers[mostPrepared] = 64
+	round := func() {
+		for i := range 12 {
+			k, err := r.Cache.Prepare(t.Context(), fmt.Sprintf("SELECT %d", i%4))
+			require.NoError(t, err)
+			_, err = k.Exec(t.Context(), arguments(1))
+			require.NoError(t, err)
+			require.NoError(t, k.Close())
+		}
+	}
+	round()
+	require.Len(t, r.byText, 4)
+	r.numbers[nowPrepared] = 64
+	r.now += int64(validity)
+	round()
+	require.Len(t, r.byText, 2)
+	require.Len(t, r.alive, 2)
+}
+
 // TestMySQLFull is a server that has no place left, between two looks at it.
 func TestMySQLFull(t *testing.T) {
 	r := newRig(t, libpq.GoMySQL, 10)
