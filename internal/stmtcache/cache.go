@@ -36,7 +36,7 @@ type Cache struct {
 	trusted bool // the server itself answers here, no pooler
 
 	byText map[string]*Statement
-	eldest *Statement // what oldest gave when it was asked last
+	eldest *Statement // what oldest gave when it was asked last; nil if it is to be asked
 
 	open     int           // results and COPY; while there are any, nothing is prepared or closed
 	openKept int           // those of statements
@@ -201,7 +201,7 @@ func (c *Cache) worth(ctx context.Context, k *Statement) bool {
 	if len(c.byText) < c.size && !c.shared.full(0) {
 		return true
 	}
-	if c.eldest == nil || !c.eldest.kept || !c.eldest.fresh() {
+	if c.eldest == nil || !c.eldest.fresh() {
 		c.eldest = c.oldest()
 	}
 	return (c.eldest == nil || !c.eldest.fresh()) && c.drop(c.eldest)
@@ -314,7 +314,7 @@ func (c *Cache) drop(k *Statement) bool {
 	if k == nil {
 		return false
 	}
-	k.kept = false
+	k.kept, c.eldest = false, nil
 	delete(c.byText, k.text)
 	c.shared.kept.Add(-1)
 	if !k.holder.open() {

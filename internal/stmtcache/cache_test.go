@@ -357,6 +357,22 @@ func TestSingleUses(t *testing.T) {
 	require.Len(t, r.byText, 10)
 }
 
+// A text whose arguments fail is prepared anew every second. It does not keep the stale ones in their places.
+func TestStaleMakesPlaceBesideErrors(t *testing.T) {
+	r := newRig(t, libpq.LibPQ, 2)
+	r.must(q, "prepare %", "run %")
+	r.now++
+	r.must("SELECT 2", "prepare %", "run %")
+	r.must("SELECT new", "exec %")
+	for range 5 {
+		r.now += int64(recheck)
+		r.fail["run "+q] = []error{pgError("22P02", "unnamed portal parameter $1 = ''", "")}
+		require.Error(t, r.exec(q, 1))
+	}
+	r.takeLog()
+	r.must("SELECT new", "close SELECT 2", "prepare %", "run %")
+}
+
 // What the program has open is not closed under it, and prepared once for all who prepare it.
 func TestProgramsStatements(t *testing.T) {
 	r := newRig(t, libpq.LibPQ, 2)

@@ -65,6 +65,7 @@ func (k *Statement) renew(ctx context.Context) {
 func (k *Statement) replace(fresh driver.Stmt, generation uint64, now int64) {
 	_ = k.parent.Close() // the server may not know it any more
 	k.parent, k.generation, k.at, k.uses, k.met = fresh, generation, now, 0, false
+	k.cache.eldest = nil // which may be k
 	if k.holder == lent {
 		k.holder = program
 	}
