@@ -490,12 +490,15 @@ func TestOpenResults(t *testing.T) {
 	r.Closed(nil)
 
 	// So does it during a COPY.
+	own, err = r.Cache.Prepare(t.Context(), "SELECT 'now'")
+	require.NoError(t, err)
 	in, err := r.Cache.Prepare(t.Context(), "COPY x FROM STDIN")
 	require.NoError(t, err)
 	require.True(t, in.Copying())
 	r.takeLog()
+	require.NoError(t, own.Close())
 	r.must(q, "exec %")
 	require.NoError(t, in.Close())
-	r.takeLog()
+	r.took("", "close COPY x FROM STDIN", "close SELECT 'now'")
 	r.must(q, "run %")
 }

@@ -138,7 +138,8 @@ func (k *Statement) Close() error {
 	}
 	if k.copying {
 		k.copying = false
-		k.cache.open--
+		defer k.cache.Closed(nil)
+		return k.parent.Close()
 	}
 	return k.cache.closeStmt(k.parent)
 }
