@@ -183,7 +183,10 @@ func (c *Cache) keep(ctx context.Context, k *Statement) error {
 		}
 		return c.Explain(err)
 	}
-	k.parent, k.kept = parent, true
+	if k.parent = parent; c.shared.full(0) {
+		return nil // the server had no room: it ends with the program's use
+	}
+	k.kept = true
 	c.byText[k.text] = k
 	c.shared.kept.Add(1)
 	return nil
