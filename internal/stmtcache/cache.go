@@ -149,8 +149,9 @@ func (c *Cache) TakeOver(closeOpen func()) {
 // find gives the kept statement for query, preparing it if that is worth it. If there is none, it gives one that is not
 // prepared. No result is open.
 func (c *Cache) find(ctx context.Context, query string) (*Statement, error) {
+	quiet := c.shared.changing.Load() == 0 // before follow, which sees what has ended by then
 	c.follow()
-	k, calm := c.byText[query], c.shared.changing.Load() == 0 && !c.behind()
+	k, calm := c.byText[query], quiet && !c.behind()
 	if calm && k != nil && !k.holder.open() && k.fresh() {
 		c.shared.hits.Add(1)
 		return k, nil

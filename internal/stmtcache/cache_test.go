@@ -328,6 +328,24 @@ func TestBounded(t *testing.T) {
 	}
 }
 
+// A change that ends while a statement is looked for has been made before it is found.
+func TestChangeEndsMeanwhile(t *testing.T) {
+	r := newRig(t, libpq.GoMySQL, 10)
+	other := r.shared.New(libpq.GoMySQL, nil, r.scripted, false)
+	for _, text := range []string{"SELECT 1", q} {
+		_, err := r.find(t.Context(), text)
+		require.NoError(t, err)
+		r.now++
+	}
+	r.shared.budget.Store(1) // SELECT 1 is given back, which takes a moment
+	other.begin(pool)
+	r.during = func() { other.end(pool) }
+	k, err := r.find(t.Context(), q)
+	require.NoError(t, err)
+	require.Nil(t, r.during)
+	require.Nil(t, k.parent)
+}
+
 // Texts that are made up for one query cost what they cost on the driver, and push out nothing.
 func TestSingleUses(t *testing.T) {
 	r := newRig(t, libpq.LibPQ, 10)
