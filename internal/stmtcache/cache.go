@@ -32,8 +32,9 @@ type Cache struct {
 	raw  driver.Conn
 	conn Conn
 
-	size    int  // 0: nothing is kept
-	trusted bool // the server itself answers here, no pooler
+	size     int  // 0: nothing is kept
+	trusted  bool // the server itself answers here, no pooler
+	onePiece bool // lib/pq's binary_parameters: a text and its arguments take one round trip, and need no statement
 
 	byText map[string]*Statement
 	eldest *Statement // what oldest gave when it was asked last; nil if it is to be asked
@@ -79,7 +80,7 @@ func (c *Cache) direct(ctx context.Context, query string, args []driver.NamedVal
 		return nil, nil
 	case c.openKept > 0 && c.kind == libpq.LibPQ:
 		return nil, errInProgress
-	case len(args) == 0 || c.size == 0 || c.kind != libpq.LibPQ || c.open > 0:
+	case len(args) == 0 || c.size == 0 || c.kind != libpq.LibPQ || c.onePiece || c.open > 0:
 		if does := c.read(query) &^ keepable; does != 0 {
 			return &Statement{cache: c, text: query, does: does}, nil
 		}

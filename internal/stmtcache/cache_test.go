@@ -57,19 +57,29 @@ func TestNothingKeptForOtherDrivers(t *testing.T) {
 	}
 }
 
-// With binary_parameters, or with a size of 0, the driver does what it does.
+// With a size of 0 the driver does what it does, and with binary_parameters where the program has no statement.
 func TestTurnedOff(t *testing.T) {
-	for name, c := range map[string]*rig{"size": newRig(t, libpq.LibPQ, 0), "binary": newRig(t, libpq.LibPQ, 10)} {
-		if name == "binary" {
-			c.Cache = c.shared.New(libpq.LibPQ, nil, c.scripted, true)
+	for size, close := range map[int][]string{0: {"close %"}, 10: nil} {
+		r := newRig(t, libpq.LibPQ, size)
+		if size > 0 {
+			r.Cache = r.shared.New(libpq.LibPQ, nil, r.scripted, true)
+			r.trusted = true
 		}
-		_, _, handled, err := c.Cache.Query(t.Context(), q, arguments(1))
+		direct := func() {
+			_, _, handled, err := r.Cache.Query(t.Context(), q, arguments(1))
+			require.NoError(t, err)
+			require.False(t, handled, size)
+		}
+		direct()
+		k, err := r.Cache.Prepare(t.Context(), q)
 		require.NoError(t, err)
-		require.False(t, handled, name)
-		k, err := c.Cache.Prepare(t.Context(), q)
+		r.took(q, "prepare %")
+		r.TakeOver(func() { require.NoError(t, k.Close()) })
+		r.took(q, close...)
+		direct()
+		k, err = r.Cache.Prepare(t.Context(), q)
 		require.NoError(t, err)
-		require.NoError(t, k.Close())
-		c.took(q, "prepare %", "close %")
+		require.Equal(t, size > 0, k.holder == lent)
 	}
 }
 

@@ -47,10 +47,10 @@ func (s *Shared) Counts() (hits, misses, retries uint64) {
 }
 
 // New returns the cache of one session, for the session's owner alone. raw is the wrapped driver's connection, conn
-// what runs statements on it. With lib/pq's binary_parameters nothing is kept: a query is one round trip anyway.
+// what runs statements on it. With lib/pq's binary_parameters only the program's statements are kept.
 func (s *Shared) New(kind libpq.Kind, raw driver.Conn, conn Conn, binaryParameters bool) *Cache {
-	c := &Cache{changes: changes{shared: s}, kind: kind, raw: raw, conn: conn}
-	if (kind == libpq.LibPQ && !binaryParameters || kind == libpq.GoMySQL) && !s.PgBouncer && s.Size > 0 {
+	c := &Cache{changes: changes{shared: s}, kind: kind, raw: raw, conn: conn, onePiece: binaryParameters}
+	if (kind == libpq.LibPQ || kind == libpq.GoMySQL) && !s.PgBouncer && s.Size > 0 {
 		c.follows, c.size, c.byText = true, s.Size, map[string]*Statement{}
 		c.seenGeneration = s.generation.Load()
 	}

@@ -94,9 +94,15 @@ func TestStatementsRoundTrips(t *testing.T) {
 
 // A statement of db.Prepare is prepared at most once on each connection, however connections change hands.
 func TestPreparedOncePerConnection(t *testing.T) {
+	for _, binary := range []string{"no", "yes"} {
+		t.Run("binary_parameters="+binary, func(t *testing.T) { preparedOncePerConnection(t, "binary_parameters="+binary) })
+	}
+}
+
+func preparedOncePerConnection(t *testing.T, param string) {
 	p := pooltest.NewTap(t, pgtest.DSN(t))
 	const limit, goroutines, each = 4, 32, 100
-	db := pooltest.OpenPostgres(t, "lifeguard", p.DSN, limit)
+	db := pooltest.OpenPostgres(t, "lifeguard", p.DSN, limit, param)
 	texts := []string{"SELECT $1::int", "SELECT $1::int * 2", "SELECT $1::int * 3"}
 	var stmts []*sql.Stmt
 	for _, text := range texts {
