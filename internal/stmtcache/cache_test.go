@@ -59,7 +59,7 @@ func TestNothingKeptForOtherDrivers(t *testing.T) {
 
 // With a size of 0 the driver does what it does, and with binary_parameters where the program has no statement.
 func TestTurnedOff(t *testing.T) {
-	for size, close := range map[int][]string{0: {"close %"}, 10: nil} {
+	for size, after := range map[int][]string{0: {"close %"}, 10: nil} {
 		r := newRig(t, libpq.LibPQ, size)
 		if size > 0 {
 			r.Cache = r.shared.New(libpq.LibPQ, nil, r.scripted, true)
@@ -75,7 +75,7 @@ func TestTurnedOff(t *testing.T) {
 		require.NoError(t, err)
 		r.took(q, "prepare %")
 		r.TakeOver(func() { require.NoError(t, k.Close()) })
-		r.took(q, close...)
+		r.took(q, after...)
 		direct()
 		k, err = r.Cache.Prepare(t.Context(), q)
 		require.NoError(t, err)
