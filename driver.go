@@ -14,7 +14,6 @@ import (
 
 	"github.com/go-lifeguard/lifeguard/internal/assembly"
 	"github.com/go-lifeguard/lifeguard/internal/dsn"
-	"github.com/go-lifeguard/lifeguard/internal/fleet"
 	"github.com/go-lifeguard/lifeguard/internal/handle"
 	"github.com/go-lifeguard/lifeguard/internal/libpq"
 	"github.com/go-lifeguard/lifeguard/internal/session"
@@ -292,14 +291,17 @@ func (d *wrappedDriver) fleet(driverDSN string, cfg Config) (of assembly.Fleet, 
 	case system != "postgresql":
 		return of, errors.New("lifeguard: fleet_limit works on PostgreSQL only, whose advisory locks it uses")
 	case libpq.WantsStandby(driverDSN):
-		return of, fleet.ErrStandby
+		return of, errors.New("lifeguard: fleet_limit needs a server that takes writes, and target_session_attrs asks for a standby: " +
+			"write target_session_attrs=primary, or leave fleet_limit out")
 	}
+	_, own := d.parent.(pqDriver)
 	open := func(driverDSN string) (driver.Connector, error) {
-		return libpq.NewConnector(driverDSN, libpq.SocketOptions{}, false)
-	}
-	if err := libpq.Understands(driverDSN); err != nil {
-		return of, fmt.Errorf("lifeguard: fleet_limit opens a session of its own with lib/pq, which does not understand this DSN: %w",
-			dsn.NewRedactor(driverDSN).Error(err))
+		connector, err := libpq.NewConnectorBeside(driverDSN, own)
+		if err != nil {
+			return nil, fmt.Errorf("lifeguard: fleet_limit opens a session of its own with lib/pq, which does not understand this DSN: %w",
+				dsn.NewRedactor(driverDSN).Error(err))
+		}
+		return connector, nil
 	}
 	c, err := open(driverDSN)
 	if err == nil && d.options.beforeConnect != nil {

@@ -22,8 +22,10 @@ func TestRefusals(t *testing.T) {
 		{base + "fleet_limit=4&fleet_name=a%07b", "fleet_name"},
 		{base + "fleet_name=shop", "fleet_name does nothing without fleet_limit"},
 		{base + "fleet_limit=4&pgbouncer=true", "pooler in transaction mode"},
-		{base + "fleet_limit=4&target_session_attrs=standby", "a standby"},
+		{base + "fleet_limit=4&target_session_attrs=standby", "write target_session_attrs=primary"},
 		{base + "fleet_limit=4&default_query_exec_mode=exec", "only pgx knows default_query_exec_mode"},
+		{base + "fleet_limit=4&channel_binding=require", "only pgx knows channel_binding: leave it out"},
+		{"postgres://app:hunter2@a:5432,b:5433/shop?fleet_limit=4", "host=a,b&port=5432,5433"},
 		{base + "flet_limit=4", "write fleet_limit"},
 	} {
 		db, err := sql.Open("lifeguard", c.dsn)

@@ -37,13 +37,19 @@ var binaryParametersSet = regexp.MustCompile(`(^|[\s?&])binary_parameters\s*=`)
 //
 // The error may show dsn.
 func NewConnector(dsn string, o SocketOptions, pgBouncer bool) (driver.Connector, error) {
+	return newConnector(dsn, o, func(cfg *pq.Config) {
+		if pgBouncer && !binaryParametersSet.MatchString(dsn) {
+			cfg.BinaryParameters = true
+		}
+	})
+}
+
+func newConnector(dsn string, o SocketOptions, adjust func(*pq.Config)) (driver.Connector, error) {
 	cfg, err := pq.NewConfig(dsn)
 	if err != nil {
 		return nil, err
 	}
-	if pgBouncer && !binaryParametersSet.MatchString(dsn) {
-		cfg.BinaryParameters = true
-	}
+	adjust(&cfg)
 	c, err := pq.NewConnectorConfig(cfg)
 	if err != nil {
 		return nil, err
