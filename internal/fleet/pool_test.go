@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -52,6 +53,27 @@ func TestTimeoutNamesTheProcesses(t *testing.T) {
 	assert.ErrorContains(t, err, "0 held by this process")
 	st := pool.Stats()
 	assert.Equal(t, []int{2, 2, 0}, []int{st.FleetLimit, st.FleetProcesses, st.FleetHeld})
+}
+
+// A process of another role is named without its address, which the server does not show.
+func TestTimeoutNamesAnotherRole(t *testing.T) {
+	dsn := pgtest.DSN(t)
+	u, err := url.Parse(dsn)
+	require.NoError(t, err)
+	role := "guest_of_" + strings.TrimPrefix(u.Path, "/")
+	first, _ := open(t, dsn+"&fleet_limit=1&application_name=owner")
+	_, err = first.Exec("CREATE ROLE " + role + " LOGIN PASSWORD '" + pgtest.Verifier("guest") + "'")
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		_, err := first.Exec("DROP ROLE " + role)
+		assert.NoError(t, err)
+	})
+	c, err := first.Conn(t.Context())
+	require.NoError(t, err)
+	defer func() { assert.NoError(t, c.Close()) }()
+	u.User = url.UserPassword(role, "guest")
+	second, _ := open(t, u.String()+"&fleet_limit=1&pool_timeout=2")
+	assert.ErrorContains(t, second.Ping(), "1 held by owner (pid ")
 }
 
 // buffer is a log.

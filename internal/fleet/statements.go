@@ -84,9 +84,11 @@ func (r room) exchange(a Ask, from int) string {
 		fmt.Fprintf(&b, "SELECT pg_notify('%s', '%s');\n", r.channel, s)
 	}
 	if a.Look {
+		// What another role may not see is NULL, the address as well as backend_start, which always is something.
 		fmt.Fprintf(&b, `WITH l AS MATERIALIZED (SELECT l.pid, l.objid::bigint AS objid %s)
 SELECT concat_ws(' ', p.pid, p.objid - %d, (SELECT count(*) FROM l t WHERE t.pid = p.pid AND t.objid < %[2]d), pg_backend_pid(),
-	(SELECT concat_ws(' ', nullif(a.application_name, ''), coalesce(host(a.client_addr), 'local')) FROM pg_stat_get_activity(p.pid::int) a))
+	(SELECT concat_ws(' ', nullif(a.application_name, ''), CASE WHEN a.backend_start IS NOT NULL THEN coalesce(host(a.client_addr), 'local') END)
+		FROM pg_stat_get_activity(p.pid::int) a))
 FROM l p WHERE p.objid BETWEEN %[2]d AND %d ORDER BY p.pid;
 `, r.locks(), presence, presence+MaxLimit)
 	}
