@@ -40,7 +40,7 @@ type report struct {
 	Pool        string      `json:"pool"`
 	Version     string      `json:"version"`
 	Instances   int         `json:"instances"`
-	Needed      int         `json:"needed"`        // instances times connection_limit
+	Needed      int         `json:"needed"`        // what the instances may open together
 	Room        *int        `json:"room"`          // connections the server has for this user; null if that cannot be told
 	Fits        bool        `json:"fits"`          // no finding is a problem
 	TLS         string      `json:"tls"`           // protocol and cipher, none, or why it cannot be told
@@ -117,9 +117,9 @@ func check(ctx context.Context, s *source, instances int) (*report, error) {
 	if err := s.mustExist(); err != nil {
 		return nil, err
 	}
-	r := &report{System: s.system, Pool: s.config.PoolName, Instances: instances, Needed: instances * s.config.ConnectionLimit,
-		Fits: true, Pooler: "none", Parameters: s.parameters(), source: s,
+	r := &report{System: s.system, Pool: s.config.PoolName, Instances: instances, Fits: true, Pooler: "none", Parameters: s.parameters(), source: s,
 		Limits: []setting{}, Timeouts: []setting{}, Connections: []usage{}, Findings: []finding{}}
+	r.Needed, _ = r.demand()
 	db, err := sql.Open(s.system, s.driverDSN)
 	if err != nil {
 		return nil, err
@@ -164,6 +164,20 @@ func (r *report) look(ctx context.Context, conn *sql.Conn) error {
 	return r.lookSQLite(ctx, conn)
 }
 
+// demand is what the instances may open together, and how it is reckoned. In a fleet each has its fleet session besides,
+// and a dial that has no token yet.
+func (r *report) demand() (n int, sum string) {
+	c := r.source.config
+	n, sum = r.Instances*c.ConnectionLimit, fmt.Sprintf("%d × connection_limit %d", r.Instances, c.ConnectionLimit)
+	if c.FleetLimit > 0 {
+		if c.FleetLimit < n {
+			n, sum = c.FleetLimit, fmt.Sprintf("fleet_limit %d", c.FleetLimit)
+		}
+		n, sum = n+2*r.Instances, fmt.Sprintf("%s + 2 × %d processes", sum, r.Instances)
+	}
+	return n, fmt.Sprintf("%s = %d", sum, n)
+}
+
 // fit compares what is needed with the room there is.
 func (r *report) fit(room int, whose string) {
 	if r.Room == nil || room < *r.Room {
@@ -173,11 +187,15 @@ func (r *report) fit(room int, whose string) {
 		return
 	}
 	change := fmt.Sprintf("raise the server's limit by %d, or put a pooler between", r.Needed-room)
-	if each := room / r.Instances; each > 0 {
-		change = fmt.Sprintf("write connection_limit=%d, or %s", each, change)
+	name, most := "connection_limit", room/r.Instances
+	if r.source.config.FleetLimit > 0 {
+		name, most = "fleet_limit", room-2*r.Instances
 	}
-	r.find("problem", change, "%d × connection_limit %d = %d connections do not fit into the %d of %s",
-		r.Instances, r.source.config.ConnectionLimit, r.Needed, max(room, 0), whose)
+	if most > 0 {
+		change = fmt.Sprintf("write %s=%d, or %s", name, most, change)
+	}
+	_, sum := r.demand()
+	r.find("problem", change, "%s connections do not fit into the %d of %s", sum, max(room, 0), whose)
 }
 
 // idleTimeout warns of a server that closes idle connections before the pool does.
@@ -233,7 +251,8 @@ func (r *report) write(out io.Writer) error {
 		}
 	}
 	if r.Room != nil {
-		fmt.Fprintf(w, "\nneeded\t%d × %d = %d\nroom\t%d\n", r.Instances, r.source.config.ConnectionLimit, r.Needed, max(*r.Room, 0))
+		_, sum := r.demand()
+		fmt.Fprintf(w, "\nneeded\t%s\nroom\t%d\n", sum, max(*r.Room, 0))
 	}
 	fmt.Fprintln(w)
 	for _, f := range r.Findings {

@@ -18,6 +18,9 @@ type parameter struct {
 	From  string `json:"from"` // DSN, default, or derived
 }
 
+// unset is what the zero value of a parameter means that no DSN can have.
+var unset = map[string]string{"fleet_limit": "none", "fleet_name": "the database's"}
+
 // parameters lists the fields of the configuration. A value that is neither the DSN's nor the default was derived from
 // the DSN: the limit of idle connections, the pool's name, the lifetimes on SQLite.
 func (s *source) parameters() (all []parameter) {
@@ -28,6 +31,9 @@ func (s *source) parameters() (all []parameter) {
 	now, normal := reflect.ValueOf(s.config), reflect.ValueOf(lifeguard.DefaultConfig())
 	for i := range now.NumField() {
 		p := parameter{Name: parameterName(now.Type().Field(i).Name), Value: shown(now.Field(i).Interface()), From: "default"}
+		if word, ok := unset[p.Name]; ok && now.Field(i).IsZero() {
+			p.Value = word
+		}
 		switch {
 		case written[p.Name]:
 			p.From = "DSN"

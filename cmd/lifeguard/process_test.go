@@ -120,6 +120,7 @@ func TestCheckPostgres(t *testing.T) {
 	assert.Equal(t, parameter{"connection_limit", "7", "DSN"}, valueOf(r, "connection_limit"))
 	assert.Equal(t, parameter{"max_idle_connections", "7", "derived"}, valueOf(r, "max_idle_connections"))
 	assert.Equal(t, parameter{"pool_timeout", "20s", "default"}, valueOf(r, "pool_timeout"))
+	assert.Equal(t, parameter{"fleet_limit", "none", "default"}, valueOf(r, "fleet_limit"))
 	assert.Contains(t, r.Connections, usage{User: "lifeguard", Application: "-", Connections: 1})
 	assert.Contains(t, fits.out, "max_idle_connection_lifetime=48s")
 	assert.Contains(t, fits.out, "leak_threshold=10s")
@@ -129,6 +130,16 @@ func TestCheckPostgres(t *testing.T) {
 	assert.Contains(t, not.out, "3 × connection_limit 7 = 21 connections do not fit into the 20")
 	assert.Contains(t, not.out, "write connection_limit=6")
 	assert.Contains(t, not.out, "it does not fit")
+
+	fleet := start(t, "", "check", with(dsn, "fleet_limit=14"), "--instances=3")
+	assert.Equal(t, 0, fleet.status, fleet.errs)
+	assert.Contains(t, fleet.out, "fleet_limit 14 + 2 × 3 processes = 20\n")
+	fleet = start(t, "", "check", with(dsn, "fleet_limit=15"), "--instances=3")
+	assert.Equal(t, 1, fleet.status, fleet.errs)
+	assert.Contains(t, fleet.out, "fleet_limit 15 + 2 × 3 processes = 21 connections do not fit into the 20")
+	assert.Contains(t, fleet.out, "write fleet_limit=14")
+	fleet = start(t, "", "check", with(dsn, "fleet_limit=40"), "--instances=2")
+	assert.Contains(t, fleet.out, "2 × connection_limit 7 + 2 × 2 processes = 18\n", "the lower limit counts")
 }
 
 func TestCheckBehindPgBouncer(t *testing.T) {
