@@ -55,6 +55,8 @@ func TestTokenMissing(t *testing.T) {
 	page := get(h, "/debug/pool/", "text/html").Body.String()
 	assert.Contains(t, page, "token missing")
 	assert.Contains(t, page, "0<small> of 2, 2 processes")
+	assert.Contains(t, page, "2 held by others 127.0.0.1 (pid ")
+	assert.Contains(t, page, "0 held by this process")
 	table := get(h, "/debug/pool/", "*/*").Body.String()
 	assert.Contains(t, table, "token missing")
 	assert.Contains(t, table, "others")
