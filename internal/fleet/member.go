@@ -34,7 +34,7 @@ type Member struct {
 	holds   []hold
 	done    []int // numbers whose connections have closed, to be released
 	missing int   // tokens that the pool lacks
-	urgent  bool  // because callers wait
+	urgent  bool  // because callers need them
 	peers   []Peer
 	needs   []need // of others
 	clock   uint64 // the highest ticket that was seen

@@ -21,6 +21,9 @@ type Conn interface {
 // validity bounds the use of a statement: changes by clients outside the pool go unnoticed for so long at the most.
 const validity = 5 * time.Second
 
+// stale is a time at which no statement was prepared that is still fresh.
+const stale = -int64(validity)
+
 // renewedAfter is how often a statement must have been used within its validity to be prepared again when that has passed.
 // To close and prepare one costs two round trips more than it saves at once.
 const renewedAfter = 3
@@ -37,7 +40,7 @@ type Cache struct {
 	onePiece bool // lib/pq's binary_parameters: a text and its arguments take one round trip, and need no statement
 
 	byText map[string]*Statement
-	eldest *Statement // what oldest gave when it was asked last; nil if it is to be asked
+	eldest *Statement // what oldest gave last; nil if it has to be asked
 
 	open     int           // results and COPY; while there are any, nothing is prepared or closed
 	openKept int           // those of statements
@@ -86,7 +89,7 @@ func (c *Cache) direct(ctx context.Context, query string, args []driver.NamedVal
 		}
 		return nil, nil
 	}
-	k, err := c.find(ctx, query)
+	k, err := c.statementFor(ctx, query)
 	if k.parent == nil && k.does == 0 {
 		return nil, err
 	}
@@ -110,10 +113,10 @@ func (c *Cache) Prepare(ctx context.Context, query string) (*Statement, error) {
 	case c.size > 0 && c.open == 0 && !c.failed:
 		before := c.byText[query]
 		if before != nil && before.holder == nobody && c.kind == libpq.LibPQ {
-			before.meet() // asked to prepare, lib/pq asks the server
+			before.miss() // asked to prepare, lib/pq asks the server
 		}
 		var err error
-		if k, err = c.find(ctx, query); err != nil {
+		if k, err = c.statementFor(ctx, query); err != nil {
 			return nil, err
 		}
 		if k == before {
@@ -134,7 +137,7 @@ func (c *Cache) Prepare(ctx context.Context, query string) (*Statement, error) {
 	c.failed = false
 	k.parent = parent
 	if c.kind == libpq.LibPQ && parent.NumInput() < 0 {
-		k.copying = true
+		k.copying, k.does = true, 0
 		c.open++
 	}
 	return k, nil
@@ -147,9 +150,9 @@ func (c *Cache) TakeOver(closeOpen func()) {
 	c.leaving = false
 }
 
-// find gives the kept statement for query, preparing it if that is worth it. If there is none, it gives one that is not
-// prepared. No result is open.
-func (c *Cache) find(ctx context.Context, query string) (*Statement, error) {
+// statementFor gives the kept statement for query, one that is kept from now on, or one without a parent, which says what the text
+// does. No result is open.
+func (c *Cache) statementFor(ctx context.Context, query string) (*Statement, error) {
 	quiet := c.shared.changing.Load() == 0 // before follow, which sees what has ended by then
 	c.follow()
 	k, calm := c.byText[query], quiet && !c.behind()
@@ -158,7 +161,7 @@ func (c *Cache) find(ctx context.Context, query string) (*Statement, error) {
 		return k, nil
 	}
 	n := &Statement{cache: c, text: query, does: c.read(query)}
-	if calm && n.does == keepable && c.worth(ctx, k) && c.trust(ctx) {
+	if calm && n.does == keepable && c.admit(ctx, k) && c.confirmServer(ctx) {
 		return n, c.keep(ctx, n)
 	}
 	n.does &^= keepable
@@ -173,7 +176,7 @@ func (c *Cache) keep(ctx context.Context, k *Statement) error {
 		k.checked = old.checked // what is known about the text outlives its statement
 		c.drop(old)
 	}
-	if c.shared.full(0) {
+	if c.shared.over(0) {
 		return nil
 	}
 	k.generation, k.at = c.generation, c.shared.Now()
@@ -185,7 +188,7 @@ func (c *Cache) keep(ctx context.Context, k *Statement) error {
 		}
 		return c.Explain(err)
 	}
-	if k.parent = parent; c.shared.full(0) {
+	if k.parent = parent; c.shared.over(0) {
 		return nil // the server had no room: it ends with the program's use
 	}
 	k.kept = true
@@ -194,16 +197,16 @@ func (c *Cache) keep(ctx context.Context, k *Statement) error {
 	return nil
 }
 
-// worth says whether a text is to be kept now of which k was kept, nil for nothing. If k is stale and is not used often, the
+// admit says whether a text is to be kept now of which k was kept, nil for nothing. If k is stale and is not used often, the
 // text is run as the driver runs it, and kept when it comes once more in time. None that is fresh is closed for another.
-func (c *Cache) worth(ctx context.Context, k *Statement) bool {
+func (c *Cache) admit(ctx context.Context, k *Statement) bool {
 	c.shared.survey(ctx, c)
 	if k != nil && !k.holder.open() {
-		again := k.uses >= renewedAfter || k.met && k.current()
-		k.meet()
+		again := k.uses >= renewedAfter || k.missed && k.current()
+		k.miss()
 		return again
 	}
-	if len(c.byText) < c.size && !c.shared.full(0) {
+	if len(c.byText) < c.size && !c.shared.over(0) {
 		return true
 	}
 	if c.eldest == nil || !c.eldest.fresh() {
@@ -212,7 +215,7 @@ func (c *Cache) worth(ctx context.Context, k *Statement) bool {
 	return (c.eldest == nil || !c.eldest.fresh()) && c.drop(c.eldest)
 }
 
-// trust says whether statements may be kept. It asks before the first one is.
+// confirmServer says whether statements may be kept. It asks before the first one is.
 //
 // A pooler in transaction mode gives each transaction another server connection. There a name stands for nothing, or for a
 // statement of another client: lib/pq numbers them from 1 on every connection. The wrong statement would run. A pooler
@@ -220,7 +223,7 @@ func (c *Cache) worth(ctx context.Context, k *Statement) bool {
 // old it is: what is prepared again there is not prepared anew. So nothing is kept behind a pooler.
 //
 // PostgreSQL tells each client the number of its process, for cancelling queries, and a pooler has to tell another.
-func (c *Cache) trust(ctx context.Context) bool {
+func (c *Cache) confirmServer(ctx context.Context) bool {
 	if c.trusted || c.kind == libpq.GoMySQL {
 		return true
 	}
@@ -249,7 +252,7 @@ func (c *Cache) trust(ctx context.Context) bool {
 func (c *Cache) prepare(ctx context.Context, query string) (driver.Stmt, error) {
 	st, err := c.conn.Prepare(ctx, query)
 	if err != nil && c.kind == libpq.GoMySQL && c.open == 0 && libpq.Code(err) == "1461" {
-		return c.shared.clear(ctx, c, query, err)
+		return c.shared.giveUpAll(ctx, c, query, err)
 	}
 	return st, err
 }
@@ -266,7 +269,7 @@ func (c *Cache) Explain(err error) error {
 // follow takes note of what other sessions have changed, and of how much room they leave.
 func (c *Cache) follow() {
 	c.notice()
-	for c.shared.full(1) && c.drop(c.oldest()) {
+	for c.shared.over(1) && c.drop(c.oldest()) {
 	}
 }
 

@@ -338,19 +338,31 @@ func TestBounded(t *testing.T) {
 	}
 }
 
+// Rows of a COPY change nothing, whatever its text has.
+func TestCopyChangesNothing(t *testing.T) {
+	r := newRig(t, libpq.LibPQ, 10)
+	in, err := r.Cache.Prepare(t.Context(), `COPY x FROM STDIN WITH (FORMAT csv, ESCAPE '\\')`)
+	require.NoError(t, err)
+	require.True(t, in.Copying())
+	_, err = in.Exec(t.Context(), arguments(1))
+	require.NoError(t, err)
+	require.NoError(t, in.Close())
+	require.Zero(t, r.shared.generation.Load())
+}
+
 // A change that ends while a statement is looked for has been made before it is found.
 func TestChangeEndsMeanwhile(t *testing.T) {
 	r := newRig(t, libpq.GoMySQL, 10)
 	other := r.shared.New(libpq.GoMySQL, nil, r.scripted, false)
 	for _, text := range []string{"SELECT 1", q} {
-		_, err := r.find(t.Context(), text)
+		_, err := r.statementFor(t.Context(), text)
 		require.NoError(t, err)
 		r.now++
 	}
 	r.shared.budget.Store(1) // SELECT 1 is given back, which takes a moment
 	other.begin(pool)
 	r.during = func() { other.end(pool) }
-	k, err := r.find(t.Context(), q)
+	k, err := r.statementFor(t.Context(), q)
 	require.NoError(t, err)
 	require.Nil(t, r.during)
 	require.Nil(t, k.parent)

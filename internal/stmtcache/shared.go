@@ -72,8 +72,8 @@ type room struct {
 // asking is how often a pool that prepares asks the server how full it is.
 const asking = time.Second
 
-// full says whether the pool keeps as many statements as it may, and as many more.
-func (r *room) full(more int64) bool {
+// over says whether the pool keeps as many statements as it may, and as many more.
+func (r *room) over(more int64) bool {
 	return r.asked.Load() != 0 && r.kept.Load() >= r.budget.Load()+more
 }
 
@@ -95,9 +95,9 @@ func (r *room) survey(ctx context.Context, c *Cache) {
 	}
 }
 
-// clear prepares query on c, after MySQL had no room for it. The pool gives up what it keeps: this session at once, the others at
+// giveUpAll prepares query on c, after MySQL had no room for it. The pool gives up what it keeps: this session at once, the others at
 // their next operations, for which it waits as long as that frees a place, for a second at most.
-func (r *room) clear(ctx context.Context, c *Cache, query string, full error) (driver.Stmt, error) {
+func (r *room) giveUpAll(ctx context.Context, c *Cache, query string, full error) (driver.Stmt, error) {
 	r.asked.Store(r.now())
 	r.budget.Store(0)
 	for c.drop(c.oldest()) {

@@ -75,7 +75,7 @@ func (k *Statement) heal(ctx context.Context, err error) (again bool, _ error) {
 	switch {
 	case why == innocent:
 		return false, err
-	case k.holder == program, !k.kept && k.holder != lent, c.open > 0: // the driver gives this error, too, or it cannot be told now
+	case k.holder == program, !k.kept && k.holder != lent, c.open > 0: // a text or the program's, which meets this error on the driver, too; or it cannot be told now
 		if why == certainly {
 			k.at = stale
 		}
@@ -86,12 +86,12 @@ func (k *Statement) heal(ctx context.Context, err error) (again bool, _ error) {
 		k.checked = now
 	}
 	columns := why == certainly && libpq.Code(err) == "0A000"
-	told := c.shared.generation.Load() != c.seenGeneration
+	announced := c.shared.generation.Load() != c.seenGeneration
 	c.follow()
 	generation := c.generation
 	fresh, failure := c.prepare(ctx, k.text)
 	retyped := failure == nil && why != certainly && c.retyped(ctx, k.text)
-	if !told && (columns || retyped) {
+	if !announced && (columns || retyped) {
 		c.shared.generation.Add(1) // another client has changed tables: other sessions prepare again before they fail, too
 	}
 	if failure != nil {
@@ -108,9 +108,6 @@ func (k *Statement) heal(ctx context.Context, err error) (again bool, _ error) {
 	c.shared.retries.Add(1)
 	return true, nil
 }
-
-// stale is a time at which no statement was prepared that is still fresh.
-const stale = -int64(validity)
 
 // retyped says whether the last two statements that were prepared for text take parameters of different types.
 func (c *Cache) retyped(ctx context.Context, text string) bool {

@@ -146,10 +146,10 @@ func (r *reader) quoted(quote byte) bool {
 		return false
 	}
 	switch {
-	case quote == '`':
+	case r.mysql: // reads no times from a text, but a function's name may stand in quotes
+		r.name(strings.ToLower(content))
 		// In Asian encodings the quote may be the second byte of a character.
-		return strings.IndexFunc(content, func(c rune) bool { return c >= 0x80 }) < 0
-	case r.mysql: // reads no times from a text
+		return quote != '`' || strings.IndexFunc(content, func(c rune) bool { return c >= 0x80 }) < 0
 	case quote == '"':
 		r.afterString = false
 		r.name(strings.ToLower(content))

@@ -56,6 +56,7 @@ func TestRead(t *testing.T) {
 			`BEGIN; SELECT E'\n'`, `SELECT E'\n'; start transaction`, `SELECT '\'; BEGIN; SELECT '`, "BEGIN; SELECT $x$", "BEGIN\x00", "-- a\rBEGIN",
 		}},
 		{"ends, and is not understood", false, unknown | ends, []string{`COMMIT; SELECT E'\n'`}},
+		{"not kept in MySQL", true, 0, []string{"SELECT ROW_COUNT(), ?", "SELECT `Row_Count`(), ?", `SELECT "found_rows"(), ?`}},
 		{"kept in MySQL", true, keepable, []string{
 			"SELECT ?", "REPLACE INTO x VALUES (?)", "SELECT `;` FROM x # now; y\n", "SELECT 5--1", "SELECT 'now'", "SELECT \"x;\" 'y'", "SELECT a$b$c", "SELECT $$;",
 			"SELECT x INTO OUTFILE 'y'", "UPDATE pg_x SET y = ?",
