@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
+	"hash/maphash"
 	"log/slog"
 	"time"
 
@@ -41,6 +42,7 @@ type Cache struct {
 
 	byText map[string]*Statement
 	eldest *Statement // what oldest gave last; nil if it has to be asked
+	seen   []uint64   // see admit
 
 	open     int           // results and COPY; while there are any, nothing is prepared or closed
 	openKept int           // those of statements
@@ -113,7 +115,7 @@ func (c *Cache) Prepare(ctx context.Context, query string) (*Statement, error) {
 	case c.size > 0 && c.open == 0 && !c.failed:
 		before := c.byText[query]
 		if before != nil && before.holder == nobody && c.kind == libpq.LibPQ {
-			before.miss() // asked to prepare, lib/pq asks the server
+			before.at, before.uses = stale, renewedAfter // asked to prepare, lib/pq asks the server
 		}
 		var err error
 		if k, err = c.statementFor(ctx, query); err != nil {
@@ -161,7 +163,7 @@ func (c *Cache) statementFor(ctx context.Context, query string) (*Statement, err
 		return k, nil
 	}
 	n := &Statement{cache: c, text: query, does: c.read(query)}
-	if calm && n.does == keepable && c.admit(ctx, k) && c.confirmServer(ctx) {
+	if calm && n.does == keepable && c.admit(ctx, query, k) && c.confirmServer(ctx) {
 		return n, c.keep(ctx, n)
 	}
 	n.does &^= keepable
@@ -197,17 +199,23 @@ func (c *Cache) keep(ctx context.Context, k *Statement) error {
 	return nil
 }
 
-// admit says whether a text is to be kept now of which k was kept, nil for nothing. If k is stale and is not used often, the
-// text is run as the driver runs it, and kept when it comes once more in time. None that is fresh is closed for another.
-func (c *Cache) admit(ctx context.Context, k *Statement) bool {
+var textSeed = maphash.MakeSeed()
+
+// admit says whether query is to be kept now; k is what was kept for it, nil for nothing. If k is stale and not used often, or if
+// another has to be closed for it, only if it comes for the second time in this generation and period: texts that are made up
+// for one query cost what they cost on the driver. None that is fresh is closed for another.
+func (c *Cache) admit(ctx context.Context, query string, k *Statement) bool {
 	c.shared.survey(ctx, c)
-	if k != nil && !k.holder.open() {
-		again := k.uses >= renewedAfter || k.missed && k.current()
-		k.miss()
-		return again
-	}
-	if len(c.byText) < c.size && !c.shared.over(0) {
+	old := k != nil && !k.holder.open()
+	if old && k.uses >= renewedAfter || !old && len(c.byText) < c.size && !c.shared.over(0) {
 		return true
+	}
+	hash := maphash.String(textSeed, query)
+	place := &c.seen[hash%uint64(len(c.seen))]
+	hash += c.generation<<32 + uint64(c.shared.Now())/uint64(validity)
+	again := *place == hash
+	if *place = hash; old || !again {
+		return again
 	}
 	if c.eldest == nil || !c.eldest.fresh() {
 		c.eldest = c.oldest()

@@ -389,8 +389,12 @@ func TestSingleUses(t *testing.T) {
 	// Those that are stale make place, one for one, and what is used often stays.
 	r.now += int64(validity)
 	r.must(q, "close %", "prepare %", "run %")
+	for i := range 1000 {
+		r.must(fmt.Sprintf("SELECT %d, $1", i), "exec %")
+	}
 	for i := range 9 {
-		text := fmt.Sprintf("SELECT %d, $1", i)
+		text := fmt.Sprintf("SELECT again %d, $1", i)
+		r.must(text, "exec %")
 		r.must(text, fmt.Sprintf("close SELECT %d", i), "prepare %", "run %")
 	}
 	r.must("SELECT one more", "exec %")
@@ -410,6 +414,7 @@ func TestStaleMakesPlaceBesideErrors(t *testing.T) {
 		require.Error(t, r.exec(q, 1))
 	}
 	r.takeLog()
+	r.must("SELECT new", "exec %")
 	r.must("SELECT new", "close SELECT 2", "prepare %", "run %")
 }
 
@@ -541,4 +546,19 @@ func TestOpenResults(t *testing.T) {
 	require.NoError(t, in.Close())
 	r.took("", "close COPY x FROM STDIN", "close SELECT 'now'")
 	r.must(q, "run %")
+}
+
+// A text that comes once in each period pushes out nothing.
+func TestPeriodsOfTexts(t *testing.T) {
+	r := newRig(t, libpq.LibPQ, 1)
+	r.must(q, "prepare %", "run %")
+	const text = "SELECT 2"
+	for range 5 {
+		r.must(text, "exec %")
+		r.now += int64(validity)
+	}
+	r.must(text, "exec %")
+	r.now += int64(time.Millisecond)
+	require.NoError(t, r.exec(text, 1))
+	r.took(text, "close "+q, "prepare %", "run %")
 }

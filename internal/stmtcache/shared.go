@@ -51,7 +51,7 @@ func (s *Shared) Counts() (hits, misses, retries uint64) {
 func (s *Shared) New(kind libpq.Kind, raw driver.Conn, conn Conn, binaryParameters bool) *Cache {
 	c := &Cache{changes: changes{shared: s}, kind: kind, raw: raw, conn: conn, onePiece: binaryParameters}
 	if (kind == libpq.LibPQ || kind == libpq.GoMySQL) && !s.PgBouncer && s.Size > 0 {
-		c.follows, c.size, c.byText = true, s.Size, map[string]*Statement{}
+		c.follows, c.size, c.byText, c.seen = true, s.Size, map[string]*Statement{}, make([]uint64, s.Size)
 		c.seenGeneration = s.generation.Load()
 	}
 	return c

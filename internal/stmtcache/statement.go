@@ -17,7 +17,6 @@ type Statement struct {
 	kept       bool   // it is in the cache
 	copying    bool   // it is lib/pq's COPY: while it is open, the connection can do nothing else
 	holder     holder // other than the cache
-	missed     bool   // it was asked for when it was stale; generation and at are of that moment then
 	uses       int32  // since it was prepared
 	generation uint64 // Cache.generation when it was prepared
 	at         int64  // when it was prepared
@@ -37,16 +36,9 @@ const (
 func (h holder) open() bool { return h >= lent }
 
 // fresh says whether k may be used where the driver would prepare its text now.
-func (k *Statement) fresh() bool { return !k.missed && k.current() }
-
-func (k *Statement) current() bool { return k.generation == k.cache.generation && !k.expired() }
+func (k *Statement) fresh() bool { return k.generation == k.cache.generation && !k.expired() }
 
 func (k *Statement) expired() bool { return k.cache.shared.Now()-k.at >= int64(validity) }
-
-// miss notes that k was asked for and is not to be used.
-func (k *Statement) miss() {
-	k.missed, k.generation, k.at = true, k.cache.generation, k.cache.shared.Now()
-}
 
 // renew prepares a lent statement anew before it is used for longer than a kept one may be.
 func (k *Statement) renew(ctx context.Context) {
@@ -64,7 +56,7 @@ func (k *Statement) renew(ctx context.Context) {
 // replace makes k run on fresh, which was prepared in that generation at that time.
 func (k *Statement) replace(fresh driver.Stmt, generation uint64, now int64) {
 	_ = k.parent.Close() // the server may not know it any more
-	k.parent, k.generation, k.at, k.uses, k.missed = fresh, generation, now, 0, false
+	k.parent, k.generation, k.at, k.uses = fresh, generation, now, 0
 	k.cache.eldest = nil // which may be k
 	if k.holder == lent {
 		k.holder = program

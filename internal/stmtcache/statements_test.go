@@ -190,7 +190,7 @@ func TestStatementsGoWhenStale(t *testing.T) {
 	assert.ElementsMatch(t, []string{a, b, c}, keptOn(t, db), "what is fresh stays")
 	_, err := db.Exec("SET application_name = 'x'")
 	require.NoError(t, err)
-	run(a, d)
+	run(a, d, d)
 	assert.ElementsMatch(t, []string{a, c, d}, keptOn(t, db), "what is used often is prepared again, and what was prepared first of the rest goes")
 }
 
