@@ -392,7 +392,8 @@ func TestReclaimAtTheVeryMoment(t *testing.T) {
 	assert.Positive(t, lost.Load())
 	assert.Eventually(t, func() bool { return pool.Stats().InUse == 0 }, 10*time.Second, time.Millisecond)
 	// One that is taken back between its last use and its return has done all its work, and nobody need know.
-	assert.GreaterOrEqual(t, pool.Stats().Reclaimed, uint64(lost.Load()))
+	// The place is free a moment before that is counted.
+	assert.Eventually(t, func() bool { return pool.Stats().Reclaimed >= uint64(lost.Load()) }, 10*time.Second, time.Millisecond)
 	// Every slot is there again.
 	conns := make([]*sql.Conn, workers)
 	for i := range conns {
