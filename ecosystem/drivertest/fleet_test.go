@@ -13,6 +13,7 @@ import (
 
 	"github.com/go-lifeguard/lifeguard"
 	"github.com/go-lifeguard/lifeguard/internal/pgtest"
+	"github.com/go-lifeguard/lifeguard/internal/pooltest"
 )
 
 // Two pools of pgx's connections share one limit under load, though the fleet session is lib/pq's. The DSN leaves sslmode
@@ -48,8 +49,7 @@ func TestPgxFleet(t *testing.T) {
 		return pool
 	}
 	eventually := func(what string, is func() bool) {
-		for began := time.Now(); !is(); time.Sleep(5 * time.Millisecond) {
-			require.Less(t, time.Since(began), 10*time.Second, what)
+		pooltest.Eventually(t, what, func() bool {
 			// Tokens, and connections that hold one: the fleet sessions are neither.
 			var held, open int
 			require.NoError(t, admin.QueryRow(`SELECT count(DISTINCT objid), count(*) FILTER (WHERE NOT EXISTS (SELECT FROM pg_locks p
@@ -58,7 +58,8 @@ func TestPgxFleet(t *testing.T) {
 				AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`).Scan(&held, &open))
 			require.LessOrEqual(t, held, tokens)
 			require.LessOrEqual(t, open, tokens)
-		}
+			return is()
+		})
 	}
 	first := start()
 	eventually("the first has all", func() bool { return first.Stats().Open == tokens })

@@ -115,7 +115,7 @@ func (c *Cache) Prepare(ctx context.Context, query string) (*Statement, error) {
 	case c.size > 0 && c.open == 0 && !c.failed:
 		before := c.byText[query]
 		if before != nil && before.holder == nobody && c.kind == libpq.LibPQ {
-			before.at, before.uses = stale, renewedAfter // asked to prepare, lib/pq asks the server
+			before.at, before.uses = stale, renewedAfter // lib/pq asks the server, so this prepares it again
 		}
 		var err error
 		if k, err = c.statementFor(ctx, query); err != nil {

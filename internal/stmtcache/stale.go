@@ -75,7 +75,7 @@ func (k *Statement) heal(ctx context.Context, err error) (again bool, _ error) {
 	switch {
 	case why == innocent:
 		return false, err
-	case k.holder == program, !k.kept && k.holder != lent, c.open > 0: // a text or the program's, which meets this error on the driver, too; or it cannot be told now
+	case k.holder == program, !k.kept && k.holder != lent, c.open > 0: // the driver gives this error, too, or nothing can be prepared now
 		if why == certainly {
 			k.at = stale
 		}
