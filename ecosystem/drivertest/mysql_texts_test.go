@@ -193,13 +193,16 @@ func TestMySQLTexts(t *testing.T) {
 	}
 	ran := 0
 	world, tidy := "", ""
-	for range n {
+	for i := range n {
 		if world == "" || world != tidy {
 			plain.clear()
 			kept.clear()
 			tidy = plain.run(mysqlWorld)
 		}
 		text := w.statement()
+		if i == 0 {
+			text = "SELECT a FROM t WHERE a = ?" // one that is kept for sure
+		}
 		args := make([]any, strings.Count(text, "?"))
 		for i := range args {
 			args[i] = []any{"x", int64(1), 1.5, nil}[w.IntN(4)]

@@ -57,7 +57,7 @@ func (l *lease) attach(ctx context.Context, s *slot, now, waited int64) {
 // checkOut takes the idle lease for a caller; false if its session was taken meanwhile.
 func (l *lease) checkOut(ctx context.Context, now int64, next state) bool {
 	p := l.conn.pool
-	capture := p.stacks.Take(now)
+	capture := l.capture(now)
 	l.mu.Lock()
 	if l.state != idle {
 		l.mu.Unlock()
@@ -77,9 +77,15 @@ func (l *lease) checkOut(ctx context.Context, now int64, next state) bool {
 func (l *lease) noteWhere(now int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.stack.Empty() && l.conn.pool.stacks.Take(now) {
+	if l.stack.Empty() && l.capture(now) {
 		l.stack.Capture(2)
 	}
+}
+
+// capture says whether a checkout's stack is to be captured. Where IsValid is hidden each is: without it the return stays
+// unseen, see returnUnasked.
+func (l *lease) capture(now int64) bool {
+	return l.conn.pool.stacks.Take(now) || !l.conn.asks.Load()
 }
 
 // Hold copies the record for a report; false if nobody has the lease.
