@@ -35,6 +35,23 @@ type Waiter struct {
 	Lease           any   // of the handle
 }
 
+// Picture is a pool at one moment, slot by slot. Times are of the pool clock.
+type Picture[R any] struct {
+	Stats
+	Slots   []Pictured[R]
+	Dials   []int64 // when each dial in flight began
+	Waiters []Waiter
+}
+
+// Pictured is a slot in a picture.
+type Pictured[R any] struct {
+	Resource     R // for what anybody may ask
+	Serial       uint64
+	Born, IdleAt int64 // opened, and last used
+	Lease        any   // of the handle; nil while the pool has the slot
+	Idle         bool  // nobody uses it, here or in its handle
+}
+
 // TimeoutError is why a wait ended in vain.
 type TimeoutError struct {
 	Waited                time.Duration

@@ -216,7 +216,7 @@ func (p *Pool) counts() observe.Counts {
 
 // Holds copies the records of all that hold a connection, longest first.
 func (p *Pool) Holds() []leak.Hold {
-	leases := p.pool.Leases()
+	leases := p.pool.Leases(nil)
 	holds := make([]leak.Hold, 0, len(leases))
 	for _, of := range leases {
 		if l, ok := of.(leak.Lease); ok {
@@ -242,7 +242,7 @@ func (p *Pool) panicked(value any, stack []byte) {
 }
 
 func (p *Pool) leases(yield func(leak.Lease) bool) {
-	for _, of := range p.pool.Leases() {
+	for _, of := range p.pool.Leases(nil) {
 		if l, ok := of.(leak.Lease); ok && !yield(l) {
 			return
 		}

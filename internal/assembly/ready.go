@@ -13,8 +13,8 @@ import (
 // visitor stands for a lease while the pool uses a session itself.
 type visitor struct{}
 
-func (visitor) Idle() (int64, bool) { return 0, false }
-func (visitor) TakeIdle() bool      { return false }
+func (visitor) Idle() (int64, bool)     { return 0, false }
+func (visitor) TakeIdle() (int64, bool) { return 0, false }
 
 // Ready returns when min_connections, at least one, are open, and those that nobody uses have answered a ping. An error
 // says how many were missing, and why.
@@ -32,7 +32,7 @@ func (p *Pool) Ready(ctx context.Context) error {
 	var visited []*pool.Slot[*session.Session]
 	defer func() {
 		for _, s := range visited {
-			s.Release(0)
+			s.Release(0, 0)
 		}
 	}()
 	for {
@@ -57,7 +57,7 @@ func (p *Pool) visit(ctx context.Context, client *pool.Client[*session.Session])
 		if err != nil {
 			return nil, p.visitFailed(err)
 		}
-		if !s.Resource.CanPing() || s.Probe(ctx, 0) {
+		if !s.Resource.CanPing() || s.Probe(ctx, 0, nil) {
 			return s, nil
 		}
 	}
@@ -93,7 +93,7 @@ func (p *Pool) makeReady(ctx context.Context, s *pool.Slot[*session.Session], si
 	if suspect := s.Suspect(); suspect || s.Restless(now) {
 		switch {
 		case s.Resource.CanPing():
-			if !s.Probe(ctx, p.patience(since, now)) {
+			if !s.Probe(ctx, p.patience(since, now), nil) {
 				ours = false
 				return false
 			}
@@ -102,9 +102,12 @@ func (p *Pool) makeReady(ctx context.Context, s *pool.Slot[*session.Session], si
 		}
 	}
 	s.Resource.Takeover()
+	if s.Resource.Spoiled() {
+		return false
+	}
 	if s.Used() {
 		if err := s.Resource.Reset(ctx); err != nil {
-			s.Broke()
+			s.Broke(ctx.Err() != nil)
 			return false
 		}
 	}

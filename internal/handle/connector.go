@@ -5,13 +5,13 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"io"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/go-lifeguard/lifeguard/internal/leak"
 	"github.com/go-lifeguard/lifeguard/internal/pool"
 	"github.com/go-lifeguard/lifeguard/internal/session"
+	"github.com/go-lifeguard/lifeguard/internal/veil"
 )
 
 // Connector stands between one handle and its pool.
@@ -22,11 +22,9 @@ type Connector struct {
 
 	shut atomic.Bool // no lease may be given any more; set before the leases that there are are looked at
 
-	// What is known of a library between the handle and its leases: see lease.returnedUnseen.
-	asks, resets, goesOn, noResetter atomic.Bool
+	library veil.Library
 
-	mu sync.Mutex
-	db *sql.DB // guarded by mu; nil for handles that sql.Open made, which never shows them
+	db atomic.Pointer[sql.DB] // nil for handles that sql.Open made, which never shows them
 }
 
 var (
@@ -42,9 +40,7 @@ func (c *Connector) Driver() driver.Driver { return c.driver }
 // Handle makes the *sql.DB of a connector that lifeguard opens itself. It keeps as many idle leases as the pool allows.
 func (c *Connector) Handle() *sql.DB {
 	db := sql.OpenDB(c)
-	c.mu.Lock()
-	c.db = db
-	c.mu.Unlock()
+	c.db.Store(db)
 	limit, _ := c.pool.pool.Limit()
 	c.KeepIdle(limit)
 	return db
@@ -52,10 +48,8 @@ func (c *Connector) Handle() *sql.DB {
 
 // KeepIdle has the handle keep up to n idle leases, if lifeguard opened it itself.
 func (c *Connector) KeepIdle(n int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.db != nil {
-		c.db.SetMaxIdleConns(n)
+	if db := c.db.Load(); db != nil {
+		db.SetMaxIdleConns(n)
 	}
 }
 
@@ -74,12 +68,10 @@ func (c *Connector) Close() error {
 
 // MaxOpen is the limit that the handle's own setter has set; 0 for none, and where lifeguard does not hold the handle.
 func (c *Connector) MaxOpen() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.db == nil {
-		return 0
+	if db := c.db.Load(); db != nil {
+		return db.Stats().MaxOpenConnections
 	}
-	return c.db.Stats().MaxOpenConnections
+	return 0
 }
 
 // Connect gives the handle a lease. All waiting happens here.
@@ -109,7 +101,7 @@ func (c *Connector) ConnectOnce(ctx context.Context, closed func()) (driver.Conn
 		if c.shut.Load() {
 			// The handle was closed too late to stop Acquire, and too soon to see the lease.
 			if l.take(nil) != taken {
-				s.Release(0)
+				s.Release(0, 0)
 			}
 			return nil, pool.ErrClosed
 		}
@@ -126,14 +118,14 @@ func (c *Connector) Drain() <-chan struct{} { return c.client.Drain() }
 func (c *Connector) Force() (ended []leak.Hold, left bool) {
 	c.shut.Store(true)
 	var doomed []*lease
-	for _, of := range c.client.Leases() {
+	for _, of := range c.pool.pool.Leases(c.client) {
 		l := of.(*lease)
 		if h, ok := l.Hold(); ok && l.doom(pool.ErrClosed) {
 			doomed, ended = append(doomed, l), append(ended, h)
 		}
 	}
 	for _, l := range doomed {
-		l.s.Cut() // where the pool has the socket, what runs ends now; else at the holder's next step
+		l.cut() // where the pool has the socket, what runs ends now; else at the holder's next step
 	}
 	return ended, c.client.Out() > 0
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/go-lifeguard/lifeguard/internal/observe"
 	"github.com/go-lifeguard/lifeguard/internal/pool"
 	"github.com/go-lifeguard/lifeguard/internal/session"
+	"github.com/go-lifeguard/lifeguard/internal/veil"
 )
 
 // ErrReclaimed is what the holder of a connection that was taken back is told.
@@ -29,7 +30,9 @@ type lease struct {
 
 	// The holder's own.
 	op       operation
-	unasked  bool              // it was returned by returnUnasked
+	over     bool              // see returnUnasked
+	rested   int64             // how long it lay idle before the present checkout, in ns
+	noted    bool              // stack is of the handle's checkout, not of an operation after that
 	first    int64             // how long the checkout took, in ns, until its first operation has begun
 	timed    bool              // durations are collected
 	timedAt  int64             // pool clock; when that was last looked at
@@ -49,6 +52,7 @@ func (l *lease) attach(ctx context.Context, s *slot, now, waited int64) {
 	l.lookAtMetrics(ctx, now)
 	p := l.conn.pool
 	l.mu.Lock()
+	l.noted = !l.stack.Empty()
 	l.beginLocked(ctx, p.acquired.Add(1), now, held)
 	l.mu.Unlock()
 	p.janitor.Wake()
@@ -63,11 +67,12 @@ func (l *lease) checkOut(ctx context.Context, now int64, next state) bool {
 		l.mu.Unlock()
 		return false
 	}
+	l.rested = now - l.Touched
 	l.beginLocked(ctx, p.acquired.Add(1), now, next)
-	if l.unasked = false; capture {
+	if capture {
 		l.stack.Capture(2)
-		l.checkedOut = true
 	}
+	l.over, l.noted = false, capture
 	l.mu.Unlock()
 	p.janitor.Wake()
 	return true
@@ -85,7 +90,7 @@ func (l *lease) noteWhere(now int64) {
 // capture says whether a checkout's stack is to be captured. Where IsValid is hidden each is: without it the return stays
 // unseen, see returnUnasked.
 func (l *lease) capture(now int64) bool {
-	return l.conn.pool.stacks.Take(now) || !l.conn.asks.Load()
+	return l.conn.pool.stacks.Take(now) || !l.conn.library.Asks.Seen()
 }
 
 // Hold copies the record for a report; false if nobody has the lease.
@@ -102,21 +107,15 @@ func (l *lease) lookAtMetrics(ctx context.Context, now int64) {
 // another attempt, the last of them in Connect.
 func (l *lease) ResetSession(ctx context.Context) error {
 	p := l.conn.pool
-	if c := l.conn; !c.resets.Load() {
-		c.resets.Store(true)
-	}
+	l.conn.library.Resets.See()
 	now := l.now()
-	next := held
-	if l.s.Resets() {
-		next = running
-	}
-	if !l.checkOut(ctx, now, next) && !(l.returnedUnseen() && l.checkOut(ctx, now, next)) {
+	if l.returnUnseen(); !l.checkOut(ctx, now, running) {
 		return driver.ErrBadConn // its session went to a waiter
 	}
 	l.first = 0
 	l.lookAtMetrics(ctx, now)
-	if l.s.AtMostOnce() && l.slot.Restless(now) && l.s.Ended() {
-		l.slot.Broke() // nothing was sent yet, so another attempt is safe
+	if l.s.AtMostOnce() && l.rested > int64(pool.RestlessTime) && l.s.Ended() {
+		l.slot.Broke(false) // nothing was sent yet, so another attempt is safe
 		l.drop()
 		return driver.ErrBadConn
 	}
@@ -129,15 +128,12 @@ func (l *lease) ResetSession(ctx context.Context) error {
 	if l.timed { // a caller that is sent on waits in Connect, and is measured there
 		p.observer.Waited(ctx, time.Duration(l.first), nil)
 	}
-	if next == held {
-		return nil
-	}
 	ok := false
 	defer l.guard(&ok)
 	err := l.s.Reset(ctx)
 	ok = true
 	if err != nil {
-		l.slot.Broke()
+		l.slot.Broke(ctx.Err() != nil)
 		l.drop()
 		return err
 	}
@@ -152,23 +148,14 @@ func (l *lease) ResetSession(ctx context.Context) error {
 // handle has another attempt, and for a lock that it holds meanwhile others may wait who close a statement.
 func (l *lease) revive(ctx context.Context, now int64) bool {
 	if !l.slot.Fit(now) || !l.s.CanPing() {
-		l.slot.Spoil()
 		l.drop()
 		return false
 	}
-	l.mu.Lock()
-	before := l.state
-	l.state = running // so that it is not taken meanwhile
-	l.mu.Unlock()
-	if !l.slot.Probe(ctx, l.conn.pool.pool.Patience()) {
+	ok := l.slot.Probe(ctx, l.conn.pool.pool.Patience(), func() { l.take(nil) })
+	if !ok {
 		l.take(nil) // the slot is the pool's
-		return false
 	}
-	if before == held && !l.settle(l.now()) {
-		l.slot.Discard()
-		return false
-	}
-	return true
+	return ok
 }
 
 // drop closes the session of a lease that the caller holds.
@@ -190,7 +177,6 @@ func (l *lease) retire(why error) {
 // guard ends a lease when the driver panicked or ended the goroutine: database/sql would never return it.
 func (l *lease) guard(ok *bool) {
 	if !*ok {
-		l.slot.Spoil()
 		l.drop()
 	}
 }
@@ -198,16 +184,15 @@ func (l *lease) guard(ok *bool) {
 // IsValid is called when the handle returns a connection: true keeps the lease in the handle, false has it closed. It
 // may be called twice in a row for one return.
 func (l *lease) IsValid() bool {
-	if c := l.conn; !c.asks.Load() {
-		c.asks.Store(true)
-	}
+	l.conn.library.Asks.See()
+	l.over = false
 	return l.comeBack()
 }
 
 func (l *lease) comeBack() bool {
 	p := l.conn.pool
 	l.mu.Lock()
-	before, last := l.state, l.last
+	before := l.state
 	if before == held {
 		// The driver is asked, and may not be while another goroutine takes the connection back.
 		l.state, l.returning = running, true
@@ -221,24 +206,14 @@ func (l *lease) comeBack() bool {
 	}
 	ok := false
 	defer l.guard(&ok)
-	s := l.slot
-	valid := before == held && !l.s.Spoiled() && l.validAtReturn()
-	stay := valid && s.Fit(last) && !l.conn.noResetter.Load() && !l.conn.client.Refuses() && p.pool.MayStay()
+	valid := before == held && !l.s.Spoiled()
+	if valid && !l.s.Valid() {
+		valid = false
+		l.slot.Broke(l.s.SawEnd()) // the driver has given it up
+	}
+	stay := valid && l.slot.Fit(l.now()) && !l.conn.library.NoResetter.Seen() && !l.conn.client.Refuses() && p.pool.MayStay()
 	ok = true
 	return l.giveBack(valid, stay)
-}
-
-// validAtReturn asks the driver. A connection that it has given up broke, unless a context ended on it.
-func (l *lease) validAtReturn() bool {
-	if l.s.Valid() {
-		return true
-	}
-	if l.s.SawEnd() {
-		l.slot.Spoil()
-	} else {
-		l.slot.Broke()
-	}
-	return false
 }
 
 // giveBack ends a checkout. The lease becomes idle if it may stay, else its slot is returned.
@@ -249,11 +224,11 @@ func (l *lease) giveBack(valid, stay bool) bool {
 		l.mu.Unlock()
 		return false
 	}
-	l.last = max(l.last, l.closedAt)
-	ctx, since, hold := l.ctx, l.since, l.last-l.since
+	l.Touched = max(l.Touched, l.closedAt)
+	ctx, since, hold := l.ctx, l.Since, l.Touched-l.Since
 	valid, stay = valid && !l.doomed, stay && !l.doomed
 	if stay {
-		l.state, l.ctx, l.query = idle, nil, "" // neither context nor query outlives its use
+		l.state, l.ctx, l.Query = idle, nil, "" // neither context nor query outlives its use
 		l.stack.Clear()
 	} else {
 		l.takeLocked(nil)
@@ -266,7 +241,7 @@ func (l *lease) giveBack(valid, stay bool) bool {
 	case !valid:
 		s.Discard()
 	case !stay:
-		s.Release(hold)
+		s.Release(hold, 0)
 	default:
 		return l.stayIdle(hold)
 	}
@@ -276,69 +251,88 @@ func (l *lease) giveBack(valid, stay bool) bool {
 // stayIdle gives an idle lease back all the same if the pool has begun to want it: idle first, then the look, see
 // pool.Pool.wanted. The slot may have another owner by now, who alone may ask whether it is fit.
 func (l *lease) stayIdle(hold int64) bool {
-	if !l.conn.pool.pool.Wanted() && !l.conn.client.Refuses() && !l.slot.Retired() {
+	if !l.conn.pool.pool.Wanted() && !l.conn.client.Refuses() && !l.slot.Over(l.now()) {
 		return true
 	}
-	if l.TakeIdle() {
-		l.slot.Release(hold)
+	if since, ok := l.TakeIdle(); ok {
+		l.slot.Release(hold, since)
 	}
 	return false
 }
 
-// returnedUnseen returns a lease that is held while its ResetSession is called. False: it did not stay in the handle.
-//
-// A library that wraps the driver may hide IsValid, ResetSession or both from database/sql: then a handle has leases back,
-// or uses them, unseen. Without this and the next two every checkout would cost a dial, and a waiter would wait beside a
-// connection that nobody uses. Until IsValid is called for the first time, it counts as hidden.
-func (l *lease) returnedUnseen() bool {
-	l.mu.Lock()
-	unseen := l.state == held && !l.doomed
-	l.mu.Unlock()
-	return unseen && l.comeBack()
-}
-
-// returnUnasked returns a lease at the end of an operation, if the handle will not ask and the stack proves that the lease
-// was taken for that operation alone.
+// returnUnasked is called at the end of an operation. If the stack says that database/sql took the lease for that
+// operation alone, it is over; and returned, where it is known that nobody will ask.
 func (l *lease) returnUnasked() {
-	c := l.conn
-	if !c.asks.Load() && !c.goesOn.Load() && !l.inTx && l.openRows == 0 && l.checkedOut && callsite.OwnedByDB(l.stack.PCs()) {
-		l.unasked = true
+	k := &l.conn.library
+	if !k.MayEnd() || l.InTx || l.openRows > 0 || !l.noted || l.s.Spoiled() {
+		return
+	}
+	if l.over = callsite.OwnedByDB(l.stack.PCs()); l.over && k.Hides.Seen() {
 		l.comeBack()
 	}
 }
 
-// usedUnseen checks a lease out that is used while it lies idle. If it was returned unasked, that was too soon: the library
-// runs operations of its own beside the caller's. Else ResetSession is hidden: then no lease stays in the handle any more,
-// where somebody may hold what seems to lie idle.
+// returnUnseen returns a lease that the handle has back and that is held still.
+func (l *lease) returnUnseen() {
+	l.mu.Lock()
+	unseen := l.state == held && !l.doomed
+	l.mu.Unlock()
+	if unseen && l.over {
+		l.conn.library.Hides.See()
+	}
+	if unseen {
+		l.comeBack()
+	}
+}
+
+// usedUnseen checks a lease out that is used while it lies idle. If it was over, that was returned too soon. Else
+// ResetSession is hidden, and no lease stays in the handle any more, where somebody may hold what seems to lie idle.
 func (l *lease) usedUnseen(ctx context.Context, now int64) bool {
-	soon := l.unasked
-	if !soon && l.conn.resets.Load() {
+	k, soon := &l.conn.library, l.over
+	switch {
+	case soon:
+		k.GoesOn.See()
+	case k.Resets.Seen():
 		return false // nothing is hidden: somebody has kept what Raw showed
 	}
-	l.conn.goesOn.CompareAndSwap(false, soon) // also where the lease was taken meanwhile: another attempt follows
 	if !l.checkOut(ctx, now, held) {
+		if soon {
+			l.explain(veil.ErrGoesOn)
+		}
 		return false
 	}
-	l.checkedOut = false // this is no checkout of the handle's
-	l.conn.noResetter.Store(!soon)
+	if l.noted = false; !soon { // this is no checkout of the handle's
+		k.NoResetter.See()
+	}
 	return true
 }
 
 // Close ends a lease. One that lay idle gives its session back. The handle takes a connection from its holder after
 // driver.ErrBadConn, without asking IsValid before. By then it has closed the statements that it knows of.
 func (l *lease) Close() error {
-	switch l.take(nil) {
-	case taken:
-	case idle:
-		l.slot.Release(0)
-	default:
+	if l.over {
+		l.returnUnseen() // there was no room for it
+	}
+	if since, ok := l.TakeIdle(); ok {
+		l.slot.Release(0, since)
+	} else if l.take(nil) != taken {
 		l.s.LeaveStatements()
 		l.slot.Discard()
 	}
-	if l.closed != nil {
-		l.closed()
+	if closed := l.closed; closed != nil {
+		l.closed = nil
+		closed()
 	}
 	return nil
+}
+
+// cut closes the socket of a doomed lease whose session is still its own.
+func (l *lease) cut() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.state != taken {
+		l.s.Cut()
+	}
 }
 
 // Unwrapped gives the wrapped driver's connection. What its holder does with it cannot be seen, so it is not taken back.
@@ -348,7 +342,7 @@ func (l *lease) Unwrapped() any {
 	if l.state == taken && l.why != nil {
 		return l.why
 	}
-	l.raw = true
+	l.Raw = true
 	return l.s.Raw()
 }
 

@@ -55,19 +55,25 @@ func (l *lease) begin(ctx context.Context, kind observe.Kind, query string) erro
 		return l.refuse()
 	}
 	l.state = running
-	l.began = now
-	l.operations++
-	first := l.operations == 1
+	l.Began = now
+	l.Operations++
+	first := l.Operations == 1
 	if query != "" {
-		l.query = query
+		l.Query = query
 	}
-	l.endless = kind == observe.Query && ctx.Done() == nil
+	l.Endless = kind == observe.Query && ctx.Done() == nil
 	if l.stack.Empty() && l.conn.pool.stacks.Take(now) {
 		l.stack.Capture(2)
 	}
 	l.mu.Unlock()
+	if l.over { // a library runs another operation in one that database/sql knows
+		l.over = false
+		l.conn.library.GoesOn.See()
+	}
 	if l.s.Silenced() {
-		l.settle(now)
+		if !l.settle(now) {
+			l.slot.Discard()
+		}
 		return driver.ErrBadConn
 	}
 	l.op = operation{kind: kind, began: now, waited: l.first, first: first}
@@ -78,10 +84,7 @@ func (l *lease) begin(ctx context.Context, kind observe.Kind, query string) erro
 // refuse answers the holder of a lease that is gone, and closes one that is doomed.
 func (l *lease) refuse() error {
 	l.mu.Lock()
-	mine := l.doomed && l.state != taken
-	if mine {
-		l.state = taken
-	}
+	mine := l.doomed && l.takeLocked(l.why) != taken
 	l.mu.Unlock()
 	if mine {
 		l.slot.Discard()
@@ -95,10 +98,10 @@ func (l *lease) end(ctx context.Context, query string, err error) {
 	l.judge(ctx, err)
 	l.mu.Lock()
 	if err == nil && l.op.kind == observe.Begin {
-		l.inTx = true
+		l.InTx = true
 	}
 	if l.op.kind == observe.Commit || l.op.kind == observe.Rollback {
-		l.inTx = false
+		l.InTx = false
 	}
 	settled := l.settleLocked(now)
 	l.mu.Unlock()
@@ -121,7 +124,7 @@ func (l *lease) judge(ctx context.Context, err error) {
 	case err == nil:
 		l.slot.Answered()
 	case l.s.Judge(ctx, err):
-		l.slot.Broke()
+		l.slot.Broke(false)
 	case !l.readOnly && l.s.Demoted(ctx, err):
 		l.slot.Demoted()
 	}
@@ -169,7 +172,7 @@ func (l *lease) enter() error {
 		l.mu.Unlock()
 		return l.refuse()
 	}
-	l.state, l.began, l.last = running, now, now
+	l.state, l.Began, l.Touched = running, now, now
 	l.mu.Unlock()
 	return nil
 }

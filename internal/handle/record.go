@@ -1,6 +1,7 @@
 package handle
 
 import (
+	"cmp"
 	"context"
 	"database/sql/driver"
 	"slices"
@@ -23,30 +24,21 @@ const (
 	running              // a caller has it, and a call into the driver runs
 )
 
+type checkout = leak.Hold
+
 // record says who has a lease and what runs. Only the holder's goroutine moves it between held and running; whoever
 // moves it to taken owns the slot from then on.
 type record struct {
-	mu sync.Mutex // guards all but gone; never held during a call into a driver or the pool
+	mu sync.Mutex // guards all but the atomics; the holder reads without it what only it writes. Never held during a call into a driver or the pool
 
-	state    state
-	why      error  // what the holder is told after taken; nil for driver.ErrBadConn
-	doomed   bool   // the holder's goroutine has to close the connection at its next step
-	checkout uint64 // number of the present checkout, of all of the pool
+	state  state
+	why    error // what the holder is told after taken; nil for driver.ErrBadConn
+	doomed bool  // the holder's goroutine has to close the connection at its next step
 
-	// Of the present checkout. Times are of the pool clock.
-	since      int64
-	began      int64 // of the last call into the driver; since if there was none
-	last       int64 // end of the last operation; since if there was none
-	operations int
-	query      string          // of the last operation that had one
-	ctx        context.Context // nil while idle: no request outlives its use
-	stack      callsite.Stack  // empty while idle, and if there were too many to note them all
-	checkedOut bool            // stack was captured while the handle took the lease, not at an operation after that
-	inTx       bool
-	raw        bool // the driver's connection was unwrapped, and its use cannot be seen
-	endless    bool // the last operation was a query whose context never ends: rows it left open may be lost
-	leaked     bool // it was reported
-	returning  bool // it is being returned, which is no operation of the holder's
+	checkout                  // the present one, without stack and span; Touched is Since if there was no operation
+	ctx       context.Context // nil while idle: no request outlives its use
+	stack     callsite.Stack  // empty while idle, and if there were too many to note them all
+	returning bool            // it is being returned, which is no operation of the holder's
 
 	// stirred is set by the reading of rows, which takes no lock, and cleared by who looks at the record.
 	stirred atomic.Bool
@@ -56,11 +48,9 @@ type record struct {
 }
 
 // beginLocked starts a checkout in state next.
-func (r *record) beginLocked(ctx context.Context, checkout uint64, now int64, next state) {
-	r.state, r.checkout = next, checkout
-	r.since, r.began, r.last, r.operations = now, now, now, 0
-	r.ctx, r.inTx, r.raw, r.endless, r.leaked, r.returning = ctx, false, false, false, false, false
-	r.checkedOut = !r.stack.Empty() // of Connect
+func (r *record) beginLocked(ctx context.Context, number uint64, now int64, next state) {
+	r.state, r.ctx, r.returning = next, ctx, false
+	r.checkout = checkout{Checkout: number, Since: now, Began: now, Touched: now}
 }
 
 // settle ends a call into the driver: the time of a connection that lies unused counts from now. False: the lease is
@@ -72,9 +62,8 @@ func (r *record) settle(now int64) bool {
 }
 
 func (r *record) settleLocked(now int64) bool {
-	r.last = max(r.last, now)
-	if r.doomed && r.state != taken {
-		r.state = taken
+	r.Touched = max(r.Touched, now)
+	if r.doomed && r.takeLocked(r.why) != taken {
 		return false
 	}
 	if r.state == running {
@@ -95,7 +84,7 @@ func (r *record) takeLocked(why error) state {
 	if before != taken {
 		r.state, r.why = taken, why
 		r.gone.Store(true)
-		r.ctx, r.query = nil, ""
+		r.ctx, r.Query = nil, ""
 	}
 	return before
 }
@@ -104,28 +93,32 @@ func (r *record) takeLocked(why error) state {
 func (r *record) Idle() (since int64, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.last, r.state == idle
+	return r.Touched, r.state == idle
 }
 
-// TakeIdle takes the slot from an idle lease.
-func (r *record) TakeIdle() bool {
+// TakeIdle takes the slot from a lease that has lain idle since then.
+func (r *record) TakeIdle() (since int64, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.state != idle {
-		return false
+		return 0, false
 	}
 	r.takeLocked(nil)
-	return true
+	return r.Touched, true
+}
+
+// explain says why the lease is gone, unless that is known.
+func (r *record) explain(why error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.why = cmp.Or(r.why, why)
 }
 
 // lost is what the holder of a lease that is gone is told.
 func (r *record) lost() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.why != nil {
-		return r.why
-	}
-	return driver.ErrBadConn
+	return cmp.Or(r.why, driver.ErrBadConn)
 }
 
 func (r *record) hold(now int64) (leak.Hold, bool) {
@@ -135,13 +128,10 @@ func (r *record) hold(now int64) (leak.Hold, bool) {
 		return leak.Hold{}, false
 	}
 	if r.stirred.Swap(false) {
-		r.last = max(r.last, now)
+		r.Touched = max(r.Touched, now)
 	}
-	h := leak.Hold{
-		Checkout: r.checkout, Since: r.since, Began: r.began, Touched: r.last, Operations: r.operations, Query: r.query,
-		Running: r.state == running, InTx: r.inTx, Raw: r.raw, Endless: r.endless, Leaked: r.leaked,
-		Stack: slices.Clone(r.stack.PCs()),
-	}
+	h := r.checkout
+	h.Running, h.Stack = r.state == running, slices.Clone(r.stack.PCs())
 	if r.returning {
 		h.Began = now // not slow: it has just begun, and ends the checkout
 	}
@@ -162,14 +152,14 @@ func (r *record) Caller() []uintptr {
 func (r *record) MarkLeaked(checkout uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.leaked = r.leaked || r.checkout == checkout
+	r.Leaked = r.Leaked || r.Checkout == checkout
 }
 
 // reclaim takes the lease from a holder that has done nothing since its operation number operations.
 func (r *record) reclaim(checkout uint64, operations int, why error) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.state != held || r.raw || r.checkout != checkout || r.operations != operations || r.stirred.Load() {
+	if r.state != held || r.Raw || r.Checkout != checkout || r.Operations != operations || r.stirred.Load() {
 		return false
 	}
 	r.takeLocked(why)

@@ -50,7 +50,7 @@ func newRows(ctx context.Context, l *lease, query string) *rows {
 			r.cleanup = runtime.AddCleanup(r, (*leak.Ticket).Lost, r.ticket)
 		}
 	}
-	r.ticket.Fill(l, l.checkout, l.operations, l.openRows == 0 && !l.inTx)
+	r.ticket.Fill(l, l.Checkout, l.Operations, l.openRows == 0 && !l.InTx)
 	r.lease, r.ctx, r.query = l, ctx, query
 	r.op, r.count, r.over = l.op, 0, false
 	if o := l.conn.pool.observer; o.Spans() {
@@ -80,9 +80,8 @@ func (r *rows) keep(l *lease) {
 // Columns are asked for once in each result set. Scan looks a name up for an error about a row that it has already got,
 // when the connection may be gone.
 func (r *rows) Columns() []string {
-	if r.columns == nil && r.lease.enter() == nil {
-		r.columns = r.res.Rows.Columns()
-		r.lease.leave()
+	if r.columns == nil {
+		_ = r.lease.call(func() { r.columns = r.res.Rows.Columns() })
 	}
 	return r.columns
 }

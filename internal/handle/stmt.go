@@ -66,9 +66,9 @@ func (st *stmt) Close() error {
 		l.mu.Unlock()
 		return nil
 	}
-	l.state, l.began = running, l.now()
+	l.state, l.Began = running, l.now()
 	if before == idle {
-		l.since = l.began // a report must not take it for the checkout before
+		l.Since = l.Began // a report must not take it for the checkout before
 	}
 	l.mu.Unlock()
 	ok := false
@@ -76,16 +76,23 @@ func (st *stmt) Close() error {
 	err := st.prepared.Close()
 	ok = true
 	l.mu.Lock()
-	if before == idle && l.state == running {
-		l.state = idle
-		l.mu.Unlock()
-		l.stayIdle(0)
-		return err
+	end := int64(0) // what lay idle was not used
+	if before == held {
+		end = l.now()
 	}
-	settled := before != held || l.settleLocked(l.now())
+	settled := before == running || l.settleLocked(end)
+	stays := before == idle && l.state == held && !l.s.Spoiled()
+	if stays {
+		l.state = idle
+	}
 	l.mu.Unlock()
-	if !settled {
+	switch {
+	case stays:
+		l.stayIdle(0)
+	case !settled:
 		l.slot.Discard()
+	case before == idle:
+		l.drop()
 	}
 	return err
 }

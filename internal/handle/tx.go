@@ -23,7 +23,7 @@ func (t *tx) Commit() error { return t.end(observe.Commit) }
 // is the driver's own: driver.ErrBadConn would have database/sql close the sql.Conn, and be what the caller gets.
 func (t *tx) Rollback() error {
 	l := t.lease
-	if l == nil || t.ctx.Err() == nil {
+	if l == nil || t.ctx.Err() == nil || l.gone.Load() {
 		return t.end(observe.Rollback)
 	}
 	l.s.NoteEnd()

@@ -58,6 +58,7 @@ var floors = []string{
 	"internal/fallback",
 	"internal/libpq",
 	"internal/pace",
+	"internal/veil",
 	"internal/waitq",
 	"internal/histogram",
 	"internal/plot",

@@ -6,6 +6,7 @@ import (
 
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/go-lifeguard/lifeguard/internal/account"
 	"github.com/go-lifeguard/lifeguard/internal/callsite"
 	"github.com/go-lifeguard/lifeguard/internal/fleet"
 	"github.com/go-lifeguard/lifeguard/internal/histogram"
@@ -144,7 +145,7 @@ func (p *Pool) Picture() Picture {
 	return pic
 }
 
-func (p *Pool) slot(seen *pool.Pictured[*session.Session], now int64) Slot {
+func (p *Pool) slot(seen *account.Pictured[*session.Session], now int64) Slot {
 	s := Slot{Serial: seen.Serial, State: Checking, Age: time.Duration(max(now-seen.Born, 0)), PID: seen.Resource.PID()}
 	if seen.Idle {
 		s.State, s.For = Idle, time.Duration(max(now-seen.IdleAt, 0))

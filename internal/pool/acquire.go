@@ -45,7 +45,7 @@ var errTimeout = errors.New("no connection within pool_timeout")
 var ErrTooManyWaiting = errors.New("lifeguard: too many callers wait for a connection (max_waiting)")
 
 // Acquire gives the caller a slot for its lease. It waits until there is one, until ctx ends, or for the pool's Timeout
-// counted from turn.Since. Errors: ErrClosed, ErrTooManyWaiting, a *TimeoutError, context.Canceled, or the error of the caller's dial.
+// counted from turn.Since. Errors: ErrClosed, ErrTooManyWaiting, a *TimeoutError, context.Canceled, or that of a dial.
 func (c *Client[R]) Acquire(ctx context.Context, l Lease, turn *Turn) (*Slot[R], error) {
 	p := c.pool
 	now := p.now()
@@ -62,7 +62,7 @@ func (c *Client[R]) Acquire(ctx context.Context, l Lease, turn *Turn) (*Slot[R],
 		turn.Since = now
 	}
 	c.out++
-	if s := p.takeLocked(now); s != nil {
+	if s := p.takeLocked(now, c); s != nil {
 		p.lendLocked(s, c, l)
 		p.mu.Unlock()
 		return s, nil
@@ -109,7 +109,7 @@ func (c *Client[R]) Acquire(ctx context.Context, l Lease, turn *Turn) (*Slot[R],
 }
 
 // takeLocked takes an idle resource, of the pool or of a lease, unless others wait for one.
-func (p *Pool[R]) takeLocked(now int64) *Slot[R] {
+func (p *Pool[R]) takeLocked(now int64, c *Client[R]) *Slot[R] {
 	if p.queue.Len() > 0 {
 		return nil
 	}
@@ -120,7 +120,7 @@ func (p *Pool[R]) takeLocked(now int64) *Slot[R] {
 	if len(p.slots) > p.limit {
 		return nil
 	}
-	s := p.takeLeaseLocked(now)
+	s := p.takeLeaseLocked(now, c)
 	if s != nil {
 		p.updateWantedLocked()
 	}
@@ -158,7 +158,7 @@ func (c *Client[R]) wait(ctx context.Context, w *waiter[R], now, until int64, tu
 	end := p.now()
 	late := ctx.Err() // the slot and the end of the context may come together
 	if late != nil && g.slot != nil {
-		g.slot.Release(0) // takes the caller out of the client's count, too
+		g.slot.Release(0, 0) // takes the caller out of the client's count, too
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -1,7 +1,9 @@
 package pool_test
 
 import (
+	"context"
 	"database/sql"
+	"database/sql/driver"
 	"fmt"
 	"sync"
 	"testing"
@@ -67,4 +69,43 @@ func TestRowsPanic(t *testing.T) {
 			assert.Zero(t, srv.Open())
 		}
 	})
+}
+
+// A driver may ask the server for an answer when a connection is used again, as pgx does. A caller that is too impatient for it
+// loses that one connection, and no other.
+func TestImpatientReset(t *testing.T) {
+	for _, through := range []string{"handle", "pool"} {
+		t.Run(through, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := fakedriver.New()
+				db, pool := pooltest.OpenFake(t, srv, pooltest.Limit(10))
+				if through == "pool" {
+					db.SetMaxIdleConns(-1)
+				}
+				var held []*sql.Conn
+				for range 10 {
+					held = append(held, pooltest.Take(t, db))
+				}
+				for _, c := range held {
+					require.NoError(t, c.Close())
+				}
+				srv.OnReset(func(ctx context.Context, _ *fakedriver.Conn) error {
+					select {
+					case <-time.After(60 * time.Millisecond):
+						return nil
+					case <-ctx.Done():
+						return driver.ErrBadConn
+					}
+				})
+				for range 2 {
+					ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
+					_, err := db.ExecContext(ctx, "UPDATE t")
+					assert.Error(t, err)
+					cancel()
+				}
+				synctest.Wait()
+				assert.EqualValues(t, 2, pool.Stats().Closed)
+			})
+		})
+	}
 }

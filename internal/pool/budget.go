@@ -53,6 +53,7 @@ func (b *Budget[R]) Yield(firm, rested int, rest, term time.Duration, doomed []i
 	closing := p.open - len(p.slots)
 	rested = min(rested, firm+rested-closing)
 	b.owed, b.doomed, b.term = max(firm-closing, 0), doomed, int64(term)
+	p.updateWantedLocked() // before the look: see Pool.wanted
 	now, oldest := p.now(), slices.Clone(p.slots)
 	idleAt := func(s *Slot[R]) int64 { since, _ := s.idleSinceLocked(); return since }
 	slices.SortStableFunc(oldest, func(a, b *Slot[R]) int { return cmp.Compare(idleAt(a), idleAt(b)) })

@@ -179,12 +179,17 @@ func (l *restingLease) Idle() (int64, bool) {
 	return l.since, l.idle
 }
 
-func (l *restingLease) TakeIdle() bool {
+func (l *restingLease) TakeIdle() (since int64, was bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	was := l.idle
+	was = l.idle
 	l.idle = false
-	return was
+	return l.since, was
+}
+
+func (l *restingLease) take() bool {
+	_, ok := l.TakeIdle()
+	return ok
 }
 
 func (l *restingLease) rest(now int64) {
@@ -208,7 +213,7 @@ type customer struct {
 func (c *customer) call() bool {
 	p := c.pool
 	s := c.slot
-	if s == nil || !c.lease.TakeIdle() { // the pool may have taken it
+	if s == nil || !c.lease.take() { // the pool may have taken it
 		ctx, cancel := context.Background(), func() {}
 		if c.rnd.IntN(4) == 0 {
 			ctx, cancel = pooltest.CancelSoon(ctx, c.rnd, 3*time.Millisecond)
@@ -236,22 +241,22 @@ func (c *customer) call() bool {
 	}
 	switch c.rnd.IntN(40) {
 	case 0:
-		s.Broke()
+		s.Broke(false)
 		s.Discard()
 	case 1:
 		s.Spoil()
-		s.Release(1)
+		s.Release(1, 0)
 	case 2:
 		s.Discard()
 	case 3, 4, 5, 6, 7, 8, 9, 10, 11, 12:
 		c.slot = s
 		c.lease.rest(c.now())
-		if (p.Wanted() || c.client.Refuses() || !s.Fit(c.now())) && c.lease.TakeIdle() {
+		if (p.Wanted() || c.client.Refuses() || !s.Fit(c.now())) && c.lease.take() {
 			c.slot = nil
-			s.Release(1)
+			s.Release(1, 0)
 		}
 	default:
-		s.Release(1)
+		s.Release(1, 0)
 	}
 	return true
 }
@@ -294,7 +299,7 @@ func TestBudget(t *testing.T) {
 				}
 			}
 			for _, s := range all {
-				s.Release(1)
+				s.Release(1, 0)
 			}
 			b.calm.Store(false)
 			b.storm(p, client, rnd, timeout > time.Second, func() {
@@ -326,8 +331,8 @@ func (b *bank) storm(p *pool.Pool[*deposit], client *pool.Client[*deposit], rnd 
 		callers.Go(func() {
 			for time.Now().Before(end) && c.call() {
 			}
-			if c.slot != nil && c.lease.TakeIdle() {
-				c.slot.Release(1)
+			if c.slot != nil && c.lease.take() {
+				c.slot.Release(1, 0)
 			}
 		})
 	}

@@ -95,9 +95,6 @@ func (c *Client[R]) Out() int {
 	return c.out
 }
 
-// Leases gives the leases of the client's slots.
-func (c *Client[R]) Leases() []Lease { return c.pool.leases(c) }
-
 // refusalLocked says why a caller cannot even begin to wait.
 func (c *Client[R]) refusalLocked(ctx context.Context) error {
 	if c.refuses.Load() || c.pool.closed {

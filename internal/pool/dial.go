@@ -23,6 +23,7 @@ type dialling[R any] struct {
 	down     error      // what every caller gets at once after an outage; nil while the pool bridges
 	ids      uint64     // requests so far
 	missing  int        // dials that would begin if the budget had tokens for them
+	lookAt   int64      // pool clock; when leases that are in transit will lie idle
 	alarm    alarm.Alarm
 }
 
@@ -187,6 +188,9 @@ func (d *dialling[R]) armDialLocked(now int64) {
 	if d.down == nil && p.queue.Len() > 0 {
 		sooner(d.pace.Outage())
 	}
+	if p.queue.Len() > 0 {
+		sooner(d.lookAt)
+	}
 	if next != 0 {
 		d.alarm.Set(now, next)
 	}
@@ -198,6 +202,15 @@ func (d *dialling[R]) dialAgain() {
 	defer p.mu.Unlock()
 	now := p.now()
 	d.alarm.Rang()
+	for w := p.queue.Oldest(); w != nil; w = p.queue.Oldest() {
+		s := p.takeLeaseLocked(now, w.Value.client)
+		if s == nil {
+			break
+		}
+		if !p.keepLocked(s, now) {
+			go p.close(s) // ends with the resource's Close
+		}
+	}
 	d.checkOutageLocked(now)
 	d.dialLocked(now)
 }
@@ -263,7 +276,7 @@ func (d *dialling[R]) dialledLocked(r R, one *dial[R], now int64) {
 	d.pace.Succeeded(now - one.started)
 	d.patience, d.down = 0, nil
 	p.counts.Opened++
-	s := &Slot[R]{Resource: r, token: one.token, pool: p, serial: p.counts.Opened, born: now, opened: p.eras.Now(), answered: p.eras.Now()}
+	s := &Slot[R]{Resource: r, token: one.token, pool: p, serial: p.counts.Opened, born: now, idleAt: now, opened: p.eras.Now(), answered: p.eras.Now()}
 	if life := int64(p.cfg.MaxLifetime); life > 0 {
 		// Resources that were opened together must not all have to be replaced together.
 		s.expires = now + life - rand.Int64N(life/10+1)

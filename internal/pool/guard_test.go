@@ -18,8 +18,8 @@ import (
 // heldLease is a lease whose holder never lets it lie idle.
 type heldLease struct{}
 
-func (heldLease) Idle() (int64, bool) { return 0, false }
-func (heldLease) TakeIdle() bool      { return false }
+func (heldLease) Idle() (int64, bool)     { return 0, false }
+func (heldLease) TakeIdle() (int64, bool) { return 0, false }
 
 // Whatever mistake the pool makes in its count, the inner *sql.DB behind Open holds the limit. What the pool asks for in
 // excess waits there until a connection is closed, and gets a new one.
@@ -80,7 +80,7 @@ func TestGuardHoldsTheLimit(t *testing.T) {
 				assert.Equal(t, limit, srv.MaxOpen())
 
 				for _, s := range held {
-					s.Release(1)
+					s.Release(1, 0)
 				}
 				c.Leave()
 				assert.NoError(t, opener.Close())
@@ -88,6 +88,49 @@ func TestGuardHoldsTheLimit(t *testing.T) {
 				assert.Zero(t, srv.Open())
 				assert.Empty(t, srv.Violations())
 			})
+		})
+	}
+}
+
+// returner is a lease that becomes idle as soon as the pool has looked at it, and then looks whether it is wanted, as
+// leases of handles do.
+type returner struct {
+	pool         *Pool[int]
+	idle, wanted bool
+}
+
+func (r *returner) Idle() (int64, bool) {
+	was := r.idle
+	r.idle, r.wanted = true, r.wanted || !was && r.pool.Wanted()
+	return 1, was
+}
+
+func (r *returner) TakeIdle() (int64, bool) {
+	was := r.idle
+	r.idle = false
+	return 1, was
+}
+
+// Whoever wants connections back says so before looking for idle ones: one that becomes idle after that look sees it.
+func TestWantsBeforeItLooks(t *testing.T) {
+	for name, want := range map[string]func(*Pool[int]){
+		"SetLimit": func(p *Pool[int]) { p.SetLimit(1, 1) },
+		"Yield":    func(p *Pool[int]) { p.cfg.Budget.Yield(1, 0, 0, 0, nil) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			epoch := time.Now().Add(-time.Second)
+			p := New(Config[int]{
+				Limit: 2, MaxIdle: 2, Now: func() int64 { return int64(time.Since(epoch)) }, Open: func(context.Context) (int, error) { return 1, nil },
+				Close: func(int) error { return nil }, Retryable: func(error) bool { return true }, Resize: func(int) {},
+			})
+			client := p.Join()
+			r := &returner{pool: p}
+			for _, lease := range []Lease{r, heldLease{}} {
+				_, err := client.Acquire(t.Context(), lease, &Turn{})
+				require.NoError(t, err)
+			}
+			want(p)
+			assert.True(t, r.wanted || !r.idle, "it lies idle, and was not told that it is wanted")
 		})
 	}
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
+	"fmt"
 	"maps"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -143,5 +145,78 @@ func TestIdleLeasesAreTakenBack(t *testing.T) {
 		}
 		assert.Equal(t, 1, srv.Dials())
 		assert.Equal(t, 1, pool.Stats().Idle)
+	})
+}
+
+// What expires in a holder's hands is closed when it comes back, though nothing else happens.
+func TestExpiredWhileHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := fakedriver.New()
+		db, _ := pooltest.OpenFake(t, srv, func(c *lifeguard.Config) {
+			pooltest.Limit(1)(c)
+			c.MaxConnectionLifetime, c.MaxIdleConnectionLifetime = time.Minute, 0
+		})
+		c := pooltest.Take(t, db)
+		time.Sleep(2 * time.Minute)
+		require.NoError(t, c.Close())
+		synctest.Wait()
+		assert.Zero(t, srv.Open())
+	})
+}
+
+// Connections that have been idle for too long are closed side by side: until then they count.
+func TestIdleClosedSideBySide(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := fakedriver.New()
+		srv.OnClose(func(*fakedriver.Conn) error { time.Sleep(5 * time.Second); return nil })
+		db, _ := pooltest.OpenFake(t, srv, func(c *lifeguard.Config) {
+			pooltest.Limit(5)(c)
+			c.MaxIdleConnectionLifetime = time.Minute
+		})
+		hold := func() (held []*sql.Conn) {
+			for range 5 {
+				held = append(held, pooltest.Take(t, db))
+			}
+			return held
+		}
+		for _, c := range hold() {
+			require.NoError(t, c.Close())
+		}
+		time.Sleep(time.Minute + time.Second)
+		began := time.Now()
+		for _, c := range hold() {
+			require.NoError(t, c.Close())
+		}
+		assert.LessOrEqual(t, time.Since(began), 5*time.Second)
+		require.NoError(t, db.Close())
+	})
+}
+
+// How long a connection was idle is what its last use says, also where another handle takes it from the one that has it,
+// and where a handle gives it back to the pool.
+func TestIdleTimeGoesWithTheConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := fakedriver.New()
+		name := fmt.Sprint("idle time ", pooltest.Number())
+		lifeguard.Register(name, srv.Driver(), pooltest.Quiet)
+		open := func() *sql.DB {
+			db, err := sql.Open(name, fmt.Sprintf("x?pool_name=%s&connection_limit=1", strings.ReplaceAll(name, " ", "")))
+			require.NoError(t, err)
+			return db
+		}
+		a, b := open(), open()
+		defer a.Close()
+		defer b.Close()
+		exec := func(db *sql.DB) { _, err := db.ExecContext(t.Context(), "UPDATE t"); require.NoError(t, err) }
+		for range 500 {
+			exec(a)
+			time.Sleep(5 * time.Millisecond)
+		}
+		exec(b)
+		assert.Zero(t, srv.Pings(), "it answered 5 ms ago")
+		time.Sleep(time.Minute)
+		b.SetMaxIdleConns(-1)
+		exec(a)
+		assert.Equal(t, 1, srv.Pings(), "it was idle for a minute")
 	})
 }

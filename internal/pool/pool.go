@@ -116,7 +116,6 @@ func (p *Pool[R]) keepLocked(s *Slot[R], now int64) bool {
 		}
 		return false
 	}
-	s.idleAt = now
 	if w := p.queue.Next(now); w != nil {
 		p.updateWantedLocked()
 		p.lendLocked(s, w.Value.client, w.Value.lease)
@@ -174,13 +173,23 @@ func (p *Pool[R]) popIdleLocked(now int64) *Slot[R] {
 	return nil
 }
 
-// takeLeaseLocked takes the slot of an idle lease that may be lent again; nil if there is none.
-func (p *Pool[R]) takeLeaseLocked(now int64) *Slot[R] {
+// transit is how long a lease that has come back is left to its own handle. A caller of that handle waits in Connect
+// because nothing lay idle there, so the lease is on its way to another, and database/sql lets a caller lose one no more
+// than twice. If it is not used by then, it lies idle after all.
+const transit = time.Millisecond
+
+// takeLeaseLocked takes the slot of an idle lease that may be lent again, for a caller of c; nil if there is none.
+func (p *Pool[R]) takeLeaseLocked(now int64, c *Client[R]) *Slot[R] {
 	for _, s := range p.slots {
-		if s.lease == nil || !s.lease.TakeIdle() {
+		if s.client == c {
+			if since, idle := s.lease.Idle(); idle && now-since < int64(transit) {
+				p.dialling.lookAt = since + int64(transit)
+				continue
+			}
+		}
+		if !s.takeFromLeaseLocked() {
 			continue
 		}
-		p.returnLocked(s)
 		if s.Fit(now) {
 			return s
 		}
@@ -194,10 +203,9 @@ func (p *Pool[R]) takeLeaseLocked(now int64) *Slot[R] {
 func (p *Pool[R]) recallLocked(match func(Lease, *Client[R]) bool) (gone []*Slot[R]) {
 	now := p.now()
 	for _, s := range p.slots {
-		if s.lease == nil || !match(s.lease, s.client) || !s.lease.TakeIdle() {
+		if s.lease == nil || !match(s.lease, s.client) || !s.takeFromLeaseLocked() {
 			continue
 		}
-		p.returnLocked(s)
 		if !p.keepLocked(s, now) {
 			gone = append(gone, s)
 		}
@@ -272,10 +280,8 @@ func (p *Pool[R]) Join() *Client[R] {
 	return c
 }
 
-// Leases gives the leases of all slots that are lent.
-func (p *Pool[R]) Leases() []Lease { return p.leases(nil) }
-
-func (p *Pool[R]) leases(of *Client[R]) []Lease {
+// Leases gives the leases of all slots that are lent, to one client unless it is nil.
+func (p *Pool[R]) Leases(of *Client[R]) []Lease {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	all := make([]Lease, 0, len(p.slots))
@@ -299,6 +305,7 @@ func (p *Pool[R]) SetLimit(limit, maxIdle int) {
 		p.cfg.Resize(limit)
 	}
 	p.limit, p.maxIdle = limit, maxIdle
+	p.updateWantedLocked() // before the look: see wanted
 	for _, s := range slices.Clone(p.slots) {
 		if len(p.slots) <= limit && (maxIdle >= limit || p.idleLocked() <= maxIdle) {
 			break

@@ -14,14 +14,16 @@ const probeTime = 2 * time.Second
 // minPatience is more than a ping takes on a network that works.
 const minPatience = 100 * time.Millisecond
 
-// Restless says whether a resource has lain idle for so long, over a second, that it is pinged before use where there is
-// time for it.
-func (s *Slot[R]) Restless(now int64) bool { return now-s.idleAt > int64(time.Second) }
+// RestlessTime is how long a resource may lie idle that is used without a ping where there is time for one.
+const RestlessTime = time.Second
+
+// Restless says whether a resource has lain idle for longer than RestlessTime.
+func (s *Slot[R]) Restless(now int64) bool { return now-s.idleAt > int64(RestlessTime) }
 
 // Probe pings a resource that may be dead, and waits for the answer until ctx ends or the caller's patience is over; 0 is without an
-// end. True: it answered. False: the slot is no longer the caller's. The ping goes on without the caller for up to
+// end. True: it answered. False: the slot is no longer the caller's, which leave, nil for nothing, is told with the pool's lock held. The ping goes on without the caller for up to
 // probeTime, and the slot is given back or closed by its outcome: a caller's impatience says nothing about a resource.
-func (s *Slot[R]) Probe(ctx context.Context, impatience time.Duration) bool {
+func (s *Slot[R]) Probe(ctx context.Context, impatience time.Duration, leave func()) bool {
 	p, suspect := s.pool, s.Suspect()
 	s.countProbe(1)
 	ok, answered := patience.Question{
@@ -31,10 +33,13 @@ func (s *Slot[R]) Probe(ctx context.Context, impatience time.Duration) bool {
 			p.mu.Lock()
 			defer p.mu.Unlock()
 			p.returnLocked(s)
+			if leave != nil {
+				leave()
+			}
 		},
 		Late: func(ok bool) {
 			if s.settleProbe(ok, suspect) {
-				s.Release(0)
+				s.Release(0, 0)
 			}
 		},
 	}.Await(ctx, impatience)
@@ -54,7 +59,7 @@ func (s *Slot[R]) settleProbe(ok, suspect bool) bool {
 		s.probed = suspect
 		return true
 	}
-	s.Broke()
+	s.Broke(false)
 	s.Discard()
 	return false
 }

@@ -1,6 +1,9 @@
 package pool
 
-import "slices"
+import (
+	"cmp"
+	"slices"
+)
 
 // A Slot is the right to one open resource. It has one owner at a time: the pool, while the resource is idle there; a
 // client, from Acquire to Release or Discard; or whoever took it from an idle lease. Methods are for the owner.
@@ -14,10 +17,10 @@ type Slot[R any] struct {
 	// Guarded by pool.mu.
 	client  *Client[R] // nil while the pool owns the slot
 	lease   Lease      // the client's; nil while the pool owns the slot
-	idleAt  int64      // pool clock; when it was last returned
 	askedAt int64      // pool clock; when it was last pinged while idle
 
 	// The owner's.
+	idleAt   int64 // pool clock; when it was last used, as of its last return; written under pool.mu
 	answered int64 // era in which the resource last answered
 	probed   bool  // it was pinged because others broke, and has done nothing since
 	broken   bool
@@ -33,8 +36,8 @@ type Slot[R any] struct {
 type Lease interface {
 	// Idle says since when the lease has lain idle on the pool clock; false if a caller has it.
 	Idle() (since int64, ok bool)
-	// TakeIdle takes the slot from an idle lease. True: the caller of TakeIdle owns the slot.
-	TakeIdle() bool
+	// TakeIdle takes the slot from a lease that has lain idle since then. True: the caller of TakeIdle owns the slot.
+	TakeIdle() (since int64, ok bool)
 }
 
 // Used says whether the resource was lent to an earlier caller, so that it must be reset before the next.
@@ -49,37 +52,38 @@ func (s *Slot[R]) Suspect() bool { return s.answered != s.pool.eras.Now() }
 // Spoil has the resource closed at its return.
 func (s *Slot[R]) Spoil() { s.broken = true }
 
-// Retired says whether the pool no longer lends the resource, whatever its owner thinks of it. Anybody may ask.
-func (s *Slot[R]) Retired() bool { return s.pool.eras.Retired(s.opened) }
-
-// Fit says whether the resource may be lent once more: it is neither spoiled nor expired nor retired.
-func (s *Slot[R]) Fit(now int64) bool {
-	return !s.broken && (s.expires == 0 || now < s.expires) && !s.Retired()
+// Over says whether the resource has expired or is retired, whatever its owner thinks of it. Anybody may ask.
+func (s *Slot[R]) Over(now int64) bool {
+	return s.expires != 0 && now >= s.expires || s.pool.eras.Retired(s.opened)
 }
 
-// Broke notes that the resource broke by itself, so that others may have broken with it. After a second break within a
+// Fit says whether the resource may be lent once more: it is neither spoiled nor over.
+func (s *Slot[R]) Fit(now int64) bool { return !s.broken && !s.Over(now) }
+
+// Broke notes that the resource broke, and unless it did so at the end of a context, that others may have broken with it. After a second break within a
 // second, or one of a resource that had been pinged because others broke, every resource opened before is retired:
 // database/sql makes three attempts, and the third has to find a new connection as it would on the plain driver.
-func (s *Slot[R]) Broke() {
-	if s.broken {
+func (s *Slot[R]) Broke(ended bool) {
+	before, p := s.broken, s.pool
+	if s.broken = true; before || ended {
 		return
 	}
-	s.broken = true
-	p := s.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !s.Retired() && p.eras.Broke(s.probed, p.now()) { // else others said so before
+	if !p.eras.Retired(s.opened) && p.eras.Broke(s.probed, p.now()) { // else others said so before
 		p.retireLocked()
 	}
 }
 
-// Release returns the slot after it was held for hold nanoseconds, 0 if nothing was done with it. The slot goes to the
-// next waiter, to the idle list, or is closed; then Release returns when it is closed.
-func (s *Slot[R]) Release(hold int64) {
+// Release returns the slot after it was held for hold nanoseconds, 0 if nothing was done with it. since is when it was
+// last used, 0 for just now. The slot goes to the next waiter, to the idle list, or is closed; then Release returns when
+// it is closed.
+func (s *Slot[R]) Release(hold, since int64) {
 	p := s.pool
 	now := p.now()
 	p.mu.Lock()
 	p.returnLocked(s)
+	s.idleAt = cmp.Or(since, now)
 	if hold > 0 {
 		p.queue.Observe(hold)
 	}
@@ -106,7 +110,7 @@ func (s *Slot[R]) Demoted() {
 	p := s.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !s.Retired() && p.eras.Demoted(p.now()) {
+	if !p.eras.Retired(s.opened) && p.eras.Demoted(p.now()) {
 		p.retireLocked()
 	}
 }
@@ -119,20 +123,26 @@ func (s *Slot[R]) idleSinceLocked() (since int64, idle bool) {
 	return s.idleAt, slices.Contains(s.pool.idle, s)
 }
 
+// takeFromLeaseLocked takes the slot of an idle lease; false if there is none.
+func (s *Slot[R]) takeFromLeaseLocked() bool {
+	if s.lease == nil {
+		return false
+	}
+	since, ok := s.lease.TakeIdle()
+	if ok {
+		s.pool.returnLocked(s)
+		s.idleAt = since
+	}
+	return ok
+}
+
 // seizeLocked takes an idle resource, from the pool or from its lease; false if a caller was faster.
 func (s *Slot[R]) seizeLocked() bool {
 	p := s.pool
 	if s.lease != nil {
-		if !s.lease.TakeIdle() {
-			return false
-		}
-		p.returnLocked(s)
-		return true
+		return s.takeFromLeaseLocked()
 	}
-	i := slices.Index(p.idle, s)
-	if i < 0 {
-		return false
-	}
-	p.idle = slices.Delete(p.idle, i, i+1)
-	return true
+	before := len(p.idle)
+	p.idle = slices.DeleteFunc(p.idle, func(other *Slot[R]) bool { return other == s })
+	return len(p.idle) < before
 }

@@ -1,7 +1,6 @@
 package pool
 
 import (
-	"slices"
 	"time"
 
 	"github.com/go-lifeguard/lifeguard/internal/account"
@@ -34,34 +33,14 @@ func (p *Pool[R]) statsLocked() Stats {
 // maxPictured is how many waiters a picture shows, the longest first: the lock must not be held for thousands.
 const maxPictured = 100
 
-// Picture is a pool at one moment, slot by slot. Times are of the pool clock.
-type Picture[R any] struct {
-	Stats
-	Slots   []Pictured[R]
-	Dials   []int64 // when each dial in flight began
-	Waiters []account.Waiter
-}
-
-// Pictured is a slot in a picture.
-type Pictured[R any] struct {
-	Resource     R // for what anybody may ask
-	Serial       uint64
-	Born, IdleAt int64 // opened, and last returned to the pool
-	Lease        Lease // nil while the pool has the slot
-	Idle         bool  // nobody uses it, here or in its handle
-}
-
 // Picture takes the pool's lock for as long as it takes to look at each slot, and at the waiters that it shows.
-func (p *Pool[R]) Picture() Picture[R] {
+func (p *Pool[R]) Picture() account.Picture[R] {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	pic := Picture[R]{Stats: p.statsLocked(), Slots: make([]Pictured[R], 0, len(p.slots))}
+	pic := account.Picture[R]{Stats: p.statsLocked(), Slots: make([]account.Pictured[R], 0, len(p.slots))}
 	for _, s := range p.slots {
-		one := Pictured[R]{Resource: s.Resource, Serial: s.serial, Born: s.born, IdleAt: s.idleAt, Lease: s.lease, Idle: slices.Contains(p.idle, s)}
-		if s.lease != nil {
-			one.IdleAt, one.Idle = s.lease.Idle()
-		}
-		pic.Slots = append(pic.Slots, one)
+		since, idle := s.idleSinceLocked()
+		pic.Slots = append(pic.Slots, account.Pictured[R]{Resource: s.Resource, Serial: s.serial, Born: s.born, IdleAt: since, Lease: s.lease, Idle: idle})
 	}
 	for _, d := range p.dialling.inFlight {
 		pic.Dials = append(pic.Dials, d.started)

@@ -18,13 +18,12 @@ type upkeep[R any] struct {
 func (u *upkeep[R]) maintain() {
 	p := u.pool
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	now := p.now()
 	u.alarm.Rang()
 	if p.closed {
-		p.mu.Unlock()
 		return
 	}
-	var old, ask []*Slot[R]
 	surplus := p.open - p.cfg.MinOpen
 	for _, s := range p.slots {
 		since, idle := s.idleSinceLocked()
@@ -34,7 +33,7 @@ func (u *upkeep[R]) maintain() {
 		}
 		if idle && due && s.seizeLocked() {
 			surplus--
-			old = append(old, s)
+			go p.close(s) // ends with the resource's Close
 			if s.expires != 0 && now >= s.expires {
 				p.counts.ExpiredClosed++
 			} else {
@@ -42,18 +41,11 @@ func (u *upkeep[R]) maintain() {
 			}
 		}
 		if idle && !due && u.keepaliveDue(s, since) <= now && s.seizeLocked() {
-			s.idleAt, s.askedAt = since, now
-			ask = append(ask, s)
+			s.askedAt = now
+			go u.keepAlive(s) // ends with the ping, which has probeTime
 		}
 	}
 	u.armLocked(now)
-	p.mu.Unlock()
-	for _, s := range ask {
-		go u.keepAlive(s) // ends with the ping, which has probeTime
-	}
-	for _, s := range old {
-		p.close(s)
-	}
 }
 
 // keepaliveDue is when an idle resource is to be pinged.
@@ -65,7 +57,7 @@ func (u *upkeep[R]) keepaliveDue(s *Slot[R], since int64) int64 {
 	return max(since, s.askedAt) + every
 }
 
-// keepAlive pings a resource that the caller owns, and puts it back as if it had lain idle meanwhile.
+// keepAlive pings a resource that the caller owns, and puts it back as if it had lain idle meanwhile: a ping is no use.
 func (u *upkeep[R]) keepAlive(s *Slot[R]) {
 	p := u.pool
 	ok := false
@@ -74,11 +66,7 @@ func (u *upkeep[R]) keepAlive(s *Slot[R]) {
 			return
 		}
 		p.mu.Lock()
-		since := s.idleAt
 		kept := p.keepLocked(s, p.now())
-		if s.client == nil {
-			s.idleAt = since // a ping is no use
-		}
 		p.mu.Unlock()
 		if !kept {
 			p.close(s)

@@ -107,9 +107,6 @@ func (s *Session) CanQuery() bool { return s.can.queryer != nil || s.can.oldQuer
 // CanPing says whether the connection can be asked for an answer.
 func (s *Session) CanPing() bool { return s.can.pinger != nil }
 
-// Resets says whether the driver wants to know of each new user.
-func (s *Session) Resets() bool { return s.can.resetter != nil }
-
 // SurvivesRollback says whether database/sql would keep the wrapped connection after a rollback at the end of a context.
 // It does so for drivers that can reset a connection and say whether it is valid.
 func (s *Session) SurvivesRollback() bool { return s.can.resetter != nil && s.can.validator != nil }

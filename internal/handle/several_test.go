@@ -1,0 +1,105 @@
+package handle_test
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/go-lifeguard/lifeguard"
+	"github.com/go-lifeguard/lifeguard/internal/fakedriver"
+	"github.com/go-lifeguard/lifeguard/internal/pooltest"
+	"github.com/go-lifeguard/lifeguard/internal/veil"
+)
+
+// auditing runs a statement of its own after some of its user's, as libraries for row-level security and audits do.
+type auditing struct{ conn }
+
+func (c auditing) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	res, err := c.conn.ExecContext(ctx, query, args)
+	if err == nil && query == "INSERT" {
+		_, err = c.conn.ExecContext(ctx, "AUDIT", nil)
+	}
+	return res, err
+}
+
+func (c auditing) IsValid() bool { return c.conn.(driver.Validator).IsValid() }
+
+func (c auditing) ResetSession(ctx context.Context) error {
+	return c.conn.(driver.SessionResetter).ResetSession(ctx)
+}
+
+// Several operations of a library in one that database/sql knows run on one connection, without another caller's in
+// between, and none runs twice, though somebody waits: whether the library hides IsValid or not, and whether that is known.
+func TestSeveralOperationsInOne(t *testing.T) {
+	type hiding struct {
+		conn
+		driver.SessionResetter
+	}
+	for name, veiled := range map[string]func(conn) driver.Conn{
+		"nothing hidden": func(c conn) driver.Conn { return auditing{c} },
+		"IsValid hidden": func(c conn) driver.Conn { return hiding{auditing{c}, c.(driver.SessionResetter)} },
+	} {
+		for before, queries := range map[string][]string{
+			"the first":              nil,
+			"after the same":         {"INSERT", "INSERT"},
+			"after one alone":        {"UPDATE"},
+			"after one of each kind": {"INSERT", "UPDATE"},
+		} {
+			t.Run(name+", "+before, func(t *testing.T) {
+				srv := fakedriver.New()
+				db, pool := openVeiled(t, srv, veiled, lifeguard.WithConnectionLimit(1))
+				for _, query := range queries {
+					_, err := db.ExecContext(t.Context(), query)
+					require.NoError(t, err)
+				}
+				beside, err := sql.Open(pool.Config().PoolName, "server")
+				require.NoError(t, err)
+				t.Cleanup(func() { assert.NoError(t, beside.Close()) })
+				var mu sync.Mutex
+				var log []string
+				var once sync.Once
+				other := make(chan error, 1)
+				srv.OnQuery(func(_ context.Context, _ *fakedriver.Conn, query string, _ []driver.NamedValue) error {
+					mu.Lock()
+					log = append(log, query)
+					mu.Unlock()
+					if query == "INSERT" {
+						once.Do(func() {
+							go func() {
+								_, err := beside.ExecContext(t.Context(), "OTHER")
+								other <- err
+							}()
+							pooltest.Eventually(t, "another caller waits", func() bool { return pool.Stats().Waiting == 1 })
+						})
+					}
+					return nil
+				})
+				_, err = db.ExecContext(t.Context(), "INSERT")
+				if name == "IsValid hidden" && before == "after one alone" { // nothing else is known of the library
+					require.ErrorIs(t, err, veil.ErrGoesOn)
+					require.NoError(t, <-other)
+					assert.Equal(t, []string{"INSERT", "OTHER"}, log, "nothing ran twice")
+					return
+				}
+				require.NoError(t, err)
+				exec(t, db) // so that the first is known to be over
+				require.NoError(t, <-other)
+				assert.Equal(t, []string{"INSERT", "AUDIT", "OTHER"}, without(log, "q"))
+			})
+		}
+	}
+}
+
+func without(log []string, query string) (rest []string) {
+	for _, q := range log {
+		if q != query {
+			rest = append(rest, q)
+		}
+	}
+	return rest
+}
