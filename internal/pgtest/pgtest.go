@@ -10,7 +10,8 @@
 package pgtest
 
 import (
-	"database/sql"
+	"context"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -29,11 +30,16 @@ import (
 const Environment = "LIFEGUARD_TEST_POSTGRES"
 
 var shared = localserver.Shared[*Server]{
-	Start: func() (*Server, error) {
+	Start: func() (s *Server, err error) {
 		if named := os.Getenv(Environment); named != "" {
-			return external(named)
+			s, err = external(named)
+		} else {
+			s, err = start(nil)
 		}
-		return start(nil)
+		if err == nil {
+			s.admin.kept = true
+		}
+		return s, err
 	},
 	Stop: (*Server).remove,
 }
@@ -122,16 +128,47 @@ func (s *Server) create(name string) error {
 	return err
 }
 
-// administrate runs a statement in a connection that it closes, so that nothing of this package stays connected, or
-// runs, while a test counts connections or goroutines.
+// administrate runs a statement. The shared server keeps the connection for the next one: opening one costs four times as
+// much as making a database. It is a driver's connection, because a handle of database/sql has a goroutine, and tests look
+// for leaked ones. A test's own server keeps none: its tests count connections, and stop it.
 func (s *Server) administrate(statement string) error {
-	connector, err := pq.NewConnector(s.DSN())
-	if err != nil {
-		return err
+	s.admin.Lock()
+	defer s.admin.Unlock()
+	kept := s.admin.conn != nil
+	err := s.runLocked(statement)
+	if kept && s.admin.conn == nil { // the server has ended it since
+		err = s.runLocked(statement)
 	}
-	db := sql.OpenDB(connector)
-	_, err = db.Exec(statement)
-	return errors.Join(err, db.Close())
+	if !s.admin.kept {
+		err = errors.Join(err, s.dismissLocked())
+	}
+	return err
+}
+
+func (s *Server) runLocked(statement string) error {
+	if s.admin.conn == nil {
+		connector, err := pq.NewConnector(s.DSN())
+		if err != nil {
+			return err
+		}
+		if s.admin.conn, err = connector.Connect(context.Background()); err != nil {
+			return err
+		}
+	}
+	_, err := s.admin.conn.(driver.ExecerContext).ExecContext(context.Background(), statement, nil)
+	if !s.admin.conn.(driver.Validator).IsValid() {
+		err = errors.Join(err, s.dismissLocked())
+	}
+	return err
+}
+
+func (s *Server) dismissLocked() error {
+	if s.admin.conn == nil {
+		return nil
+	}
+	conn := s.admin.conn
+	s.admin.conn = nil
+	return conn.Close()
 }
 
 // external is a server that somebody else runs.

@@ -68,6 +68,15 @@ func TestDSNGivesAFreshDatabaseAndDropsIt(t *testing.T) {
 	}
 }
 
+func TestDSNAfterItsConnectionWasEnded(t *testing.T) {
+	db := open(t, pgtest.DSN(t))
+	const end = "SELECT count(pg_terminate_backend(pid, 60000)) FROM pg_stat_activity WHERE query LIKE 'CREATE DATABASE ' || current_database() || '%'"
+	if n := query[int](t, db, end); n != 1 {
+		t.Fatalf("%d connections were kept, want 1", n)
+	}
+	query[int](t, open(t, pgtest.DSN(t)), "SELECT 1")
+}
+
 // Tests that look for leaked goroutines do so while the server runs.
 func TestServerNeedsNoGoroutine(t *testing.T) {
 	pgtest.DSN(t)

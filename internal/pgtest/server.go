@@ -1,6 +1,7 @@
 package pgtest
 
 import (
+	"database/sql/driver"
 	"errors"
 	"net"
 	"net/url"
@@ -21,6 +22,12 @@ import (
 // Stop, Start, Restart and Kill are for one goroutine at a time.
 type Server struct {
 	url url.URL
+
+	admin struct { // what administrate runs on
+		sync.Mutex
+		conn driver.Conn // nil for none
+		kept bool        // after a statement
+	}
 
 	// The rest is unset for a server that somebody else runs.
 	program string
@@ -215,10 +222,13 @@ func (s *Server) running() bool { return s.folder == nil || s.process != nil }
 
 // remove ends the server for good.
 func (s *Server) remove() error {
+	s.admin.Lock()
+	defer s.admin.Unlock()
+	err := s.dismissLocked()
 	if s.folder == nil {
-		return nil
+		return err
 	}
-	return errors.Join(s.stop(syscall.SIGQUIT), s.folder.Remove())
+	return errors.Join(err, s.stop(syscall.SIGQUIT), s.folder.Remove())
 }
 
 // DSN returns the URL of the server's own database, postgres. Tests that create tables use Database.
