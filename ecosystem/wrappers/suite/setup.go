@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -20,6 +21,13 @@ import (
 
 // Run has each library do all that the suite asks of it, on PostgreSQL by lib/pq.
 func Run(t *testing.T, libraries []Library) {
+	control, err := sql.Open("postgres", pgtest.Shared(t).DSN())
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, control.Close()) })
+	libraries = slices.Clone(libraries)
+	for i := range libraries {
+		libraries[i].control = control
+	}
 	for _, part := range []struct {
 		name string
 		test func(*testing.T, []Library)
@@ -57,6 +65,8 @@ type Library struct {
 	OnlyOver bool
 	// ShowsDriver says that the handle's Driver is the one that the library has wrapped.
 	ShowsDriver bool
+
+	control *sql.DB // the same for all: it looks at the server
 }
 
 var names atomic.Int64
@@ -157,10 +167,7 @@ func (s *setup) nothingLeft(t *testing.T) {
 // backends counts the setup's connections on the server.
 func (s *setup) backends(t *testing.T) (n int) {
 	t.Helper()
-	control, err := sql.Open("postgres", s.dsn)
-	require.NoError(t, err)
-	defer control.Close()
-	require.NoError(t, control.QueryRow("SELECT count(*) FROM pg_stat_activity WHERE application_name = $1", s.app).Scan(&n))
+	require.NoError(t, s.control.QueryRow("SELECT count(*) FROM pg_stat_activity WHERE application_name = $1", s.app).Scan(&n))
 	return n
 }
 
