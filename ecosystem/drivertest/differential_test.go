@@ -17,7 +17,7 @@ import (
 )
 
 var (
-	randomScripts = flag.Int("scripts", 200, "random scripts that are compared on PostgreSQL over lib/pq; a quarter as many elsewhere")
+	randomScripts = flag.Int("scripts", 100, "random scripts that are compared on PostgreSQL over lib/pq; a quarter as many elsewhere; make random has 20,000")
 	randomSeed    = flag.Uint64("seed", 0, "the seed of the random scripts; 0 draws one")
 	moreParams    = flag.String("params", "", "parameters added to lifeguard's DSN, separated by spaces: statement_cache_size=0")
 	showPlain     = flag.Bool("show", false, "with -v, print what the plain driver answers")

@@ -16,7 +16,7 @@ import (
 )
 
 var (
-	scripts    = flag.Int("scripts", 4, "scripts that TestRandomScripts makes up")
+	scripts    = flag.Int("scripts", 3, "scripts that TestRandomScripts makes up; make random has 200")
 	scriptSeed = flag.Uint64("scriptseed", 0, "the seed of the first script; 0: any")
 )
 
