@@ -277,6 +277,7 @@ func testBadParameter(t *testing.T, libraries []Library) {
 func testCloseBehindAVeil(t *testing.T, libraries []Library) {
 	for _, l := range libraries {
 		t.Run(l.Name, func(t *testing.T) {
+			t.Parallel()
 			s := over(t, l, settings{"connection_limit=1", "max_idle_connection_lifetime=1s"})
 			require.NoError(t, s.db.Ping())
 			require.EqualValues(t, 1, s.pool.Stats().Opened)

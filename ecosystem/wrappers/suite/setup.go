@@ -171,13 +171,19 @@ func (s *setup) backends(t *testing.T) (n int) {
 	return n
 }
 
-// each runs a test over and under every library.
+// each runs a test over and under every library, two or more at a time: they wait most of it.
 func each(t *testing.T, libraries []Library, params settings, test func(t *testing.T, s *setup)) {
 	t.Helper()
 	for _, l := range libraries {
-		t.Run(l.Name+" over", func(t *testing.T) { test(t, over(t, l, params)) })
+		t.Run(l.Name+" over", func(t *testing.T) {
+			t.Parallel()
+			test(t, over(t, l, params))
+		})
 		if !l.OnlyOver {
-			t.Run(l.Name+" under", func(t *testing.T) { test(t, below(t, l, params)) })
+			t.Run(l.Name+" under", func(t *testing.T) {
+				t.Parallel()
+				test(t, below(t, l, params))
+			})
 		}
 	}
 }
@@ -186,9 +192,15 @@ func each(t *testing.T, libraries []Library, params settings, test func(t *testi
 func eachWithout(t *testing.T, libraries []Library, opts []lifeguard.Option, test func(t *testing.T, s *setup)) {
 	t.Helper()
 	for _, l := range libraries {
-		t.Run(l.Name+" over, options", func(t *testing.T) { test(t, over(t, l, nil, opts...)) })
+		t.Run(l.Name+" over, options", func(t *testing.T) {
+			t.Parallel()
+			test(t, over(t, l, nil, opts...))
+		})
 		if !l.OnlyOver {
-			t.Run(l.Name+" under, options", func(t *testing.T) { test(t, below(t, l, nil, opts...)) })
+			t.Run(l.Name+" under, options", func(t *testing.T) {
+				t.Parallel()
+				test(t, below(t, l, nil, opts...))
+			})
 		}
 	}
 }
