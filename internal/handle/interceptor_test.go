@@ -10,7 +10,11 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/ngrok/sqlmw"
 	"github.com/stretchr/testify/assert"
@@ -439,4 +443,58 @@ func TestInterceptorSkips(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, 1, srv.Prepares(), "database/sql prepares what the driver skips")
 	assert.True(t, slices.ContainsFunc(lines, func(l string) bool { return strings.HasPrefix(l, "A stmt exec UPDATE t") }), lines)
+}
+
+// returnsNothing answers as many dials as dials says with neither a connection nor an error, and lets the others pass.
+type returnsNothing struct {
+	sqlmw.NullInterceptor
+	dials *atomic.Int32
+}
+
+func (r returnsNothing) ConnectorConnect(ctx context.Context, c driver.Connector) (driver.Conn, error) {
+	if r.dials.Add(-1) >= 0 {
+		return nil, nil
+	}
+	return c.Connect(ctx)
+}
+
+// An interceptor that returns neither a connection nor an error costs those who wait for the dial an error that says so.
+// It costs no slot, neither of the pool nor of the inner *sql.DB, and the next caller is served.
+func TestInterceptorReturnsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const says = "neither a connection nor an error"
+		srv := fakedriver.New()
+		var dials atomic.Int32
+		db := openIntercepted(t, srv, sqlmw.NullInterceptor{}, returnsNothing{dials: &dials})
+		pool := pooltest.PoolOf(t, db)
+		require.NoError(t, pool.SetConnectionLimit(2))
+
+		dials.Store(3)
+		for range 3 { // in a pool that has never connected
+			require.ErrorContains(t, db.PingContext(t.Context()), says)
+		}
+		held := pooltest.Take(t, db)
+		dials.Store(1)
+		require.ErrorContains(t, db.PingContext(t.Context()), says, "beside a connection that is in use")
+		other := pooltest.Take(t, db)
+		assert.Equal(t, 2, pool.Stats().Open)
+		time.AfterFunc(time.Second, func() { assert.NoError(t, other.Close()) })
+		require.NoError(t, db.PingContext(t.Context()), "in a full pool")
+		require.NoError(t, held.Close())
+
+		pool.Reset() // nothing is open now, so that one dial decides for all
+		dials.Store(2)
+		var callers sync.WaitGroup
+		for range 5 {
+			callers.Go(func() { assert.ErrorContains(t, db.PingContext(t.Context()), says) })
+		}
+		callers.Wait()
+		for range 2 { // once more the limit is reached, and not passed
+			defer pooltest.Take(t, db).Close()
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		assert.ErrorIs(t, db.PingContext(ctx), lifeguard.ErrPoolTimeout)
+		assert.Equal(t, 2, srv.Open())
+	})
 }
