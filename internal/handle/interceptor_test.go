@@ -462,7 +462,7 @@ func (r returnsNothing) ConnectorConnect(ctx context.Context, c driver.Connector
 // It costs no slot, neither of the pool nor of the inner *sql.DB, and the next caller is served.
 func TestInterceptorReturnsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const says = "neither a connection nor an error"
+		const says = "an interceptor or the driver returned neither a connection nor an error"
 		srv := fakedriver.New()
 		var dials atomic.Int32
 		db := openIntercepted(t, srv, sqlmw.NullInterceptor{}, returnsNothing{dials: &dials})

@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -113,7 +112,11 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 		return err
 	})
 	if err == nil && conn == nil {
-		err = errors.New("lifeguard: the driver returned neither a connection nor an error")
+		who := theDriver
+		if len(cfg.Interceptors) > 0 {
+			who = "an interceptor or the driver"
+		}
+		err = fmt.Errorf("lifeguard: %s returned neither a connection nor an error", who)
 	}
 	socket, inTime := dial.Settled()
 	if err == nil && !inTime {
