@@ -27,12 +27,12 @@ type Config[R any] struct {
 	MaxIdleTime time.Duration // idle time after which a resource is closed
 	Keepalive   time.Duration // time without an answer after which an idle resource is pinged
 
-	Now func() int64 // the pool clock, in nanoseconds; never 0
+	Now func() int64 // the pool clock, in nanoseconds; never 0; called with the pool's lock held, too
 
 	Open      func(context.Context) (R, error) // dials
 	Close     func(R) error                    // returns when the resource is closed; does not panic
 	Ping      func(context.Context, R) error
-	Retryable func(error) bool // a dial that failed with this error may succeed later
+	Retryable func(error) bool // a dial that failed with this error may succeed later; called with the pool's lock held
 	Resize    func(limit int)  // tells the guard behind Open the limit; called with the pool's lock held
 
 	Budget *Budget[R] // nil for none

@@ -32,7 +32,7 @@ type Slot[R any] struct {
 	token  int    // of the budget
 }
 
-// Lease is what the pool knows of a lease: whether it lies idle in its handle.
+// Lease is what the pool knows of a lease: whether it lies idle in its handle. The pool asks with its lock held.
 type Lease interface {
 	// Idle says since when the lease has lain idle on the pool clock; false if a caller has it.
 	Idle() (since int64, ok bool)
