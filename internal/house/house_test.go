@@ -283,7 +283,7 @@ func TestMethodsOfATypeStandTogether(t *testing.T) {
 	}
 }
 
-// Behaviour is decided by documented APIs alone. Only callsite reads stacks.
+// Behaviour is decided by documented APIs alone. Only callsite reads stacks; TestDecisionsByStack says who may ask it.
 func TestNoTricks(t *testing.T) {
 	for _, f := range files(t) {
 		for _, p := range f.imports() {
@@ -306,6 +306,74 @@ func TestNoTricks(t *testing.T) {
 		}
 		return err
 	}))
+}
+
+// decidesByStack are the functions of callsite that judge a stack, and the name of a frame, with all that may use them. Two
+// decide something: docs/architecture.md argues for each. The others only report.
+var decidesByStack = map[string][]string{
+	"OwnedByDBQuery": {"internal/assembly NewPool"}, // hands it to the janitor
+	"OwnedByDB":      {"internal/handle lease.returnUnasked"},
+	"Through":        {"internal/observe memory.newCaller"},
+	"Frame.Function": {
+		"internal/observe codeAttributes", "internal/observe memory.newCaller", "internal/observe queryLog.line",
+		"lifeguardtest describe", "poolpage frames", "poolpage shapeOf",
+	},
+}
+
+// Nothing else is decided by a stack frame.
+func TestDecisionsByStack(t *testing.T) {
+	found := map[string][]string{}
+	for _, f := range files(t) {
+		if !f.library() {
+			continue
+		}
+		for _, spec := range f.ast.Imports {
+			if strings.HasSuffix(spec.Path.Value, `/callsite"`) {
+				assert.Nil(t, spec.Name, "%s calls callsite otherwise, where this test does not see it", f.name)
+			}
+		}
+		for _, d := range f.ast.Decls {
+			user := f.pkg + " outside of functions"
+			if fn, ok := d.(*ast.FuncDecl); ok {
+				user = f.pkg + " " + strings.TrimPrefix(receiver(fn)+"."+fn.Name.Name, ".")
+				if f.pkg == "internal/callsite" && judges(fn) {
+					assert.Contains(t, decidesByStack, fn.Name.Name, "it judges a stack")
+				}
+			}
+			if f.pkg == "internal/callsite" {
+				continue
+			}
+			ast.Inspect(d, func(n ast.Node) bool {
+				s, ok := n.(*ast.SelectorExpr)
+				if !ok {
+					return true
+				}
+				name := s.Sel.Name
+				if x, ok := s.X.(*ast.Ident); name == "Function" {
+					name = "Frame.Function"
+				} else if !ok || x.Name != "callsite" || decidesByStack[name] == nil {
+					return true
+				}
+				if !slices.Contains(found[name], user) {
+					found[name] = append(found[name], user)
+				}
+				return true
+			})
+		}
+	}
+	for _, users := range found {
+		slices.Sort(users)
+	}
+	assert.Equal(t, decidesByStack, found)
+}
+
+// judges says whether fn is an exported function whose only result is a bool.
+func judges(fn *ast.FuncDecl) bool {
+	if fn.Recv != nil || !fn.Name.IsExported() || fn.Type.Results.NumFields() != 1 {
+		return false
+	}
+	result, ok := fn.Type.Results.List[0].Type.(*ast.Ident)
+	return ok && result.Name == "bool"
 }
 
 // refersTo says whether the file has pkg.name in it.
