@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -355,6 +357,61 @@ func TestFactRowsCloseWaitsForNext(t *testing.T) {
 	stillWaits(t, closed, "rows were closed while Next ran")
 	close(goOn)
 	<-closed
+}
+
+// scanner is a destination of Scan.
+type scanner func() error
+
+func (s scanner) Scan(any) error { return s() }
+
+// Nor does anything close rows beside Scan, since Go 1.25. It asks them for a column's name when a destination refuses a
+// value: rows that were used again meanwhile would give that of another query.
+func TestFactRowsCloseWaitsForScan(t *testing.T) {
+	for name, end := range map[string]func(*sql.Rows, context.CancelFunc){
+		"the end of a context": func(_ *sql.Rows, cancel context.CancelFunc) { cancel() },
+		"Close":                func(rows *sql.Rows, _ context.CancelFunc) { _ = rows.Close() },
+	} {
+		closed := make(chan struct{})
+		db, _ := plain(t, script{"Rows.Close": func() error {
+			close(closed)
+			return nil
+		}})
+		ctx, cancel := context.WithCancel(t.Context())
+		rows, err := db.QueryContext(ctx, "three")
+		require.NoError(t, err)
+		require.True(t, rows.Next())
+		err = rows.Scan(scanner(func() error {
+			go end(rows, cancel)
+			stillWaits(t, closed, name+" closed rows while Scan ran")
+			return errDriver
+		}))
+		assert.ErrorContains(t, err, `name "n"`, name)
+		<-closed
+		cancel()
+	}
+}
+
+// A transaction ends once, whoever ends it: a lease's may be used again after that.
+func TestFactTxEndsOnce(t *testing.T) {
+	db, r := plain(t, nil)
+	for range 100 {
+		ctx, cancel := context.WithCancel(t.Context())
+		tx, err := db.BeginTx(ctx, nil)
+		require.NoError(t, err)
+		log(r)
+		var enders sync.WaitGroup
+		enders.Go(func() { _ = tx.Commit() })
+		enders.Go(func() { _ = tx.Rollback() })
+		enders.Go(cancel)
+		enders.Wait()
+		for db.Stats().InUse > 0 {
+			time.Sleep(time.Microsecond) // a rollback by the context
+		}
+		ends := slices.DeleteFunc(log(r), func(c string) bool { return !strings.Contains(c, "Tx.") })
+		require.Len(t, ends, 1, "%v", ends)
+		require.Equal(t, sql.ErrTxDone, tx.Rollback())
+		require.Empty(t, log(r))
+	}
 }
 
 // Raw with ErrBadConn closes the connection, and a request that waits gets a new one, dialled after Close has returned.
