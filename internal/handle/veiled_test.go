@@ -304,3 +304,23 @@ func TestKeptFromRaw(t *testing.T) {
 	assert.Zero(t, pool.Stats().InUse)
 	exec(t, db)
 }
+
+// What comes back unseen is closed where the handle keeps nothing: a connection of a sql.Conn, and of a statement.
+func TestVeiledWithoutIdleConnections(t *testing.T) {
+	srv := fakedriver.New()
+	db, pool := openVeiled(t, srv, veils["IsValid"], lifeguard.WithConnectionLimit(1))
+	db.SetMaxIdleConns(-1)
+	exec(t, db)
+	exec(t, db)
+	assert.Equal(t, 1, srv.Dials(), "the pool keeps it")
+	require.NoError(t, pooltest.Take(t, db).Close())
+	assert.Zero(t, srv.Open())
+	st, err := db.PrepareContext(t.Context(), "q")
+	require.NoError(t, err)
+	assert.Zero(t, srv.Open())
+	_, err = st.ExecContext(t.Context())
+	require.NoError(t, err)
+	assert.Zero(t, srv.Open())
+	require.NoError(t, st.Close())
+	assert.Zero(t, pool.Stats().InUse)
+}
