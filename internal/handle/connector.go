@@ -100,9 +100,7 @@ func (c *Connector) ConnectOnce(ctx context.Context, closed func()) (driver.Conn
 		l.attach(ctx, s, now, now-began)
 		if c.shut.Load() {
 			// The handle was closed too late to stop Acquire, and too soon to see the lease.
-			if l.take(nil) != taken {
-				s.Release(0, 0)
-			}
+			l.drop()
 			return nil, pool.ErrClosed
 		}
 		p.connectEnded(ctx, time.Duration(now-began), nil)
@@ -125,7 +123,7 @@ func (c *Connector) Force() (ended []leak.Hold, left bool) {
 		}
 	}
 	for _, l := range doomed {
-		l.cut() // where the pool has the socket, what runs ends now; else at the holder's next step
+		l.s.Cut() // where the pool has the socket, what runs ends now; else at the holder's next step
 	}
 	return ended, c.client.Out() > 0
 }

@@ -101,7 +101,7 @@ func contextsAreNotKept(t *testing.T, db *sql.DB, err error, afterTx func()) {
 		defer pooltest.Take(t, db).Close()
 		ctx, cancel := context.WithTimeout(ctx, time.Millisecond)
 		defer cancel()
-		require.ErrorIs(t, db.PingContext(ctx), lifeguard.ErrPoolTimeout)
+		require.ErrorIs(t, db.PingContext(ctx), context.DeadlineExceeded) // in the queue, or before it on a busy machine
 		return nil
 	})
 }

@@ -30,7 +30,6 @@ type lease struct {
 
 	// The holder's own.
 	op       operation
-	over     bool              // see returnUnasked
 	rested   int64             // how long it lay idle before the present checkout, in ns
 	noted    bool              // stack is of the handle's checkout, not of an operation after that
 	first    int64             // how long the checkout took, in ns, until its first operation has begun
@@ -63,6 +62,9 @@ func (l *lease) checkOut(ctx context.Context, now int64, next state) bool {
 	p := l.conn.pool
 	capture := l.capture(now)
 	l.mu.Lock()
+	if l.over && next == running { // it came back, and IsValid was not called
+		l.conn.library.Hides[l.op.kind].See()
+	}
 	if l.state != idle {
 		l.mu.Unlock()
 		return false
@@ -109,7 +111,7 @@ func (l *lease) ResetSession(ctx context.Context) error {
 	p := l.conn.pool
 	l.conn.library.Resets.See()
 	now := l.now()
-	if l.returnUnseen(); !l.checkOut(ctx, now, running) {
+	if !l.checkOut(ctx, now, running) && !(l.returnUnseen(false) && l.checkOut(ctx, now, running)) {
 		return driver.ErrBadConn // its session went to a waiter
 	}
 	l.first = 0
@@ -151,7 +153,11 @@ func (l *lease) revive(ctx context.Context, now int64) bool {
 		l.drop()
 		return false
 	}
-	ok := l.slot.Probe(ctx, l.conn.pool.pool.Patience(), func() { l.take(nil) })
+	ok := l.slot.Probe(ctx, l.conn.pool.pool.Patience(), func() {
+		if l.take(nil); l.doomed {
+			l.slot.Spoil() // its socket may be closed
+		}
+	})
 	if !ok {
 		l.take(nil) // the slot is the pool's
 	}
@@ -185,14 +191,14 @@ func (l *lease) guard(ok *bool) {
 // may be called twice in a row for one return.
 func (l *lease) IsValid() bool {
 	l.conn.library.Asks.See()
-	l.over = false
-	return l.comeBack()
+	return l.comeBack(true)
 }
 
-func (l *lease) comeBack() bool {
+func (l *lease) comeBack(asked bool) bool {
 	p := l.conn.pool
 	l.mu.Lock()
 	before := l.state
+	l.over = l.over && !asked
 	if before == held {
 		// The driver is asked, and may not be while another goroutine takes the connection back.
 		l.state, l.returning = running, true
@@ -211,13 +217,14 @@ func (l *lease) comeBack() bool {
 		valid = false
 		l.slot.Broke(l.s.SawEnd()) // the driver has given it up
 	}
-	stay := valid && l.slot.Fit(l.now()) && !l.conn.library.NoResetter.Seen() && !l.conn.client.Refuses() && p.pool.MayStay()
+	now := l.now()
+	stay := valid && l.slot.Fit(now) && !l.conn.library.NoResetter.Seen() && !l.conn.client.Refuses() && p.pool.MayStay()
 	ok = true
-	return l.giveBack(valid, stay)
+	return l.giveBack(now, valid, stay)
 }
 
 // giveBack ends a checkout. The lease becomes idle if it may stay, else its slot is returned.
-func (l *lease) giveBack(valid, stay bool) bool {
+func (l *lease) giveBack(now int64, valid, stay bool) bool {
 	p, s := l.conn.pool, l.slot
 	l.mu.Lock()
 	if l.state == taken {
@@ -228,14 +235,13 @@ func (l *lease) giveBack(valid, stay bool) bool {
 	ctx, since, hold := l.ctx, l.Since, l.Touched-l.Since
 	valid, stay = valid && !l.doomed, stay && !l.doomed
 	if stay {
-		l.state, l.ctx, l.Query = idle, nil, "" // neither context nor query outlives its use
-		l.stack.Clear()
+		l.restLocked(now)
 	} else {
 		l.takeLocked(nil)
 	}
 	l.mu.Unlock()
 	if l.timed {
-		p.observer.Used(ctx, time.Duration(l.now()-since))
+		p.observer.Used(ctx, time.Duration(now-since))
 	}
 	switch {
 	case !valid:
@@ -243,15 +249,15 @@ func (l *lease) giveBack(valid, stay bool) bool {
 	case !stay:
 		s.Release(hold, 0)
 	default:
-		return l.stayIdle(hold)
+		return l.stayIdle(hold, now)
 	}
 	return false
 }
 
 // stayIdle gives an idle lease back all the same if the pool has begun to want it: idle first, then the look, see
 // pool.Pool.wanted. The slot may have another owner by now, who alone may ask whether it is fit.
-func (l *lease) stayIdle(hold int64) bool {
-	if !l.conn.pool.pool.Wanted() && !l.conn.client.Refuses() && !l.slot.Over(l.now()) {
+func (l *lease) stayIdle(hold, now int64) bool {
+	if !l.conn.pool.pool.Wanted() && !l.conn.client.Refuses() && !l.slot.Over(now) {
 		return true
 	}
 	if since, ok := l.TakeIdle(); ok {
@@ -264,31 +270,47 @@ func (l *lease) stayIdle(hold int64) bool {
 // operation alone, it is over; and returned, where it is known that nobody will ask.
 func (l *lease) returnUnasked() {
 	k := &l.conn.library
-	if !k.MayEnd() || l.InTx || l.openRows > 0 || !l.noted || l.s.Spoiled() {
+	if !k.MayEnd() || l.InTx || l.openRows > 0 || !l.noted || l.s.Spoiled() || !callsite.OwnedByDB(l.stack.PCs()) {
 		return
 	}
-	if l.over = callsite.OwnedByDB(l.stack.PCs()); l.over && k.Hides.Seen() {
-		l.comeBack()
+	l.mu.Lock()
+	l.over = true
+	number, operations := l.Checkout, l.Operations
+	l.mu.Unlock()
+	if k.Hides[l.op.kind].Seen() {
+		l.comeBack(false)
+	} else {
+		time.AfterFunc(veil.Rest, func() { l.lieDown(number, operations) })
 	}
 }
 
-// returnUnseen returns a lease that the handle has back and that is held still.
-func (l *lease) returnUnseen() {
+// lieDown has a lease lie idle since whose operation number operations nothing has happened.
+func (l *lease) lieDown(number uint64, operations int) {
+	now := l.now()
 	l.mu.Lock()
-	unseen := l.state == held && !l.doomed
+	rests := l.over && l.state == held && !l.doomed && l.Checkout == number && l.Operations == operations
+	if rests {
+		l.restLocked(now)
+	}
 	l.mu.Unlock()
-	if unseen && l.over {
-		l.conn.library.Hides.See()
+	if rests {
+		l.stayIdle(0, now)
 	}
-	if unseen {
-		l.comeBack()
-	}
+}
+
+// returnUnseen returns a lease that the handle has back and that is held still; or only one that is over. False: it did
+// not stay in the handle.
+func (l *lease) returnUnseen(over bool) bool {
+	l.mu.Lock()
+	unseen := l.state == held && !l.doomed && (l.over || !over)
+	l.mu.Unlock()
+	return unseen && l.comeBack(false)
 }
 
 // usedUnseen checks a lease out that is used while it lies idle. If it was over, that was returned too soon. Else
 // ResetSession is hidden, and no lease stays in the handle any more, where somebody may hold what seems to lie idle.
-func (l *lease) usedUnseen(ctx context.Context, now int64) bool {
-	k, soon := &l.conn.library, l.over
+func (l *lease) usedUnseen(ctx context.Context, now int64, soon bool) bool {
+	k := &l.conn.library
 	switch {
 	case soon:
 		k.GoesOn.See()
@@ -296,7 +318,7 @@ func (l *lease) usedUnseen(ctx context.Context, now int64) bool {
 		return false // nothing is hidden: somebody has kept what Raw showed
 	}
 	if !l.checkOut(ctx, now, held) {
-		if soon {
+		if soon && k.Resets.Seen() { // else this may be another of the handle's callers
 			l.explain(veil.ErrGoesOn)
 		}
 		return false
@@ -310,9 +332,7 @@ func (l *lease) usedUnseen(ctx context.Context, now int64) bool {
 // Close ends a lease. One that lay idle gives its session back. The handle takes a connection from its holder after
 // driver.ErrBadConn, without asking IsValid before. By then it has closed the statements that it knows of.
 func (l *lease) Close() error {
-	if l.over {
-		l.returnUnseen() // there was no room for it
-	}
+	l.returnUnseen(true) // there was no room for it
 	if since, ok := l.TakeIdle(); ok {
 		l.slot.Release(0, since)
 	} else if l.take(nil) != taken {
@@ -324,15 +344,6 @@ func (l *lease) Close() error {
 		closed()
 	}
 	return nil
-}
-
-// cut closes the socket of a doomed lease whose session is still its own.
-func (l *lease) cut() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.state != taken {
-		l.s.Cut()
-	}
 }
 
 // Unwrapped gives the wrapped driver's connection. What its holder does with it cannot be seen, so it is not taken back.

@@ -48,13 +48,17 @@ func (l *lease) begin(ctx context.Context, kind observe.Kind, query string) erro
 	now := l.now()
 	l.mu.Lock()
 	if l.state != held || l.doomed {
+		soon := l.over
 		l.mu.Unlock()
-		if l.usedUnseen(ctx, now) {
+		if l.usedUnseen(ctx, now, soon) {
 			return l.begin(ctx, kind, query)
 		}
 		return l.refuse()
 	}
-	l.state = running
+	if l.state = running; l.over { // a library runs another operation in one that database/sql knows
+		l.over = false
+		l.conn.library.GoesOn.See()
+	}
 	l.Began = now
 	l.Operations++
 	first := l.Operations == 1
@@ -66,10 +70,6 @@ func (l *lease) begin(ctx context.Context, kind observe.Kind, query string) erro
 		l.stack.Capture(2)
 	}
 	l.mu.Unlock()
-	if l.over { // a library runs another operation in one that database/sql knows
-		l.over = false
-		l.conn.library.GoesOn.See()
-	}
 	if l.s.Silenced() {
 		if !l.settle(now) {
 			l.slot.Discard()

@@ -38,6 +38,8 @@ type record struct {
 	checkout                  // the present one, without stack and span; Touched is Since if there was no operation
 	ctx       context.Context // nil while idle: no request outlives its use
 	stack     callsite.Stack  // empty while idle, and if there were too many to note them all
+	back      int64           // pool clock; when it became idle
+	over      bool            // its last operation seems to be the only one, see returnUnasked
 	returning bool            // it is being returned, which is no operation of the holder's
 
 	// stirred is set by the reading of rows, which takes no lock, and cleared by who looks at the record.
@@ -51,6 +53,12 @@ type record struct {
 func (r *record) beginLocked(ctx context.Context, number uint64, now int64, next state) {
 	r.state, r.ctx, r.returning = next, ctx, false
 	r.checkout = checkout{Checkout: number, Since: now, Began: now, Touched: now}
+}
+
+// restLocked has the lease lie idle: neither context nor query outlives its use.
+func (r *record) restLocked(now int64) {
+	r.state, r.back, r.ctx, r.Query = idle, now, nil, ""
+	r.stack.Clear()
 }
 
 // settle ends a call into the driver: the time of a connection that lies unused counts from now. False: the lease is
@@ -89,15 +97,15 @@ func (r *record) takeLocked(why error) state {
 	return before
 }
 
-// Idle says since when the lease has lain idle.
+// Idle says since when the lease has lain idle, which is later than its last use.
 func (r *record) Idle() (since int64, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.Touched, r.state == idle
+	return r.back, r.state == idle
 }
 
-// TakeIdle takes the slot from a lease that has lain idle since then.
-func (r *record) TakeIdle() (since int64, ok bool) {
+// TakeIdle takes the slot from an idle lease that was last used then.
+func (r *record) TakeIdle() (used int64, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.state != idle {

@@ -6,6 +6,8 @@ import (
 	"database/sql/driver"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -49,13 +51,24 @@ func TestSeveralOperationsInOne(t *testing.T) {
 			"after the same":         {"INSERT", "INSERT"},
 			"after one alone":        {"UPDATE"},
 			"after one of each kind": {"INSERT", "UPDATE"},
+			"after a ping":           {"ping"},
+			"after a transaction":    {"transaction"},
 		} {
 			t.Run(name+", "+before, func(t *testing.T) {
 				srv := fakedriver.New()
 				db, pool := openVeiled(t, srv, veiled, lifeguard.WithConnectionLimit(1))
 				for _, query := range queries {
-					_, err := db.ExecContext(t.Context(), query)
-					require.NoError(t, err)
+					switch query {
+					case "ping":
+						require.NoError(t, db.PingContext(t.Context()))
+					case "transaction":
+						tx, err := db.BeginTx(t.Context(), nil)
+						require.NoError(t, err)
+						require.NoError(t, tx.Commit())
+					default:
+						_, err := db.ExecContext(t.Context(), query)
+						require.NoError(t, err)
+					}
 				}
 				beside, err := sql.Open(pool.Config().PoolName, "server")
 				require.NoError(t, err)
@@ -102,4 +115,43 @@ func without(log []string, query string) (rest []string) {
 		}
 	}
 	return rest
+}
+
+// heard calls back before the handle hears that its connection may stay.
+type heard struct {
+	conn
+	driver.SessionResetter
+	back func()
+}
+
+func (c heard) IsValid() bool {
+	ok := c.conn.(driver.Validator).IsValid()
+	c.back()
+	return ok
+}
+
+// What a sql.Conn gives back is on its way to the handle, however long it lay unused in its holder's hands: it is not taken
+// at once for a caller of that handle.
+func TestUnusedConnInTransit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := fakedriver.New()
+		back := func() {}
+		db, pool := openVeiled(t, srv, func(c conn) driver.Conn {
+			return heard{c, c.(driver.SessionResetter), func() { back() }}
+		}, lifeguard.WithConnectionLimit(1))
+		c := pooltest.Take(t, db)
+		time.Sleep(time.Minute)
+		served := make(chan error, 1)
+		back = func() {
+			back = func() {}
+			go func() {
+				_, err := db.ExecContext(context.Background(), "q")
+				served <- err
+			}()
+			synctest.Wait()
+			assert.Equal(t, 1, pool.Stats().Waiting, "it was taken from what is on its way")
+		}
+		require.NoError(t, c.Close())
+		require.NoError(t, <-served)
+	})
 }

@@ -88,7 +88,7 @@ func (st *stmt) Close() error {
 	l.mu.Unlock()
 	switch {
 	case stays:
-		l.stayIdle(0)
+		l.stayIdle(0, l.now())
 	case !settled:
 		l.slot.Discard()
 	case before == idle:

@@ -136,11 +136,8 @@ func TestVeiledServesWaiters(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					srv := fakedriver.New()
 					db, pool := openVeiled(t, srv, veil, lifeguard.WithConnectionLimit(1))
-					switch {
-					case name == "both, and talks", name == "both":
+					if name == "both, and talks" || name == "both" && used {
 						db.SetMaxIdleConns(-1) // that library makes each checkout look like the one before
-					case name == "IsValid" && !used:
-						db.SetMaxIdleConns(-1) // it is not known yet that nobody will ask
 					}
 					if used {
 						exec(t, db)
@@ -159,7 +156,7 @@ func TestVeiledServesWaiters(t *testing.T) {
 					}
 					calls.Wait()
 					if took := time.Since(began); name != "both, and talks" {
-						assert.Equal(t, 3*time.Second, took)
+						assert.InDelta(t, 3, took.Seconds(), 0.11) // each return that nobody tells of may take veil.Rest
 					}
 					assert.LessOrEqual(t, srv.MaxOpen(), 1)
 					if name != "both" && name != "both, and talks" {

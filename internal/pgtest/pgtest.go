@@ -151,9 +151,11 @@ func (s *Server) runLocked(statement string) error {
 		if err != nil {
 			return err
 		}
-		if s.admin.conn, err = connector.Connect(context.Background()); err != nil {
-			return err
+		conn, err := connector.Connect(context.Background())
+		if err != nil {
+			return err // conn is a nil of lib/pq's
 		}
+		s.admin.conn = conn
 	}
 	_, err := s.admin.conn.(driver.ExecerContext).ExecContext(context.Background(), statement, nil)
 	if !s.admin.conn.(driver.Validator).IsValid() {

@@ -49,7 +49,7 @@ func (d *dialling[R]) dialLocked(now int64) {
 	d.missing = 0
 	for {
 		wanted, trying := d.dialsWantedLocked(), d.trying(now, d.lostTime())
-		if wanted <= trying {
+		if wanted <= trying || now < d.lookAt && p.queue.Len() > 0 { // then dialAgain looks
 			break
 		}
 		if p.open+len(d.inFlight) >= p.limit {

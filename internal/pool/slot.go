@@ -20,7 +20,7 @@ type Slot[R any] struct {
 	askedAt int64      // pool clock; when it was last pinged while idle
 
 	// The owner's.
-	idleAt   int64 // pool clock; when it was last used, as of its last return; written under pool.mu
+	idleAt   int64 // pool clock; when it was last used, or returned; written under pool.mu
 	answered int64 // era in which the resource last answered
 	probed   bool  // it was pinged because others broke, and has done nothing since
 	broken   bool
@@ -36,8 +36,8 @@ type Slot[R any] struct {
 type Lease interface {
 	// Idle says since when the lease has lain idle on the pool clock; false if a caller has it.
 	Idle() (since int64, ok bool)
-	// TakeIdle takes the slot from a lease that has lain idle since then. True: the caller of TakeIdle owns the slot.
-	TakeIdle() (since int64, ok bool)
+	// TakeIdle takes the slot from an idle lease that was last used then. True: the caller of TakeIdle owns the slot.
+	TakeIdle() (used int64, ok bool)
 }
 
 // Used says whether the resource was lent to an earlier caller, so that it must be reset before the next.

@@ -32,7 +32,7 @@ func TestLeaseInTransit(t *testing.T) {
 				epoch := time.Now().Add(-time.Second)
 				now := func() int64 { return int64(time.Since(epoch)) }
 				p := pool.New(pool.Config[int]{
-					Limit: 1, MaxIdle: 1, Timeout: time.Minute, Now: now, Open: func(context.Context) (int, error) { return 1, nil },
+					Limit: 2, MaxIdle: 2, Timeout: time.Minute, Now: now, Open: func(context.Context) (int, error) { return 1, nil },
 					Close: func(int) error { return nil }, Retryable: func(error) bool { return true }, Resize: func(int) {},
 				})
 				own := p.Join()
@@ -49,6 +49,7 @@ func TestLeaseInTransit(t *testing.T) {
 				s, err := caller.Acquire(t.Context(), &restingLease{}, &pool.Turn{})
 				require.NoError(t, err)
 				assert.Equal(t, test.waits, time.Since(began))
+				assert.EqualValues(t, 1, p.Stats().Opened, "no dial for what comes in a moment")
 				s.Discard()
 				for _, c := range []*pool.Client[int]{own, caller} {
 					_, err := c.Leave()

@@ -3,15 +3,16 @@ package veil
 import (
 	"errors"
 	"sync/atomic"
+	"time"
 )
 
 // Library is one library. The zero value is one of which nothing is known. It is safe for concurrent use.
 type Library struct {
-	Asks       Flag // IsValid is called
-	Hides      Flag // IsValid is not: a lease came back without it
-	GoesOn     Flag // several operations run in one that database/sql knows
-	Resets     Flag // ResetSession is called
-	NoResetter Flag // ResetSession is not: a lease was used while it lay idle
+	Asks       Flag     // IsValid is called
+	Hides      [16]Flag // IsValid is not: a lease came back without it, after one operation of a kind alone
+	GoesOn     Flag     // several operations run in one that database/sql knows
+	Resets     Flag     // ResetSession is called
+	NoResetter Flag     // ResetSession is not: a lease was used while it lay idle
 }
 
 // MayEnd says whether the end of an operation may be the end of a checkout, which nobody tells.
@@ -29,7 +30,10 @@ func (f *Flag) See() {
 	}
 }
 
+// Rest is how long a lease stays its holder's after an operation that seems to be the last, while nobody has said so.
+const Rest = 50 * time.Millisecond
+
 // ErrGoesOn is what a library is told that hides IsValid and runs a further operation after one that seemed to be the last.
 // It is no driver.ErrBadConn, after which database/sql would repeat those before.
 var ErrGoesOn = errors.New("lifeguard: a library between database/sql and lifeguard hides IsValid, and ran a further operation when its " +
-	"caller's seemed to be over; by then the connection was another caller's. Nothing of it was sent. Write db.SetMaxIdleConns(-1)")
+	"caller's seemed to be over; by then the connection was given back. Nothing of it was sent. Write db.SetMaxIdleConns(-1)")
