@@ -13,7 +13,7 @@ import (
 var walks = flag.Int("walks", 60, "random ways through more processes, tokens and losses than every interleaving can be tried of")
 
 // TestRandomInterleavings goes random ways through worlds that are too large to try all of them. Wherever a way ends, all who wait
-// are served if nobody new comes. No process starves while callers come to all others for ever.
+// are served if nobody new comes. A process gets its turn also if new callers keep coming to all the others.
 func TestRandomInterleavings(t *testing.T) {
 	if raceEnabled {
 		t.Skip("it has one goroutine; make test runs it without the race detector")

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/go-lifeguard/lifeguard/internal/fakedriver/recorder"
+	"github.com/go-lifeguard/lifeguard/internal/pooltest"
 )
 
 // What the package leans on in database/sql and its documentation does not promise. Each test states a fact on plain
@@ -404,9 +405,7 @@ func TestFactTxEndsOnce(t *testing.T) {
 		enders.Go(func() { _ = tx.Rollback() })
 		enders.Go(cancel)
 		enders.Wait()
-		for db.Stats().InUse > 0 {
-			time.Sleep(time.Microsecond) // a rollback by the context
-		}
+		pooltest.Eventually(t, "a rollback by the context is over", func() bool { return db.Stats().InUse == 0 })
 		ends := slices.DeleteFunc(log(r), func(c string) bool { return !strings.Contains(c, "Tx.") })
 		require.Len(t, ends, 1, "%v", ends)
 		require.Equal(t, sql.ErrTxDone, tx.Rollback())

@@ -242,8 +242,9 @@ func TestVeiledStress(t *testing.T) {
 				}
 			}
 			db.SetMaxIdleConns(idle)
-			for range 3 {
-				exec(t, db) // so that it is known what is hidden
+			if name == "ResetSession" {
+				exec(t, db)
+				exec(t, db) // it is known from now on; before, a sql.Conn may lose its connection
 			}
 			var calls sync.WaitGroup
 			for g := range 12 {

@@ -20,9 +20,10 @@ const RestlessTime = time.Second
 // Restless says whether a resource has lain idle for longer than RestlessTime.
 func (s *Slot[R]) Restless(now int64) bool { return now-s.idleAt > int64(RestlessTime) }
 
-// Probe pings a resource that may be dead, and waits for the answer until ctx ends or the caller's patience is over; 0 is without an
-// end. True: it answered. False: the slot is no longer the caller's, which leave, nil for nothing, is told with the pool's lock held. The ping goes on without the caller for up to
-// probeTime, and the slot is given back or closed by its outcome: a caller's impatience says nothing about a resource.
+// Probe pings a resource that may be dead, and waits for the answer until ctx ends or the caller's patience is over; 0 is
+// without an end. True: it answered. False: the slot is no longer the caller's. leave, which may be nil, is called with the
+// pool's lock held when the caller leaves without an answer. The ping goes on for up to probeTime, and the slot is given back or
+// closed by its outcome: a caller's impatience says nothing about a resource.
 func (s *Slot[R]) Probe(ctx context.Context, impatience time.Duration, leave func()) bool {
 	p, suspect := s.pool, s.Suspect()
 	s.countProbe(1)

@@ -60,8 +60,8 @@ func (s *Slot[R]) Over(now int64) bool {
 // Fit says whether the resource may be lent once more: it is neither spoiled nor over.
 func (s *Slot[R]) Fit(now int64) bool { return !s.broken && !s.Over(now) }
 
-// Broke notes that the resource broke, and unless it did so at the end of a context, that others may have broken with it. After a second break within a
-// second, or one of a resource that had been pinged because others broke, every resource opened before is retired:
+// Broke notes that the resource broke, so that others may have broken with it; not if a context ended on it. After a second
+// break within a second, or one of a resource that was pinged because others broke, every resource opened before is retired:
 // database/sql makes three attempts, and the third has to find a new connection as it would on the plain driver.
 func (s *Slot[R]) Broke(ended bool) {
 	before, p := s.broken, s.pool
