@@ -277,7 +277,7 @@ func (l *lease) returnUnasked() {
 	l.over = true
 	number, operations := l.Checkout, l.Operations
 	l.mu.Unlock()
-	if k.Hides[l.op.kind].Seen() {
+	if k.Ends(int(l.op.kind)) {
 		l.comeBack(false)
 	} else {
 		time.AfterFunc(veil.Rest, func() { l.lieDown(number, operations) })

@@ -4,6 +4,8 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
+	"fmt"
+	"math/rand/v2"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -24,7 +26,7 @@ type auditing struct{ conn }
 func (c auditing) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
 	res, err := c.conn.ExecContext(ctx, query, args)
 	if err == nil && query == "INSERT" {
-		_, err = c.conn.ExecContext(ctx, "AUDIT", nil)
+		_, err = c.conn.ExecContext(ctx, "AUDIT", args)
 	}
 	return res, err
 }
@@ -105,6 +107,72 @@ func TestSeveralOperationsInOne(t *testing.T) {
 				assert.Equal(t, []string{"INSERT", "AUDIT", "OTHER"}, without(log, "q"))
 			})
 		}
+	}
+}
+
+// Callers of a library that goes on after some operations and not after others: each of its pairs runs once, on one
+// connection and in its order, and nobody waits beside a connection that came back unseen.
+func TestSeveralOperationsStress(t *testing.T) {
+	type hiding struct {
+		conn
+		driver.SessionResetter
+	}
+	rnd := pooltest.Seed(t)
+	for range 30 {
+		srv := fakedriver.New()
+		db, pool := openVeiled(t, srv, func(c conn) driver.Conn {
+			return hiding{auditing{c}, c.(driver.SessionResetter)}
+		}, lifeguard.WithConnectionLimit(2), lifeguard.WithPoolTimeout(10*time.Second))
+		var mu sync.Mutex
+		ran := map[*fakedriver.Conn][]string{}
+		times := map[string]int{}
+		srv.OnQuery(func(_ context.Context, c *fakedriver.Conn, query string, args []driver.NamedValue) error {
+			mu.Lock()
+			defer mu.Unlock()
+			ran[c] = append(ran[c], fmt.Sprint(query, args[0].Value))
+			times[fmt.Sprint(query, args[0].Value)]++
+			return nil
+		})
+		done := map[int64]bool{}
+		var calls sync.WaitGroup
+		for g := range 6 {
+			seed := rnd.Uint64()
+			calls.Go(func() {
+				rnd := rand.New(rand.NewPCG(seed, 0))
+				for i := range 20 {
+					id, query := int64(g*100+i), "UPDATE"
+					if rnd.IntN(2) == 0 {
+						query = "INSERT"
+					}
+					_, err := db.ExecContext(t.Context(), query, id)
+					if err != nil {
+						assert.ErrorIs(t, err, veil.ErrGoesOn)
+					} else if query == "INSERT" {
+						mu.Lock()
+						done[id] = true
+						mu.Unlock()
+					}
+				}
+			})
+		}
+		calls.Wait()
+		assert.Zero(t, pool.Stats().Timeouts)
+		for text, n := range times {
+			assert.Equal(t, 1, n, text)
+		}
+		assert.LessOrEqual(t, srv.MaxOpen(), 2)
+		for _, log := range ran {
+			for i, text := range log {
+				var id int64
+				if n, _ := fmt.Sscanf(text, "AUDIT%d", &id); n == 1 {
+					if assert.Positive(t, i, text) {
+						assert.Equal(t, fmt.Sprint("INSERT", id), log[i-1], "directly before its %s", text)
+					}
+					delete(done, id)
+				}
+			}
+		}
+		assert.Empty(t, done, "pairs that were acknowledged, and whose second part did not run")
 	}
 }
 

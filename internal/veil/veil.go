@@ -15,8 +15,12 @@ type Library struct {
 	NoResetter Flag     // ResetSession is not: a lease was used while it lay idle
 }
 
-// MayEnd says whether the end of an operation may be the end of a checkout, which nobody tells.
-func (l *Library) MayEnd() bool { return !l.Asks.Seen() && !l.GoesOn.Seen() }
+// MayEnd says whether the end of an operation may be the end of a checkout, which nobody tells. What goes on may be
+// another checkout, unless those are seen.
+func (l *Library) MayEnd() bool { return !l.Asks.Seen() && (!l.GoesOn.Seen() || l.Resets.Seen()) }
+
+// Ends says whether an operation that may end a checkout does, given its kind.
+func (l *Library) Ends(kind int) bool { return l.Hides[kind].Seen() && !l.GoesOn.Seen() }
 
 // Flag is something that was seen or not.
 type Flag struct{ seen atomic.Bool }
