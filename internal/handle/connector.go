@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
-	"io"
 	"sync/atomic"
 	"time"
 
@@ -26,11 +25,6 @@ type Connector struct {
 
 	db atomic.Pointer[sql.DB] // nil for handles that sql.Open made, which never shows them
 }
-
-var (
-	_ driver.Connector = (*Connector)(nil)
-	_ io.Closer        = (*Connector)(nil)
-)
 
 // Over says whether the handle is closed and has nothing left.
 func (c *Connector) Over() bool { return c.shut.Load() && c.client.Out() == 0 }

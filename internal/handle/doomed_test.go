@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
+	"fmt"
 	"testing"
 
 	"github.com/ngrok/sqlmw"
@@ -19,9 +20,10 @@ import (
 // may be closed already.
 func TestGivenUpIsNotReturned(t *testing.T) {
 	srv := fakedriver.New()
-	lifeguard.Register("given up", srv.Driver(), pooltest.Quiet)
+	name := fmt.Sprint("given up", pooltest.Number())
+	lifeguard.Register(name, srv.Driver(), pooltest.Quiet)
 	open := func() *sql.DB {
-		db, err := sql.Open("given up", "x?pool_name=shared")
+		db, err := sql.Open(name, "x?pool_name=shared")
 		require.NoError(t, err)
 		return db
 	}

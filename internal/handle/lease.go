@@ -6,7 +6,6 @@ import (
 	"errors"
 	"time"
 
-	"github.com/go-lifeguard/lifeguard/internal/callsite"
 	"github.com/go-lifeguard/lifeguard/internal/leak"
 	"github.com/go-lifeguard/lifeguard/internal/observe"
 	"github.com/go-lifeguard/lifeguard/internal/pool"
@@ -51,9 +50,10 @@ func (l *lease) attach(ctx context.Context, s *slot, now, waited int64) {
 	l.lookAtMetrics(ctx, now)
 	p := l.conn.pool
 	l.mu.Lock()
-	l.noted = !l.stack.Empty()
+	l.noted, l.fresh = !l.stack.Empty(), true
 	l.beginLocked(ctx, p.acquired.Add(1), now, held)
 	l.mu.Unlock()
+	l.lieDownLater(l.Checkout, 0)
 	p.janitor.Wake()
 }
 
@@ -63,7 +63,7 @@ func (l *lease) checkOut(ctx context.Context, now int64, next state) bool {
 	capture := l.capture(now)
 	l.mu.Lock()
 	if l.over && next == running { // it came back, and IsValid was not called
-		l.conn.library.Hides[l.op.kind].See()
+		l.conn.library.CameBack(l.op.kind, l.fresh)
 	}
 	if l.state != idle {
 		l.mu.Unlock()
@@ -74,7 +74,7 @@ func (l *lease) checkOut(ctx context.Context, now int64, next state) bool {
 	if capture {
 		l.stack.Capture(2)
 	}
-	l.over, l.noted = false, capture
+	l.over, l.noted, l.fresh = false, capture, false
 	l.mu.Unlock()
 	p.janitor.Wake()
 	return true
@@ -143,6 +143,7 @@ func (l *lease) ResetSession(ctx context.Context) error {
 		l.slot.Discard()
 		return driver.ErrBadConn
 	}
+	l.lieDownLater(l.Checkout, 0)
 	return nil
 }
 
@@ -249,15 +250,15 @@ func (l *lease) giveBack(now int64, valid, stay bool) bool {
 	case !stay:
 		s.Release(hold, 0)
 	default:
-		return l.stayIdle(hold, now)
+		return l.stayIdle(hold, now, true)
 	}
 	return false
 }
 
 // stayIdle gives an idle lease back all the same if the pool has begun to want it: idle first, then the look, see
 // pool.Pool.wanted. The slot may have another owner by now, who alone may ask whether it is fit.
-func (l *lease) stayIdle(hold, now int64) bool {
-	if !l.conn.pool.pool.Wanted() && !l.conn.client.Refuses() && !l.slot.Over(now) {
+func (l *lease) stayIdle(hold, now int64, stay bool) bool {
+	if stay && !l.conn.pool.pool.Wanted() && !l.conn.client.Refuses() && !l.slot.Over(now) {
 		return true
 	}
 	if since, ok := l.TakeIdle(); ok {
@@ -266,43 +267,69 @@ func (l *lease) stayIdle(hold, now int64) bool {
 	return false
 }
 
+// only says whether nothing is open on a lease whose stack was captured at its checkout.
+func (l *lease) only() bool { return l.noted && !l.InTx && l.openRows == 0 }
+
 // returnUnasked is called at the end of an operation. If the stack says that database/sql took the lease for that
-// operation alone, it is over; and returned, where it is known that nobody will ask.
-func (l *lease) returnUnasked() {
+// operation alone, it is over; and returned, where it is sure that nobody will ask, or the session cannot be used again.
+func (l *lease) returnUnasked(sure bool) {
 	k := &l.conn.library
-	if !k.MayEnd() || l.InTx || l.openRows > 0 || !l.noted || l.s.Spoiled() || !callsite.OwnedByDB(l.stack.PCs()) {
+	if !k.MayEnd() || !l.only() || !veil.Alone(l.stack.PCs(), l.op.kind) {
 		return
 	}
 	l.mu.Lock()
 	l.over = true
 	number, operations := l.Checkout, l.Operations
 	l.mu.Unlock()
-	if k.Ends(int(l.op.kind)) {
+	switch {
+	case l.s.Spoiled() || l.s.SawEnd() && !l.s.Valid():
+		if l.comeBack(false); k.Resets.Seen() {
+			l.explain(veil.ErrGoesOn)
+		}
+	case sure && k.Ends(l.op.kind, l.fresh):
 		l.comeBack(false)
-	} else {
-		time.AfterFunc(veil.Rest, func() { l.lieDown(number, operations) })
+	default:
+		l.lieDownLater(number, operations)
 	}
 }
 
-// lieDown has a lease lie idle since whose operation number operations nothing has happened.
+// lieDownLater has a lease lie idle if nothing happens after its operation number operations, though nobody asks. 0: what it
+// was taken for failed before.
+func (l *lease) lieDownLater(number uint64, operations int) {
+	if k := &l.conn.library; k.MayEnd() {
+		time.AfterFunc(k.Rest(operations), func() { l.lieDown(number, operations) })
+	}
+}
+
 func (l *lease) lieDown(number uint64, operations int) {
-	now := l.now()
+	now, stay, k := l.now(), l.conn.pool.pool.MayStay(), &l.conn.library
 	l.mu.Lock()
-	rests := l.over && l.state == held && !l.doomed && l.Checkout == number && l.Operations == operations
+	over := l.Checkout == number && l.Operations == operations && k.MayEnd() && !l.doomed &&
+		(l.over || operations == 0 && l.state == held && l.only() && veil.AloneForAny(l.stack.PCs()))
+	rests := over && l.state == held
 	if rests {
 		l.restLocked(now)
 	}
+	closing := over && l.state == running // a statement
 	l.mu.Unlock()
-	if rests {
-		l.stayIdle(0, now)
+	switch {
+	case rests:
+		l.stayIdle(0, now, stay)
+	case closing:
+		l.lieDownLater(number, operations)
 	}
 }
 
-// returnUnseen returns a lease that the handle has back and that is held still; or only one that is over. False: it did
-// not stay in the handle.
-func (l *lease) returnUnseen(over bool) bool {
+// returnUnseen returns a lease that the handle has back and that is held still. At its Close only one that is over, and
+// not where a library that goes on may have failed to undo what it had set. False: it did not stay in the handle.
+func (l *lease) returnUnseen(closing bool) bool {
+	k := &l.conn.library
 	l.mu.Lock()
-	unseen := l.state == held && !l.doomed && (l.over || !over)
+	unseen := l.state == held && !l.doomed
+	if unseen && closing {
+		unseen = (l.over || !k.Asks.Seen() && l.only() && veil.AloneForAny(l.stack.PCs())) &&
+			!(l.op.failed && k.GoesOn.Seen())
+	}
 	l.mu.Unlock()
 	return unseen && l.comeBack(false)
 }
@@ -318,13 +345,14 @@ func (l *lease) usedUnseen(ctx context.Context, now int64, soon bool) bool {
 		return false // nothing is hidden: somebody has kept what Raw showed
 	}
 	if !l.checkOut(ctx, now, held) {
-		if soon && k.Resets.Seen() { // else this may be another of the handle's callers
+		if soon && !k.NoResetter.Seen() { // else this is another of the handle's callers
 			l.explain(veil.ErrGoesOn)
 		}
 		return false
 	}
-	if l.noted = false; !soon { // this is no checkout of the handle's
+	if !soon {
 		k.NoResetter.See()
+		l.noted = false // this is no checkout of the handle's
 	}
 	return true
 }

@@ -14,6 +14,7 @@ type operation struct {
 	began  int64 // pool clock
 	waited int64 // how long the checkout before it took, in ns; 0 for all but the first operation of a checkout
 	first  bool
+	failed bool
 	caller *observe.Caller // of a query, where each operation has a span
 }
 
@@ -95,6 +96,7 @@ func (l *lease) refuse() error {
 // end ends an operation with the error that its caller gets. A query that succeeded goes on until its rows are closed.
 func (l *lease) end(ctx context.Context, query string, err error) {
 	now := l.now()
+	l.op.failed = err != nil
 	l.judge(ctx, err)
 	l.mu.Lock()
 	if err == nil && l.op.kind == observe.Begin {
@@ -111,10 +113,10 @@ func (l *lease) end(ctx context.Context, query string, err error) {
 	switch kind := l.op.kind; {
 	case !settled:
 		l.slot.Discard()
-	case err == driver.ErrSkip || kind == observe.Prepare: // database/sql goes on with a statement
+	case err == driver.ErrSkip || err == nil && kind == observe.Prepare: // database/sql goes on with a statement
 	case err == nil && kind == observe.Query: // it ends with its rows
-	case kind != observe.Rollback || ctx.Err() == nil: // else it closes the connection, or Rollback does
-		l.returnUnasked()
+	default:
+		l.returnUnasked(kind != observe.Rollback || ctx.Err() == nil) // else database/sql may close the connection, or Rollback
 	}
 }
 

@@ -40,6 +40,7 @@ type record struct {
 	stack     callsite.Stack  // empty while idle, and if there were too many to note them all
 	back      int64           // pool clock; when it became idle
 	over      bool            // its last operation seems to be the only one, see returnUnasked
+	fresh     bool            // the present checkout is the first
 	returning bool            // it is being returned, which is no operation of the holder's
 
 	// stirred is set by the reading of rows, which takes no lock, and cleared by who looks at the record.

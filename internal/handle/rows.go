@@ -29,16 +29,6 @@ type rows struct {
 	cleanup runtime.Cleanup
 }
 
-var (
-	_ driver.Rows                           = (*rows)(nil)
-	_ driver.RowsNextResultSet              = (*rows)(nil)
-	_ driver.RowsColumnTypeScanType         = (*rows)(nil)
-	_ driver.RowsColumnTypeDatabaseTypeName = (*rows)(nil)
-	_ driver.RowsColumnTypeLength           = (*rows)(nil)
-	_ driver.RowsColumnTypeNullable         = (*rows)(nil)
-	_ driver.RowsColumnTypePrecisionScale   = (*rows)(nil)
-)
-
 // newRows gives room for the result of the operation in progress. A session's rows are used again and again: database/sql
 // does not touch them after their Close.
 func newRows(ctx context.Context, l *lease, query string) *rows {
@@ -107,7 +97,7 @@ func (r *rows) Close() error {
 	r.keep(l)
 	ok = true
 	l.leave()
-	l.returnUnasked()
+	l.returnUnasked(true)
 	return err
 }
 

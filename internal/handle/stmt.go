@@ -18,15 +18,6 @@ type stmt struct {
 	inputs   int
 }
 
-var (
-	_ driver.Stmt              = (*stmt)(nil)
-	_ driver.StmtExecContext   = (*stmt)(nil)
-	_ driver.StmtQueryContext  = (*stmt)(nil)
-	_ driver.NamedValueChecker = (*stmt)(nil)
-	//lint:ignore SA1019 what a driver has must go on working
-	_ driver.ColumnConverter = convertingStmt{}
-)
-
 // convertingStmt is stmt for a driver whose statements convert arguments.
 type convertingStmt struct{ *stmt }
 
@@ -88,11 +79,13 @@ func (st *stmt) Close() error {
 	l.mu.Unlock()
 	switch {
 	case stays:
-		l.stayIdle(0, l.now())
+		l.stayIdle(0, l.now(), true)
 	case !settled:
 		l.slot.Discard()
 	case before == idle:
 		l.drop()
+	case before == held && l.op.kind == observe.Prepare: // nothing has run on it
+		l.returnUnasked(false)
 	}
 	return err
 }

@@ -44,6 +44,7 @@ var floors = []string{
 	"internal/assembly",
 	"internal/look",
 	"internal/handle",
+	"internal/veil",
 	"internal/leak",
 	"internal/observe",
 	"internal/fleet",
@@ -58,7 +59,6 @@ var floors = []string{
 	"internal/fallback",
 	"internal/libpq",
 	"internal/pace",
-	"internal/veil",
 	"internal/waitq",
 	"internal/histogram",
 	"internal/plot",
@@ -312,7 +312,7 @@ func TestNoTricks(t *testing.T) {
 // decide something: docs/architecture.md argues for each. The others only report.
 var decidesByStack = map[string][]string{
 	"OwnedByDBQuery": {"internal/assembly NewPool"}, // hands it to the janitor
-	"OwnedByDB":      {"internal/handle lease.returnUnasked"},
+	"OwnedByDB":      {"internal/veil Alone", "internal/veil AloneForAny"},
 	"Through":        {"internal/observe memory.newCaller"},
 	"Frame.Function": {
 		"internal/observe codeAttributes", "internal/observe memory.newCaller", "internal/observe queryLog.line",
