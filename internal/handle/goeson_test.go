@@ -50,7 +50,7 @@ func (c resetting) ExecContext(ctx context.Context, query string, args []driver.
 	}
 	res, err := c.conn.ExecContext(ctx, query, args)
 	if _, undone := c.conn.ExecContext(ctx, "RESET", nil); undone != nil {
-		return nil, fmt.Errorf("%w: %v", driver.ErrBadConn, undone) //nolint:errorlint // it is no cause
+		return nil, fmt.Errorf("%w: %v", driver.ErrBadConn, undone)
 	}
 	return res, err
 }
@@ -224,7 +224,7 @@ type (
 
 func (c textTx) BeginTx(ctx context.Context, _ driver.TxOptions) (driver.Tx, error) {
 	_, err := c.conn.ExecContext(ctx, "BEGIN IMMEDIATE", nil)
-	return textEnd{c.conn}, err
+	return textEnd(c), err
 }
 
 func (e textEnd) Commit() error   { return e.run("COMMIT") }
