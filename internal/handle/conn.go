@@ -80,8 +80,6 @@ func (l *lease) Ping(ctx context.Context) error {
 	if l.gone.Load() {
 		return l.lost()
 	}
-	l.op.kind = observe.Ping
-	l.returnUnasked(false)
 	return nil
 }
 

@@ -38,7 +38,25 @@ func TestGoesOnWithoutIdleConnections(t *testing.T) {
 	})
 	_, err := db.ExecContext(t.Context(), "q")
 	assert.Error(t, err)
-	assert.Zero(t, srv.Open())
+	pooltest.Eventually(t, "what could not be undone is closed", func() bool { return srv.Open() == 0 })
+}
+
+// ignoring runs something first, whose error is of no interest to it.
+type ignoring struct{ conn }
+
+func (c ignoring) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	_, _ = c.conn.ExecContext(ctx, "SET", nil)
+	return c.conn.ExecContext(ctx, query, args)
+}
+
+// A dead connection costs its caller nothing, though a library ignores that its own first statement found it so.
+func TestGoesOnOnADeadConnection(t *testing.T) {
+	srv := fakedriver.New()
+	db, _ := openVeiled(t, srv, hidingIsValid(func(c conn) conn { return ignoring{c} }), lifeguard.WithConnectionLimit(1))
+	exec(t, db)
+	exec(t, db)
+	srv.Kill()
+	exec(t, db)
 }
 
 // resetting has a setting around its user's statements, and the connection closed if it cannot be undone.

@@ -53,7 +53,6 @@ func (l *lease) attach(ctx context.Context, s *slot, now, waited int64) {
 	l.noted, l.fresh = !l.stack.Empty(), true
 	l.beginLocked(ctx, p.acquired.Add(1), now, held)
 	l.mu.Unlock()
-	l.lieDownLater(l.Checkout, 0)
 	p.janitor.Wake()
 }
 
@@ -143,7 +142,6 @@ func (l *lease) ResetSession(ctx context.Context) error {
 		l.slot.Discard()
 		return driver.ErrBadConn
 	}
-	l.lieDownLater(l.Checkout, 0)
 	return nil
 }
 
@@ -175,8 +173,9 @@ func (l *lease) drop() {
 // retire closes the session of a lease that the caller holds, and has the holder told why at its next step. Results that
 // are open beside go on, and the session is closed at its return.
 func (l *lease) retire(why error) {
-	l.slot.Spoil()
-	if l.openRows == 0 && l.take(why) != taken {
+	if l.openRows > 0 {
+		l.slot.Spoil()
+	} else if l.take(why) != taken {
 		l.slot.Discard()
 	}
 }
@@ -273,39 +272,40 @@ func (l *lease) only() bool { return l.noted && !l.InTx && l.openRows == 0 }
 // returnUnasked is called at the end of an operation. If the stack says that database/sql took the lease for that
 // operation alone, it is over; and returned, where it is sure that nobody will ask, or the session cannot be used again.
 func (l *lease) returnUnasked(sure bool) {
-	k := &l.conn.library
-	if !k.MayEnd() || !l.only() || !veil.Alone(l.stack.PCs(), l.op.kind) {
+	k, pcs := &l.conn.library, l.stack.PCs()
+	if !k.MayEnd() || !l.only() {
+		return
+	}
+	valid := !l.s.Spoiled()
+	if valid && l.s.SawEnd() {
+		_ = l.call(func() { valid = l.s.Valid() })
+	}
+	sure = sure && valid && k.Ends(l.op.kind, l.fresh) && veil.Alone(pcs, l.op.kind)
+	if !sure && !veil.AloneForLast(pcs, l.op.kind) {
 		return
 	}
 	l.mu.Lock()
-	l.over = true
+	again := !valid && l.op.first && l.op.failed // if driver.ErrBadConn ended it, database/sql may begin anew
+	l.over = !again
 	number, operations := l.Checkout, l.Operations
 	l.mu.Unlock()
 	switch {
-	case l.s.Spoiled() || l.s.SawEnd() && !l.s.Valid():
+	case sure || again:
+		l.comeBack(false)
+	case !valid:
 		if l.comeBack(false); k.Resets.Seen() {
 			l.explain(veil.ErrGoesOn)
 		}
-	case sure && k.Ends(l.op.kind, l.fresh):
-		l.comeBack(false)
 	default:
-		l.lieDownLater(number, operations)
+		time.AfterFunc(k.Rest(), func() { l.lieDown(number, operations) })
 	}
 }
 
-// lieDownLater has a lease lie idle if nothing happens after its operation number operations, though nobody asks. 0: what it
-// was taken for failed before.
-func (l *lease) lieDownLater(number uint64, operations int) {
-	if k := &l.conn.library; k.MayEnd() {
-		time.AfterFunc(k.Rest(operations), func() { l.lieDown(number, operations) })
-	}
-}
-
+// lieDown has a lease lie idle since whose operation number operations nothing has happened, though nobody asks.
 func (l *lease) lieDown(number uint64, operations int) {
 	now, stay, k := l.now(), l.conn.pool.pool.MayStay(), &l.conn.library
 	l.mu.Lock()
-	over := l.Checkout == number && l.Operations == operations && k.MayEnd() && !l.doomed &&
-		(l.over || operations == 0 && l.state == held && l.only() && veil.AloneForAny(l.stack.PCs()))
+	over := l.over && l.Checkout == number && l.Operations == operations && k.MayEnd() && !l.doomed
 	rests := over && l.state == held
 	if rests {
 		l.restLocked(now)
@@ -316,19 +316,19 @@ func (l *lease) lieDown(number uint64, operations int) {
 	case rests:
 		l.stayIdle(0, now, stay)
 	case closing:
-		l.lieDownLater(number, operations)
+		time.AfterFunc(k.Rest(), func() { l.lieDown(number, operations) })
 	}
 }
 
-// returnUnseen returns a lease that the handle has back and that is held still. At its Close only one that is over, and
-// not where a library that goes on may have failed to undo what it had set. False: it did not stay in the handle.
+// returnUnseen returns a lease that the handle has back and that is held still. At its Close only one that is over, or whose
+// library is known to go on; and not where what it had set may not be undone. False: it did not stay in the handle.
 func (l *lease) returnUnseen(closing bool) bool {
 	k := &l.conn.library
 	l.mu.Lock()
 	unseen := l.state == held && !l.doomed
-	if unseen && closing {
-		unseen = (l.over || !k.Asks.Seen() && l.only() && veil.AloneForAny(l.stack.PCs())) &&
-			!(l.op.failed && k.GoesOn.Seen())
+	if goesOn := k.GoesOn.Seen(); unseen && closing {
+		over := l.over || goesOn && !k.Asks.Seen() && l.Operations > 0 && l.only() && veil.AloneForAny(l.stack.PCs())
+		unseen = over && !(l.op.failed && (goesOn || l.op.kind == observe.Rollback))
 	}
 	l.mu.Unlock()
 	return unseen && l.comeBack(false)

@@ -70,6 +70,38 @@ func (c skipping) ExecContext(ctx context.Context, query string, args []driver.N
 	return c.conn.ExecContext(ctx, query, args)
 }
 
+// counted has statements of one argument.
+type (
+	counted     struct{ skipping }
+	countedStmt struct{ driver.Stmt }
+)
+
+func (c counted) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
+	st, err := c.skipping.PrepareContext(ctx, query)
+	return countedStmt{st}, err
+}
+
+func (countedStmt) NumInput() int { return 1 }
+
+// asking does by queries what others have operations for.
+type asking struct{ conn }
+
+func (c asking) Ping(ctx context.Context) error {
+	_, err := c.conn.ExecContext(ctx, "SELECT 1", nil)
+	return err
+}
+
+func (c asking) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	if query != "INSERT" {
+		return c.conn.ExecContext(ctx, query, args)
+	}
+	rows, err := c.conn.QueryContext(ctx, "INSERT RETURNING", args)
+	if err != nil {
+		return nil, err
+	}
+	return driver.RowsAffected(1), rows.Close()
+}
+
 // slowToClose has statements that take a round trip to close.
 type (
 	slowToClose     struct{ skipping }
@@ -154,10 +186,6 @@ func TestUnseenEnds(t *testing.T) {
 			_ = tx.Rollback() // or it was first who waits for the context
 			synctest.Wait()
 		}},
-		{"an argument that nobody can send", veils["IsValid"], func(t *testing.T, _ *fakedriver.Server, db *sql.DB) {
-			_, err := db.ExecContext(t.Context(), "q", struct{}{})
-			assert.ErrorContains(t, err, "unsupported type")
-		}},
 		{"a statement that cannot be prepared", hidingIsValid(func(c conn) conn { return skipping{c} }),
 			func(t *testing.T, srv *fakedriver.Server, db *sql.DB) {
 				srv.OnPrepare(func(context.Context, *fakedriver.Conn, string) error { return errors.New("syntax error") })
@@ -165,19 +193,18 @@ func TestUnseenEnds(t *testing.T) {
 				assert.ErrorContains(t, err, "syntax error")
 				srv.OnPrepare(func(context.Context, *fakedriver.Conn, string) error { return nil })
 			}},
-		{"a statement that gets too many arguments", hidingIsValid(func(c conn) conn { return skipping{c} }),
+		{"a statement that gets too many arguments", hidingIsValid(func(c conn) conn { return counted{skipping{c}} }),
 			func(t *testing.T, _ *fakedriver.Server, db *sql.DB) {
-				_, err := db.ExecContext(t.Context(), "q", 1, struct{}{})
-				assert.Error(t, err)
+				_, err := db.ExecContext(t.Context(), "q", 1, 2)
+				assert.ErrorContains(t, err, "expected 1 arguments, got 2")
 			}},
-		{"a ping of a library that knows none", func(c conn) driver.Conn {
-			type bare interface {
-				driver.Conn
-				driver.ExecerContext
-				driver.SessionResetter
-			}
-			return struct{ bare }{c.(bare)}
-		}, func(t *testing.T, _ *fakedriver.Server, db *sql.DB) { assert.NoError(t, db.PingContext(t.Context())) }},
+		{"a ping by a query", hidingIsValid(func(c conn) conn { return asking{c} }), func(t *testing.T, _ *fakedriver.Server, db *sql.DB) {
+			assert.NoError(t, db.PingContext(t.Context()))
+		}},
+		{"a statement run as a query", hidingIsValid(func(c conn) conn { return asking{c} }), func(t *testing.T, _ *fakedriver.Server, db *sql.DB) {
+			_, err := db.ExecContext(t.Context(), "INSERT")
+			assert.NoError(t, err)
+		}},
 		{"the first time that the library goes on", hidingIsValid(func(c conn) conn { return auditing{c} }),
 			func(t *testing.T, _ *fakedriver.Server, db *sql.DB) {
 				_, err := db.ExecContext(t.Context(), "INSERT")
@@ -349,6 +376,34 @@ func TestUnseenIdleAreBounded(t *testing.T) {
 					time.Sleep(time.Second)
 					assert.LessOrEqual(t, srv.Open(), 1)
 				}
+			})
+		})
+	}
+}
+
+// slow is an argument that takes its time.
+type slow time.Duration
+
+func (v slow) Value() (driver.Value, error) {
+	time.Sleep(time.Duration(v))
+	return "slow", nil
+}
+
+// A first argument that takes long shows nothing of the library, whatever that hides.
+func TestSlowFirstArgument(t *testing.T) {
+	for name, veil := range veils {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := fakedriver.New()
+				db, _ := openVeiled(t, srv, veil, lifeguard.WithConnectionLimit(1), lifeguard.WithPoolTimeout(2*time.Minute))
+				for range 3 {
+					_, err := db.ExecContext(t.Context(), "q", slow(time.Minute))
+					assert.NoError(t, err)
+				}
+				for range 10 {
+					exec(t, db)
+				}
+				assert.Equal(t, 1, srv.Dials())
 			})
 		})
 	}

@@ -312,7 +312,7 @@ func TestNoTricks(t *testing.T) {
 // decide something: docs/architecture.md argues for each. The others only report.
 var decidesByStack = map[string][]string{
 	"OwnedByDBQuery": {"internal/assembly NewPool"}, // hands it to the janitor
-	"OwnedByDB":      {"internal/veil Alone", "internal/veil AloneForAny"},
+	"OwnedByDB":      {"internal/veil Alone", "internal/veil AloneForAny", "internal/veil AloneForLast"},
 	"Through":        {"internal/observe memory.newCaller"},
 	"Frame.Function": {
 		"internal/observe codeAttributes", "internal/observe memory.newCaller", "internal/observe queryLog.line",

@@ -41,29 +41,34 @@ func (l *Library) hides(kind observe.Kind, first bool) *Flag {
 }
 
 // Rest is how long a lease stays its holder's after an operation that seems to be the last, while nobody has said so. A
-// library that is known to go on may be held up, and would find the connection another caller's; so may everybody before
-// the first operation.
-func (l *Library) Rest(operations int) time.Duration {
-	switch {
-	case operations == 0:
-		return time.Second
-	case l.GoesOn.Seen():
+// library that is known to go on may be held up, and would find the connection another caller's.
+func (l *Library) Rest() time.Duration {
+	if l.GoesOn.Seen() {
 		return 250 * time.Millisecond
 	}
 	return 50 * time.Millisecond
 }
 
-// methods of sql.DB whose last operation may be one of a kind. A Prepare is if it failed, or if nothing ran after it.
+// methods of sql.DB that are one operation of a kind. A Prepare is if it failed, or if nothing ran after it.
 var methods = [observe.Connect][]string{
 	observe.Exec: {"ExecContext"}, observe.Query: {"QueryContext"}, observe.Prepare: {"ExecContext", "QueryContext"},
 	observe.Begin: {"BeginTx"}, observe.Commit: {"BeginTx"}, observe.Rollback: {"BeginTx"}, observe.Ping: {"PingContext"},
 }
 
-// Alone says whether the stack of a checkout proves that database/sql took the connection for one method of a sql.DB, or
-// one transaction, of which an operation of this kind may be the last.
+// Alone says whether the stack of a checkout proves that database/sql took the connection for one operation of this kind,
+// or a transaction.
 func Alone(pcs []uintptr, kind observe.Kind) bool { return callsite.OwnedByDB(pcs, methods[kind]...) }
 
-// AloneForAny is Alone where nothing is known of the operation, or there was none.
+// AloneForLast says whether an operation of this kind can be the last of what the connection was taken for: libraries ping by
+// a query, and ask for warnings after a statement, but what they begin by a text goes on.
+func AloneForLast(pcs []uintptr, kind observe.Kind) bool {
+	if kind == observe.Begin || kind == observe.Commit || kind == observe.Rollback {
+		return Alone(pcs, kind)
+	}
+	return callsite.OwnedByDB(pcs, "ExecContext", "QueryContext", "PingContext")
+}
+
+// AloneForAny is Alone where nothing is known of the operation.
 func AloneForAny(pcs []uintptr) bool {
 	return callsite.OwnedByDB(pcs, "ExecContext", "QueryContext", "BeginTx", "PingContext")
 }
