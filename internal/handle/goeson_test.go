@@ -55,7 +55,13 @@ func TestGoesOnOnADeadConnection(t *testing.T) {
 	db, _ := openVeiled(t, srv, hidingIsValid(func(c conn) conn { return ignoring{c} }), lifeguard.WithConnectionLimit(1))
 	exec(t, db)
 	exec(t, db)
-	srv.Kill()
+	var once sync.Once
+	srv.OnQuery(func(_ context.Context, c *fakedriver.Conn, query string, _ []driver.NamedValue) (err error) {
+		if query == "SET" {
+			once.Do(func() { c.Kill(); err = driver.ErrBadConn })
+		}
+		return err
+	})
 	exec(t, db)
 }
 
